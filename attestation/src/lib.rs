@@ -1,0 +1,12 @@
+//! Evidence in, trust or reasons out.
+//!
+//! A pure library: every input is an argument, the time and the collateral
+//! included, so that an auditor can replay any decision.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod reader;
+pub mod register;
