@@ -10,3 +10,4 @@ extern crate alloc;
 
 pub mod reader;
 pub mod register;
+pub mod verity;
