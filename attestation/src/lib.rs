@@ -8,6 +8,10 @@
 
 extern crate alloc;
 
+pub mod binding;
+pub mod cbor;
+pub mod config;
+pub mod ratls;
 pub mod reader;
 pub mod register;
 pub mod verity;

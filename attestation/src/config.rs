@@ -1,0 +1,296 @@
+//! The two configuration files of a TD.
+//!
+//! *Measured*: part of the machine's identity. Its digest, SHA-384 of the exact
+//! bytes, is MRCONFIGID of a TD; on a vTPM it is an event in PCR 8. *Unmeasured*:
+//! chosen by the host alone; may affect liveness or the host's own purse, never
+//! privacy or correctness.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::net::{Ipv4Addr, SocketAddr};
+use core::str::FromStr;
+
+use serde::{Deserialize, Deserializer, de::Error as _};
+
+use crate::register::Digest384;
+use crate::verity::Verity;
+
+/// What a verifier pins: parsed from a file whose digest the hardware reports.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Measured {
+    version: Version,
+    /// What the machine is for.
+    pub role: Role,
+    /// Models it serves, each a verity disk.
+    #[serde(rename = "model", default)]
+    pub models: Vec<Model>,
+}
+
+impl Measured {
+    /// Reads the file.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ConfigError> {
+        let config: Self = parse(bytes)?;
+        for (index, model) in config.models.iter().enumerate() {
+            let before = config.models.get(..index).unwrap_or_default();
+            if before.iter().any(|other| other.name == model.name) {
+                return Err(ConfigError::Repeated {
+                    name: model.name.0.clone(),
+                });
+            }
+        }
+        Ok(config)
+    }
+
+    /// What the hardware reports for this file: SHA-384 of the exact bytes.
+    #[must_use]
+    pub fn digest(bytes: &[u8]) -> Digest384 {
+        Digest384::of(bytes)
+    }
+}
+
+/// What the host may choose without being noticed.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Unmeasured {
+    version: Version,
+    /// Where the agent listens.
+    pub listen: SocketAddr,
+    /// Base URL of a service that speaks Intel's PCS v4 API. Its answers are
+    /// signed by Intel, so that whoever serves them needs no trust.
+    pub collateral: Option<String>,
+    /// How the network card is set up.
+    pub network: Network,
+}
+
+impl Unmeasured {
+    /// Reads the file.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ConfigError> {
+        parse(bytes)
+    }
+}
+
+/// What a machine is for.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Serves models.
+    Worker,
+}
+
+/// A model disk.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// What requests call it.
+    pub name: ModelName,
+    /// What its disk must hold.
+    #[serde(deserialize_with = "from_text")]
+    pub verity: Verity,
+}
+
+/// `[a-z0-9][a-z0-9.-]{0,13}`: fits a virtio disk serial behind `model-`, and
+/// is one harmless path component.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ModelName(String);
+
+impl ModelName {
+    /// The name as written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for ModelName {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        let inner = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-');
+        let starts = text
+            .bytes()
+            .next()
+            .is_some_and(|b| b.is_ascii_alphanumeric());
+        if !starts || text.len() > 14 || !text.bytes().all(inner) {
+            return Err(D::Error::custom(alloc::format!(
+                "model name {text:?} is not [a-z0-9][a-z0-9.-]{{0,13}}"
+            )));
+        }
+        Ok(Self(text))
+    }
+}
+
+/// How the network card gets its address.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(deny_unknown_fields, rename_all = "lowercase", tag = "mode")]
+pub enum Network {
+    /// From a DHCP server.
+    Dhcp,
+    /// As written.
+    Static {
+        /// With the length of the network prefix.
+        #[serde(deserialize_with = "from_text")]
+        address: Cidr,
+        /// Next hop for everything else.
+        gateway: Option<Ipv4Addr>,
+        /// Asked in this order.
+        #[serde(default)]
+        nameservers: Vec<Ipv4Addr>,
+    },
+}
+
+/// An IPv4 address with its network's prefix length, `10.0.2.15/24`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Cidr {
+    /// Of this machine.
+    pub address: Ipv4Addr,
+    /// In bits, at most 32.
+    pub prefix: u8,
+}
+
+impl FromStr for Cidr {
+    type Err = CidrError;
+
+    fn from_str(text: &str) -> Result<Self, CidrError> {
+        let (address, prefix) = text.split_once('/').ok_or(CidrError)?;
+        let cidr = Self {
+            address: address.parse().map_err(|_| CidrError)?,
+            prefix: prefix.parse().map_err(|_| CidrError)?,
+        };
+        if cidr.prefix > 32 {
+            return Err(CidrError);
+        }
+        Ok(cidr)
+    }
+}
+
+/// Text that is not an address with a prefix.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("expected an IPv4 address and a prefix length, like 10.0.2.15/24")]
+pub struct CidrError;
+
+/// Why a file is not a configuration.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// Two models would be mounted at one place.
+    #[error("model {name} appears twice")]
+    Repeated {
+        /// The name of both.
+        name: String,
+    },
+    /// TOML, or a value in it.
+    #[error("{message}")]
+    Syntax {
+        /// With line and column, as the parser says it.
+        message: String,
+    },
+    /// Not text at all.
+    #[error("not UTF-8 after byte {valid}")]
+    Utf8 {
+        /// Bytes that were.
+        valid: usize,
+    },
+}
+
+/// Both files begin with `version = 1`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Version;
+
+impl<'de> Deserialize<'de> for Version {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        match u32::deserialize(from)? {
+            1 => Ok(Self),
+            other => Err(D::Error::custom(alloc::format!(
+                "version is {other}, expected 1"
+            ))),
+        }
+    }
+}
+
+fn parse<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, ConfigError> {
+    let text = core::str::from_utf8(bytes).map_err(|error| ConfigError::Utf8 {
+        valid: error.valid_up_to(),
+    })?;
+    toml::de::Deserializer::parse(text)
+        .and_then(T::deserialize)
+        .map_err(|error| ConfigError::Syntax {
+            message: alloc::format!("{error}").trim_end().into(),
+        })
+}
+
+fn from_text<'de, D, T>(from: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: core::fmt::Display>,
+{
+    String::deserialize(from)?.parse().map_err(D::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+
+    const MEASURED: &str = "version = 1\nrole = \"worker\"\n";
+
+    fn with_model(name: &str) -> String {
+        let verity = ["sha256", &"11".repeat(32), &"22".repeat(32), "7"].join(":");
+        alloc::format!("[[model]]\nname = \"{name}\"\nverity = \"{verity}\"\n")
+    }
+
+    fn reason(text: &str) -> String {
+        Measured::parse(text.as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_measured_file_names_role_and_models() {
+        let text = [MEASURED, &with_model("cocoon-tiny")].concat();
+        let config = Measured::parse(text.as_bytes()).unwrap();
+        assert_eq!(config.role, Role::Worker);
+        assert_eq!(config.models[0].name.as_str(), "cocoon-tiny");
+        assert_eq!(config.models[0].verity.data_blocks.get(), 7);
+    }
+
+    #[test]
+    fn what_a_measured_file_may_not_say() {
+        for (text, expected) in [
+            ("role = \"worker\"", "missing field `version`"),
+            ("version = 2\nrole = \"worker\"", "version is 2, expected 1"),
+            ("version = 1", "missing field `role`"),
+            ("version = 1\nrole = \"root\"", "unknown variant `root`"),
+            ("version = 1\nrole = \"worker\"\nx = 1", "unknown field `x`"),
+        ] {
+            assert!(reason(text).contains(expected), "{}", reason(text));
+        }
+        for name in ["", "../etc", "Upper", "-dash", "longer-than-fits"] {
+            let text = [MEASURED, &with_model(name)].concat();
+            assert!(reason(&text).contains("is not [a-z0-9]"), "{name}");
+        }
+        let twice = [MEASURED, &with_model("m"), &with_model("m")].concat();
+        assert_eq!(reason(&twice), "model m appears twice");
+        let error = Measured::parse(b"a\xff").unwrap_err();
+        assert_eq!(error, ConfigError::Utf8 { valid: 1 });
+    }
+
+    #[test]
+    fn an_unmeasured_file_sets_up_the_network() {
+        let text = "version = 1\nlisten = \"0.0.0.0:8443\"\n[network]\nmode = \"static\"\n\
+                    address = \"10.0.2.15/24\"\ngateway = \"10.0.2.2\"\n";
+        let config = Unmeasured::parse(text.as_bytes()).unwrap();
+        let Network::Static { address, .. } = config.network else {
+            panic!("static was asked for");
+        };
+        assert_eq!(address.prefix, 24);
+        let wide = text.replace("/24", "/33");
+        let error = Unmeasured::parse(wide.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains("expected an IPv4 address and a prefix length"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes: Vec<u8>) {
+            let _measured = Measured::parse(&bytes);
+            let _unmeasured = Unmeasured::parse(&bytes);
+        }
+    }
+}
