@@ -1,0 +1,4 @@
+//! placeholder
+pub mod debs;
+pub mod lock;
+pub mod renew;

@@ -1,0 +1,12 @@
+//! Builds, runs and checks the image.
+//!
+//! Debian packages, each locked by its hash, are unpacked into a tools tree
+//! ([`tools`]); in its sandbox the kernel, our programs and the root are made
+//! ([`image`]) and a machine is run from them ([`vm`]). Debian's apt and dpkg
+//! are all that is asked of the machine it runs on ([`host`]).
+
+pub mod host;
+pub mod image;
+pub mod place;
+pub mod progress;
+pub mod tools;
