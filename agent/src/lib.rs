@@ -1,3 +1,4 @@
 //! Placeholder.
 
 pub mod tsm;
+pub mod vtpm;

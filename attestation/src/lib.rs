@@ -8,10 +8,23 @@
 
 extern crate alloc;
 
+pub mod appraisal;
 pub mod binding;
 pub mod cbor;
 pub mod config;
+#[cfg(feature = "verify")]
+pub mod der;
+pub mod eventlog;
+#[cfg(feature = "verify")]
+pub mod evidence;
+#[cfg(feature = "verify")]
+pub mod protocol;
 pub mod ratls;
 pub mod reader;
 pub mod register;
+#[cfg(feature = "verify")]
+pub mod signature;
+pub mod time;
 pub mod verity;
+#[cfg(feature = "verify")]
+pub mod vtpm;
