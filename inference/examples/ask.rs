@@ -1,0 +1,41 @@
+//! Asks a model directory: `ask DIR TEXT...` prints the answer, or embeds the texts.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use futures_executor::{block_on, block_on_stream};
+use inference::{ChatRequest, Engine, Event, Message, Role, Task};
+
+fn main() -> anyhow::Result<()> {
+    let mut args = std::env::args().skip(1);
+    let dir = PathBuf::from(args.next().unwrap_or_default());
+    let start = Instant::now();
+    let engine = Engine::load(&dir)?;
+    eprintln!("{:?} in {:?}", engine.info(), start.elapsed());
+    let texts: Vec<String> = args.collect();
+    let start = Instant::now();
+    match engine.info().task {
+        Task::Embedding => {
+            let embeddings = block_on(engine.embed(&texts)?)?;
+            println!("{:?}", embeddings.vectors);
+            eprintln!("{:?} in {:?}", embeddings.usage, start.elapsed());
+        }
+        Task::Chat => {
+            let messages = texts.into_iter().map(|text| Message {
+                role: Role::User,
+                content: text.into(),
+            });
+            let request = ChatRequest {
+                messages: messages.collect(),
+                ..ChatRequest::default()
+            };
+            for event in block_on_stream(engine.chat(request)?) {
+                match event? {
+                    Event::Text(text) => print!("{text}"),
+                    end @ Event::Finish { .. } => eprintln!("\n{end:?} in {:?}", start.elapsed()),
+                }
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,89 @@
+//! What a caller gets.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use futures_channel::{mpsc, oneshot};
+use futures_core::Stream;
+
+use crate::error::EngineError;
+
+/// One answer, piece by piece. Dropping it cancels the work.
+///
+/// It ends after [`Event::Finish`] or after an error.
+#[derive(Debug)]
+pub struct Answer {
+    /// `None` once it has ended.
+    pub(crate) events: Option<mpsc::UnboundedReceiver<Result<Event, EngineError>>>,
+}
+
+/// A part of an answer.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Event {
+    /// More text, in whole characters; never empty.
+    Text(String),
+    /// The end.
+    Finish {
+        /// Why here.
+        reason: FinishReason,
+        /// What it cost.
+        usage: Usage,
+    },
+}
+
+/// Why an answer ends.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum FinishReason {
+    /// It is as long as it may be.
+    Length,
+    /// The model ended it, or a stop text came.
+    Stop,
+}
+
+/// Tokens, as the engine counted them.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Usage {
+    /// Tokens that were read.
+    pub prompt: usize,
+    /// Tokens that were made, one that ended the answer included.
+    pub completion: usize,
+}
+
+impl Stream for Answer {
+    type Item = Result<Event, EngineError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Some(events) = &mut self.events else {
+            return Poll::Ready(None);
+        };
+        let event = ready!(Pin::new(events).poll_next(cx)).unwrap_or(Err(EngineError::Stopped));
+        if !matches!(event, Ok(Event::Text(_))) {
+            self.events = None;
+        }
+        Poll::Ready(Some(event))
+    }
+}
+
+/// Embeddings that are being computed. Dropping it cancels the work.
+#[derive(Debug)]
+pub struct PendingEmbeddings {
+    pub(crate) result: oneshot::Receiver<Result<Embeddings, EngineError>>,
+}
+
+/// Vectors of length one, in the order of the texts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Embeddings {
+    /// One for each text.
+    pub vectors: Vec<Vec<f32>>,
+    /// What it cost.
+    pub usage: Usage,
+}
+
+impl Future for PendingEmbeddings {
+    type Output = Result<Embeddings, EngineError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let result = ready!(Pin::new(&mut self.result).poll(cx));
+        Poll::Ready(result.unwrap_or(Err(EngineError::Stopped)))
+    }
+}

@@ -1,0 +1,328 @@
+//! The BERT encoder as sentence embedder: mean of the last layer, length one.
+//!
+//! One text at a time, so that neither padding nor the rest of a batch can touch
+//! its numbers.
+//!
+//! Source: `BertModel` of Hugging Face transformers, and the modules Transformer,
+//! Pooling and Normalize of sentence-transformers.
+
+use candle_core::{Device, Tensor};
+use candle_nn::ops::layer_norm;
+use serde::Deserialize;
+
+use crate::attention::{Heads, Mask, Memory};
+use crate::error::LoadError;
+use crate::linear::Linear;
+use crate::model_dir::ModelDir;
+use crate::weights::Weights;
+
+/// Weights and shape.
+#[derive(Debug)]
+pub(crate) struct Bert {
+    words: Tensor,
+    positions: Tensor,
+    /// All tokens are of the first segment.
+    segment: Tensor,
+    norm: Norm,
+    layers: Vec<Layer>,
+    heads: Heads,
+    context: usize,
+    vocabulary: usize,
+    parameters: u64,
+}
+
+impl Bert {
+    /// As `architectures` in config.json has it.
+    pub(crate) const ARCHITECTURE: &'static str = "BertModel";
+
+    pub(crate) fn load(dir: &ModelDir) -> Result<Self, LoadError> {
+        let config: Config = dir.json("config.json")?;
+        let heads = config.check()?;
+        dir.json::<Pooling>(POOLING)?.check()?;
+        let context = dir
+            .json::<SentenceBert>("sentence_bert_config.json")?
+            .check(config.max_position_embeddings)?;
+
+        let mut weights = Weights::open(dir)?;
+        let hidden = config.hidden_size;
+        let mut table = |name, rows| weights.take(name, &[rows, hidden]);
+        let words = table("embeddings.word_embeddings.weight", config.vocab_size)?;
+        let positions = table(
+            "embeddings.position_embeddings.weight",
+            config.max_position_embeddings,
+        )?;
+        let segment = table(
+            "embeddings.token_type_embeddings.weight",
+            config.type_vocab_size,
+        )?;
+        let segment = segment
+            .get(0)
+            .map_err(|source| LoadError::Build { source })?;
+        let norm = Norm::load(&mut weights, "embeddings.LayerNorm", &config)?;
+        let layers = (0..config.num_hidden_layers)
+            .map(|index| Layer::load(&mut weights, &config, index))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            words,
+            positions,
+            segment,
+            norm,
+            layers,
+            heads,
+            context,
+            vocabulary: config.vocab_size,
+            parameters: weights.parameters(),
+        })
+    }
+
+    /// Tokens that a text can have.
+    pub(crate) fn context(&self) -> usize {
+        self.context
+    }
+
+    /// Tokens that there are.
+    pub(crate) fn vocabulary(&self) -> usize {
+        self.vocabulary
+    }
+
+    pub(crate) fn parameters(&self) -> u64 {
+        self.parameters
+    }
+
+    /// Embeds one text of at least one token.
+    pub(crate) fn embed(&self, tokens: &[u32]) -> candle_core::Result<Vec<f32>> {
+        let rows = tokens.len();
+        let tokens = Tensor::from_slice(tokens, rows, &Device::Cpu)?;
+        let x = self.words.index_select(&tokens, 0)?;
+        let x = x.add(&self.positions.narrow(0, 0, rows)?)?;
+        let mut x = self.norm.forward(&x.broadcast_add(&self.segment)?)?;
+        for layer in &self.layers {
+            x = layer.forward(&x, self.heads)?;
+        }
+        let mean = x.mean(0)?;
+        let length = mean.sqr()?.sum_all()?.sqrt()?;
+        mean.broadcast_div(&length)?.to_vec1()
+    }
+}
+
+/// One block: attention, then the feed-forward network, each added and normalised.
+#[derive(Debug)]
+struct Layer {
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    output: Linear,
+    attention_norm: Norm,
+    up: Linear,
+    down: Linear,
+    norm: Norm,
+}
+
+impl Layer {
+    fn load(weights: &mut Weights, config: &Config, index: usize) -> Result<Self, LoadError> {
+        let name = |part: &str| format!("encoder.layer.{index}.{part}");
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let attention_norm = Norm::load(weights, &name("attention.output.LayerNorm"), config)?;
+        let norm = Norm::load(weights, &name("output.LayerNorm"), config)?;
+        let mut linear = |part, shape| Linear::load_with_bias(weights, &name(part), shape);
+        Ok(Self {
+            query: linear("attention.self.query", [hidden, hidden])?,
+            key: linear("attention.self.key", [hidden, hidden])?,
+            value: linear("attention.self.value", [hidden, hidden])?,
+            output: linear("attention.output.dense", [hidden, hidden])?,
+            attention_norm,
+            up: linear("intermediate.dense", [inner, hidden])?,
+            down: linear("output.dense", [hidden, inner])?,
+            norm,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, heads: Heads) -> candle_core::Result<Tensor> {
+        let (rows, width) = x.dims2()?;
+        let project = |linear: &Linear| -> candle_core::Result<Vec<f32>> {
+            linear.forward(x, &[rows])?.flatten_all()?.to_vec1()
+        };
+        let mut memory = Memory::new(heads, rows);
+        memory.append(&project(&self.key)?, &project(&self.value)?);
+        let mut attended = Vec::new();
+        memory.attend(heads, &project(&self.query)?, Mask::None, &mut attended);
+        let attended = Tensor::from_vec(attended, (rows, width), &Device::Cpu)?;
+        let attended = self.output.forward(&attended, &[rows])?;
+        let x = self.attention_norm.forward(&x.add(&attended)?)?;
+
+        let inner = self.up.forward(&x, &[rows])?.gelu_erf()?;
+        let inner = self.down.forward(&inner, &[rows])?;
+        self.norm.forward(&x.add(&inner)?)
+    }
+}
+
+#[derive(Debug)]
+struct Norm {
+    weight: Tensor,
+    bias: Tensor,
+    epsilon: f32,
+}
+
+impl Norm {
+    fn load(weights: &mut Weights, name: &str, config: &Config) -> Result<Self, LoadError> {
+        let mut take = |part| weights.take(&format!("{name}.{part}"), &[config.hidden_size]);
+        Ok(Self {
+            weight: take("weight")?,
+            bias: take("bias")?,
+            epsilon: config.layer_norm_eps,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        layer_norm(x, &self.weight, &self.bias, self.epsilon)
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct Config {
+    vocab_size: usize,
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    max_position_embeddings: usize,
+    type_vocab_size: usize,
+    layer_norm_eps: f32,
+    hidden_act: String,
+    #[serde(default = "absolute")]
+    position_embedding_type: String,
+}
+
+/// The default of transformers.
+fn absolute() -> String {
+    "absolute".into()
+}
+
+impl Config {
+    /// Refuses sizes that no real model has and settings that are not implemented.
+    fn check(&self) -> Result<Heads, LoadError> {
+        let sizes = [
+            ("vocab_size", self.vocab_size, 1 << 20),
+            ("hidden_size", self.hidden_size, 1 << 14),
+            ("intermediate_size", self.intermediate_size, 1 << 16),
+            ("num_hidden_layers", self.num_hidden_layers, 1 << 8),
+            ("num_attention_heads", self.num_attention_heads, 1 << 8),
+            (
+                "max_position_embeddings",
+                self.max_position_embeddings,
+                1 << 16,
+            ),
+            ("type_vocab_size", self.type_vocab_size, 1 << 8),
+        ];
+        for (key, found, limit) in sizes {
+            if !(1..=limit).contains(&found) {
+                return Err(unsupported(
+                    "config.json",
+                    key,
+                    found,
+                    format!("1 to {limit}"),
+                ));
+            }
+        }
+        for (key, found, expected) in [
+            ("hidden_act", &self.hidden_act, "gelu"),
+            (
+                "position_embedding_type",
+                &self.position_embedding_type,
+                "absolute",
+            ),
+        ] {
+            if found != expected {
+                return Err(unsupported("config.json", key, found, expected));
+            }
+        }
+        let heads = self.num_attention_heads;
+        let width = self.hidden_size.checked_div(heads).unwrap_or(0);
+        if width.checked_mul(heads) != Some(self.hidden_size) {
+            let expected = format!("a divisor of hidden_size, {}", self.hidden_size);
+            return Err(unsupported(
+                "config.json",
+                "num_attention_heads",
+                heads,
+                expected,
+            ));
+        }
+        Ok(Heads {
+            query: heads,
+            kv: heads,
+            width,
+        })
+    }
+}
+
+/// How the vectors of the tokens become one.
+#[derive(Debug, Deserialize)]
+struct Pooling {
+    pooling_mode_cls_token: bool,
+    pooling_mode_mean_tokens: bool,
+    pooling_mode_max_tokens: bool,
+    pooling_mode_mean_sqrt_len_tokens: bool,
+}
+
+impl Pooling {
+    fn check(&self) -> Result<(), LoadError> {
+        for (key, found, expected) in [
+            ("pooling_mode_cls_token", self.pooling_mode_cls_token, false),
+            (
+                "pooling_mode_mean_tokens",
+                self.pooling_mode_mean_tokens,
+                true,
+            ),
+            (
+                "pooling_mode_max_tokens",
+                self.pooling_mode_max_tokens,
+                false,
+            ),
+            (
+                "pooling_mode_mean_sqrt_len_tokens",
+                self.pooling_mode_mean_sqrt_len_tokens,
+                false,
+            ),
+        ] {
+            if found != expected {
+                return Err(unsupported(POOLING, key, found, expected.to_string()));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct SentenceBert {
+    max_seq_length: usize,
+}
+
+impl SentenceBert {
+    fn check(&self, positions: usize) -> Result<usize, LoadError> {
+        match self.max_seq_length {
+            found if (1..=positions).contains(&found) => Ok(found),
+            found => Err(unsupported(
+                "sentence_bert_config.json",
+                "max_seq_length",
+                found,
+                format!("1 to {positions}, max_position_embeddings"),
+            )),
+        }
+    }
+}
+
+const POOLING: &str = "1_Pooling/config.json";
+
+fn unsupported(
+    file: &'static str,
+    key: &'static str,
+    found: impl ToString,
+    expected: impl Into<String>,
+) -> LoadError {
+    LoadError::Config {
+        file,
+        key,
+        found: found.to_string(),
+        expected: expected.into(),
+    }
+}

@@ -1,0 +1,202 @@
+//! Messages to a prompt, by the model's own chat template.
+//!
+//! Templates are Jinja as transformers runs it: blocks trimmed, Python's string
+//! methods, and `raise_exception`. A template is part of the model and as trusted
+//! as its weights, but it is given a bounded number of steps.
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{Environment, ErrorKind, Value, context};
+use minijinja_contrib::pycompat::unknown_method_callback;
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use crate::error::{LoadError, RequestError};
+use crate::model_dir::ModelDir;
+use crate::request::{Message, Role};
+use crate::tokens::Tokens;
+
+/// A compiled chat template and the texts it may use.
+#[derive(Debug)]
+pub(crate) struct Template {
+    environment: Environment<'static>,
+    bos_token: String,
+    eos_token: String,
+}
+
+impl Template {
+    /// Loads `chat_template.jinja`, or `chat_template` in `tokenizer_config.json`.
+    pub(crate) fn load(dir: &ModelDir) -> Result<Self, LoadError> {
+        let config: Option<TokenizerConfig> = dir.optional_json(CONFIG)?;
+        let config = config.unwrap_or_default();
+        let (file, source) = match dir.optional_bytes(FILE)? {
+            Some(bytes) => (FILE, String::from_utf8_lossy(&bytes).into_owned()),
+            None => match config.chat_template {
+                Some(template) => (CONFIG, template),
+                None => {
+                    return Err(LoadError::Config {
+                        file: CONFIG,
+                        key: "chat_template",
+                        found: "absent".into(),
+                        expected: format!("a template here or in {FILE}"),
+                    });
+                }
+            },
+        };
+        let text = |token: Option<SpecialToken>| token.map(SpecialToken::text).unwrap_or_default();
+        Self::compile(source, text(config.bos_token), text(config.eos_token))
+            .map_err(|source| LoadError::Template { file, source })
+    }
+
+    fn compile(
+        source: String,
+        bos_token: String,
+        eos_token: String,
+    ) -> Result<Self, minijinja::Error> {
+        let mut environment = Environment::new();
+        environment.set_syntax(
+            SyntaxConfig::builder()
+                .trim_blocks(true)
+                .lstrip_blocks(true)
+                .build()?,
+        );
+        environment.set_fuel(Some(MAX_STEPS));
+        environment.set_unknown_method_callback(unknown_method_callback);
+        environment.add_function("raise_exception", raise_exception);
+        environment.add_template_owned(NAME, source)?;
+        Ok(Self {
+            environment,
+            bos_token,
+            eos_token,
+        })
+    }
+
+    /// The prompt that asks for the next message of the assistant.
+    pub(crate) fn render(
+        &self,
+        tokens: &Tokens,
+        messages: &[Message],
+    ) -> Result<Zeroizing<String>, RequestError> {
+        let messages: Vec<Value> = messages
+            .iter()
+            .map(|Message { role, content }| {
+                let content = tokens.disarm(content);
+                context! { role => role_name(*role), content => content.as_str() }
+            })
+            .collect();
+        let template = self.environment.get_template(NAME);
+        template
+            .and_then(|template| {
+                template.render(context! {
+                    messages,
+                    add_generation_prompt => true,
+                    bos_token => self.bos_token.as_str(),
+                    eos_token => self.eos_token.as_str(),
+                })
+            })
+            .map(Zeroizing::new)
+            // The message may quote the prompt.
+            .map_err(|error| RequestError::Template {
+                line: error.line().unwrap_or(0),
+            })
+    }
+}
+
+fn raise_exception(message: String) -> Result<Value, minijinja::Error> {
+    Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+}
+
+fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Assistant => "assistant",
+        Role::System => "system",
+        Role::User => "user",
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct TokenizerConfig {
+    chat_template: Option<String>,
+    bos_token: Option<SpecialToken>,
+    eos_token: Option<SpecialToken>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum SpecialToken {
+    Text(String),
+    Token { content: String },
+}
+
+impl SpecialToken {
+    fn text(self) -> String {
+        match self {
+            Self::Text(content) | Self::Token { content } => content,
+        }
+    }
+}
+
+const FILE: &str = "chat_template.jinja";
+const CONFIG: &str = "tokenizer_config.json";
+const NAME: &str = "chat";
+/// A thousand messages take some ten thousand steps.
+const MAX_STEPS: u64 = 10_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tokens() -> Tokens {
+        Tokens::load(&ModelDir::new(&crate::self_test::tiny()), 3072).unwrap()
+    }
+
+    fn message(role: Role, content: &str) -> Message {
+        Message {
+            role,
+            content: Zeroizing::new(content.into()),
+        }
+    }
+
+    fn render(template: &str, messages: &[Message]) -> Result<String, RequestError> {
+        let template = Template::compile(template.into(), "<s>".into(), "</s>".into()).unwrap();
+        let prompt = template.render(&tokens(), messages)?;
+        Ok(prompt.as_str().to_owned())
+    }
+
+    #[test]
+    fn python_methods_and_trimmed_blocks_work() {
+        let template = "{{ bos_token }}\n{% for m in messages %}\n    {% if m.role == 'user' %}\n[{{ m.content.strip().split('x')[-1] }}]\n    {% endif %}\n{% endfor %}\n";
+        let messages = [message(Role::User, " axb "), message(Role::Assistant, "c")];
+        assert_eq!(render(template, &messages).unwrap(), "<s>\n[b]\n");
+    }
+
+    #[test]
+    fn a_refusal_of_the_template_does_not_repeat_the_message() {
+        let template = "\n{{ raise_exception('no: ' + messages[0].content) }}";
+        let error = render(template, &[message(Role::User, "secret")]).unwrap_err();
+        assert_eq!(error, RequestError::Template { line: 2 });
+        assert!(!format!("{error:?} {error}").contains("secret"));
+    }
+
+    #[test]
+    fn an_endless_template_is_stopped() {
+        let template = "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{{ c }}{% endfor %}{% endfor %}{% endfor %}";
+        let error = render(template, &[]).unwrap_err();
+        assert!(matches!(error, RequestError::Template { .. }));
+    }
+
+    #[test]
+    fn the_tiny_model_is_asked_as_it_was_trained() {
+        let dir = ModelDir::new(&crate::self_test::tiny());
+        let template = Template::load(&dir).unwrap();
+        let messages = [
+            message(Role::User, "Recite John 3:16."),
+            message(Role::Assistant, "For God"),
+            message(Role::User, "Recite John 3:17."),
+        ];
+        let prompt = template.render(&tokens(), &messages).unwrap();
+        assert_eq!(
+            prompt.as_str(),
+            "<|im_start|>user\nRecite John 3:16.<|im_end|>\n<|im_start|>assistant\nFor God<|im_end|>\n<|endoftext|><|im_start|>user\nRecite John 3:17.<|im_end|>\n<|im_start|>assistant\n",
+        );
+    }
+}

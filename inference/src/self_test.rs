@@ -1,0 +1,101 @@
+//! A known answer, asked for before the model serves anybody.
+//!
+//! It shows that weights, tokenizer, template and arithmetic belong together and
+//! work on this machine. `selftest.json` is one of
+//!
+//! ```json
+//! {"prompt": "Recite Genesis 1:1.", "expected": "In the beginning ..."}
+//! {"pair": ["a happy person", "a happy dog"], "cosine": 0.6946}
+//! ```
+
+use futures_executor::{block_on, block_on_stream};
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use crate::answer::Event;
+use crate::engine::Engine;
+use crate::error::LoadError;
+use crate::model_dir::ModelDir;
+use crate::request::{ChatRequest, Message, Role, Sampling};
+
+/// Runs the test if there is one; says whether there was.
+pub(crate) fn run(dir: &ModelDir, engine: &Engine) -> Result<bool, LoadError> {
+    let Some(test) = dir.optional_json::<SelfTest>("selftest.json")? else {
+        return Ok(false);
+    };
+    match test {
+        SelfTest::Chat { prompt, expected } => recite(engine, prompt, &expected)?,
+        SelfTest::Embedding { pair, cosine } => compare(engine, &pair, cosine)?,
+    }
+    Ok(true)
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum SelfTest {
+    Chat { prompt: String, expected: String },
+    Embedding { pair: [String; 2], cosine: f32 },
+}
+
+fn recite(engine: &Engine, prompt: String, expected: &str) -> Result<(), LoadError> {
+    let request = ChatRequest {
+        messages: vec![Message {
+            role: Role::User,
+            content: Zeroizing::new(prompt),
+        }],
+        max_tokens: None,
+        sampling: Sampling {
+            temperature: Some(0.0),
+            ..Sampling::default()
+        },
+        stop: Vec::new(),
+    };
+    let mut text = String::new();
+    for event in block_on_stream(engine.chat(request).map_err(failed)?) {
+        if let Event::Text(more) = event.map_err(failed)? {
+            text += &more;
+        }
+        // An answer that has gone wrong need not be heard to its end.
+        if !expected.starts_with(&text) {
+            break;
+        }
+    }
+    match text == expected {
+        true => Ok(()),
+        false => {
+            let same = text.bytes().zip(expected.bytes());
+            let same = same.take_while(|(a, b)| a == b).count();
+            Err(LoadError::SelfTest {
+                found: format!("the answer has {same} right bytes"),
+                expected: format!("the {} bytes in selftest.json", expected.len()),
+            })
+        }
+    }
+}
+
+fn compare(engine: &Engine, pair: &[String; 2], expected: f32) -> Result<(), LoadError> {
+    let embeddings = block_on(engine.embed(pair).map_err(failed)?).map_err(failed)?;
+    let [a, b] = embeddings.vectors.as_slice() else {
+        return Err(failed("not two vectors"));
+    };
+    let cosine: f32 = a.iter().zip(b).map(|(a, b)| a * b).sum();
+    match (cosine - expected).abs() < 1e-3 {
+        true => Ok(()),
+        false => Err(LoadError::SelfTest {
+            found: format!("the cosine is {cosine:.4}"),
+            expected: format!("{expected:.4} within 0.001"),
+        }),
+    }
+}
+
+fn failed(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> LoadError {
+    LoadError::SelfTestRun {
+        source: source.into(),
+    }
+}
+
+/// The chat model of this repository.
+#[cfg(test)]
+pub(crate) fn tiny() -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/cocoon-tiny")
+}
