@@ -1,0 +1,100 @@
+//! What was checked, and how it came out: the part that people and scripts read.
+
+use alloc::string::{String, ToString};
+use core::fmt;
+
+/// One comparison of a claim with a policy.
+#[derive(Clone, Debug, Eq, PartialEq, serde::Serialize)]
+pub struct Check {
+    /// Stable name, also the code of the reason when it fails.
+    pub name: &'static str,
+    /// What the policy takes.
+    pub expected: String,
+    /// What the evidence says.
+    pub found: String,
+    /// Whether the two agree.
+    pub passed: bool,
+}
+
+impl Check {
+    /// Records a comparison.
+    pub fn new(
+        name: &'static str,
+        expected: impl fmt::Display,
+        found: impl fmt::Display,
+        passed: bool,
+    ) -> Self {
+        Self {
+            name,
+            expected: expected.to_string(),
+            found: found.to_string(),
+            passed,
+        }
+    }
+
+    /// Why this check stands in the way, if it does.
+    #[must_use]
+    pub fn reason(&self) -> Option<Reason> {
+        (!self.passed).then(|| Reason {
+            code: self.name.into(),
+            expected: self.expected.clone(),
+            found: self.found.clone(),
+        })
+    }
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (sign, name) = (if self.passed { "ok" } else { "NO" }, self.name);
+        write!(f, "{sign} {name}: {}", self.found)?;
+        match self.passed {
+            true => Ok(()),
+            false => write!(f, ", expected {}", self.expected),
+        }
+    }
+}
+
+/// Why evidence was not trusted.
+#[derive(Clone, Debug, Eq, PartialEq, serde::Serialize)]
+pub struct Reason {
+    /// Stable, for scripts.
+    pub code: String,
+    /// What would have been accepted.
+    pub expected: String,
+    /// What there was.
+    pub found: String,
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Everything agrees.
+    Trusted,
+    /// Something does not.
+    Rejected,
+    /// The inputs do not suffice to tell.
+    Undecided,
+}
+
+impl Verdict {
+    /// Exit code of a program that ends with this verdict.
+    #[must_use]
+    pub const fn exit_code(self) -> u8 {
+        match self {
+            Self::Trusted => 0,
+            Self::Rejected => 1,
+            Self::Undecided => 2,
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Trusted => "trusted",
+            Self::Rejected => "rejected",
+            Self::Undecided => "undecided",
+        })
+    }
+}

@@ -1,0 +1,242 @@
+//! What a machine shows of itself: the bundle that travels.
+//!
+//! Nothing in it is trusted. The CPU's part signs REPORTDATA, which covers
+//! everything else here but the endorsements; those are signed by Intel.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+use minicbor::{CborLen, Decode, Encode};
+use sha2::{Digest, Sha384};
+
+use crate::binding::{Binding, ReportData};
+use crate::cbor;
+use crate::register::Digest384;
+use crate::vtpm;
+
+/// Everything a verifier gets, but for its own policy and the time.
+#[derive(CborLen, Clone, Debug, Decode, Encode, Eq, PartialEq)]
+#[cbor(map)]
+pub struct Evidence {
+    /// The CPU's or TPM's statement.
+    #[n(0)]
+    pub platform: PlatformEvidence,
+    /// GPU reports, in the order of their nonces.
+    #[n(1)]
+    pub gpus: Vec<GpuEvidence>,
+    /// What the agent says of itself.
+    #[n(2)]
+    pub state: State,
+    /// CCEL or TPM log: explains registers, and proves nothing beyond them.
+    #[cbor(n(3), with = "minicbor::bytes")]
+    pub event_log: Vec<u8>,
+}
+
+impl Evidence {
+    /// What the platform must have signed for this bundle in this session.
+    #[must_use]
+    pub fn report_data(&self, binding: &Binding) -> ReportData {
+        report_data(binding, &self.gpus, &self.state)
+    }
+}
+
+/// What the platform has to sign, before it has signed.
+#[must_use]
+pub fn report_data(binding: &Binding, gpus: &[GpuEvidence], state: &State) -> ReportData {
+    let state = Digest384::of(&cbor::encode(state));
+    binding.report_data(&gpus_digest(gpus), &state)
+}
+
+/// The root of trust that speaks.
+#[derive(CborLen, Clone, Decode, Encode, Eq, PartialEq)]
+pub enum PlatformEvidence {
+    /// A TD: its quote, with what Intel says of the platform.
+    #[n(0)]
+    Tdx {
+        /// Raw quote.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        quote: Vec<u8>,
+        /// Signed by Intel, so that the peer may deliver it.
+        #[n(1)]
+        collateral: Collateral,
+    },
+    /// A TPM that the host or a paravisor provides: measured boot, and no
+    /// confidential memory.
+    #[n(1)]
+    Vtpm(#[n(0)] vtpm::Evidence),
+}
+
+impl PlatformEvidence {
+    /// As users write it.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Tdx { .. } => "tdx",
+            Self::Vtpm(_) => "vtpm",
+        }
+    }
+}
+
+impl fmt::Debug for PlatformEvidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Intel's signed statements about a platform, as its PCS serves them.
+#[derive(CborLen, Clone, Debug, Decode, Encode, Eq, PartialEq)]
+#[cbor(map)]
+pub struct Collateral {
+    /// TCB info v3, JSON.
+    #[n(0)]
+    pub tcb_info: String,
+    /// PEM: TCB signing certificate, root.
+    #[n(1)]
+    pub tcb_info_issuer_chain: String,
+    /// TD QE identity v2, JSON.
+    #[n(2)]
+    pub qe_identity: String,
+    /// PEM: TCB signing certificate, root.
+    #[n(3)]
+    pub qe_identity_issuer_chain: String,
+    /// DER, by the platform or the processor CA.
+    #[cbor(n(4), with = "minicbor::bytes")]
+    pub pck_crl: Vec<u8>,
+    /// PEM: platform or processor CA, root.
+    #[n(5)]
+    pub pck_crl_issuer_chain: String,
+    /// DER, by the root CA.
+    #[cbor(n(6), with = "minicbor::bytes")]
+    pub root_ca_crl: Vec<u8>,
+}
+
+/// One GPU's report and the certificates of the key that signed it.
+#[derive(CborLen, Clone, Debug, Decode, Encode, Eq, PartialEq)]
+#[cbor(map)]
+pub struct GpuEvidence {
+    /// SPDM request and response.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub report: Vec<u8>,
+    /// PEM, leaf first.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub chain: Vec<u8>,
+}
+
+/// What the agent adds that no register holds.
+#[derive(CborLen, Clone, Debug, Decode, Encode, Eq, PartialEq)]
+#[cbor(map)]
+pub struct State {
+    /// Random, made at boot: two sessions with one value met one boot.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub boot: [u8; 16],
+    /// SHA-384 of the event log that is shown.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub event_log: [u8; 48],
+}
+
+fn gpus_digest(gpus: &[GpuEvidence]) -> Digest384 {
+    let mut hash = Sha384::new();
+    for field in gpus.iter().flat_map(|gpu| [&gpu.report, &gpu.chain]) {
+        let len = u64::try_from(field.len()).unwrap_or(u64::MAX);
+        hash.update(len.to_le_bytes());
+        hash.update(field);
+    }
+    Digest384::from_bytes(hash.finalize().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::binding::Nonce;
+    use crate::cbor::CborError;
+    use proptest::prelude::*;
+
+    fn evidence() -> Evidence {
+        Evidence {
+            platform: PlatformEvidence::Tdx {
+                quote: [4, 0].to_vec(),
+                collateral: Collateral {
+                    tcb_info: "{}".into(),
+                    tcb_info_issuer_chain: String::new(),
+                    qe_identity: String::new(),
+                    qe_identity_issuer_chain: String::new(),
+                    pck_crl: [1].to_vec(),
+                    pck_crl_issuer_chain: String::new(),
+                    root_ca_crl: [2].to_vec(),
+                },
+            },
+            gpus: Vec::new(),
+            state: State {
+                boot: [7; 16],
+                event_log: [8; 48],
+            },
+            event_log: [9; 3].to_vec(),
+        }
+    }
+
+    fn gpu(report: &[u8], chain: &[u8]) -> GpuEvidence {
+        GpuEvidence {
+            report: report.to_vec(),
+            chain: chain.to_vec(),
+        }
+    }
+
+    #[test]
+    fn a_bundle_survives_the_wire() {
+        let bytes = cbor::encode(&evidence());
+        assert_eq!(cbor::decode::<Evidence>(&bytes), Ok(evidence()));
+    }
+
+    #[test]
+    fn every_proper_prefix_and_every_extension_is_refused() {
+        let bytes = cbor::encode(&evidence());
+        for cut in 0..bytes.len() {
+            assert!(cbor::decode::<Evidence>(&bytes[..cut]).is_err(), "{cut}");
+        }
+        let longer = [&bytes[..], &[0]].concat();
+        let error = cbor::decode::<Evidence>(&longer).unwrap_err();
+        assert_eq!(error, CborError::NotCanonical);
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused() {
+        let mut bytes = cbor::encode(&evidence());
+        assert_eq!(bytes[0], 0xa4, "a map of four");
+        bytes[0] = 0xa5;
+        bytes.extend([0x18, 99, 0]);
+        let error = cbor::decode::<Evidence>(&bytes).unwrap_err();
+        assert_eq!(error, CborError::NotCanonical);
+    }
+
+    #[test]
+    fn order_and_boundaries_of_gpu_reports_count() {
+        let digest = |gpus: &[GpuEvidence]| gpus_digest(gpus);
+        let (a, b) = (gpu(b"a", b"x"), gpu(b"b", b"y"));
+        assert_ne!(
+            digest(&[a.clone(), b.clone()]),
+            digest(&[b.clone(), a.clone()])
+        );
+        assert_ne!(digest(&[gpu(b"ab", b"")]), digest(&[gpu(b"a", b"b")]));
+        assert_ne!(digest(&[a.clone()]), digest(&[a, b]));
+    }
+
+    #[test]
+    fn the_platform_signs_gpus_and_state() {
+        let binding = Binding::new(&Digest384::ZERO, &[0; 64], &Nonce([0; 32]));
+        let shown = evidence();
+        let mut other = shown.clone();
+        other.state.boot = [0; 16];
+        assert_ne!(shown.report_data(&binding), other.report_data(&binding));
+        let mut other = shown.clone();
+        other.gpus.push(gpu(b"", b""));
+        assert_ne!(shown.report_data(&binding), other.report_data(&binding));
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes: Vec<u8>) {
+            let _decoded = cbor::decode::<Evidence>(&bytes);
+        }
+    }
+}
