@@ -157,8 +157,8 @@ pub trait ReportFiles: Send {
     fn write(&self, attribute: &'static str, bytes: &[u8]) -> io::Result<()>;
 }
 
-/// An entry in `/sys/kernel/config/tsm/report`.
-struct Configfs(PathBuf);
+/// An entry in `/sys/kernel/config/tsm/report`, by its path.
+pub struct Configfs(pub PathBuf);
 
 impl ReportFiles for Configfs {
     fn create(&self) -> io::Result<()> {
@@ -538,7 +538,7 @@ mod tests {
     }
 
     fn pause(time: Duration) {
-        PAUSED.set(PAUSED.get() + time);
+        PAUSED.set(PAUSED.get().saturating_add(time));
     }
 
     /// Files that give the answers of a list, and insist on its order.
@@ -568,7 +568,7 @@ mod tests {
 
         fn read(&self, attribute: &'static str, limit: usize) -> io::Result<Vec<u8>> {
             let bytes = self.play(attribute)?;
-            assert!(bytes.len() <= limit + 1);
+            assert!(bytes.len() <= limit.saturating_add(1));
             Ok(bytes)
         }
 
