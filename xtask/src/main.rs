@@ -1,15 +1,16 @@
 //! Builds, runs and checks the image.
 
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use xtask::image::{self, debs::Source};
+use xtask::image::debs::Source;
+use xtask::image::{self, Builder, Profile};
 use xtask::place::Place;
 use xtask::progress::Progress;
-use xtask::tools;
 
 fn main() -> ExitCode {
     match run(Arguments::parse()) {
@@ -22,30 +23,35 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<()> {
-    let place = Place::here()?;
-    match arguments.command {
-        Command::Image {
-            mirror,
-            debs,
-            quiet,
-            command,
-        } => {
-            let progress = Progress::new(quiet);
-            let source = Source {
-                folder: debs,
-                mirrors: mirror,
-            };
-            match command {
-                ImageCommand::Lock => image::renew::renew(&place, &source.mirrors, progress),
-                ImageCommand::Tools => {
-                    let lock = image::lock::Lock::read(&place)?;
-                    let t = tools::Tools::prepare(&place, &lock, &source, progress)?;
-                    println!("{}", t.path("").display());
-                    Ok(())
-                }
-            }
-        }
+    let Command::Image {
+        mirror,
+        debs,
+        jobs,
+        checkout,
+        quiet,
+        command,
+    } = arguments.command;
+    let progress = Progress::new(quiet);
+    let mut builder = Builder::here(&progress)?;
+    builder.source = Source {
+        folder: debs,
+        mirrors: mirror,
+    };
+    if let Some(checkout) = checkout {
+        builder.place = Place::of(&checkout)?;
     }
+    builder.jobs = jobs.unwrap_or(builder.jobs);
+    match command {
+        ImageCommand::Build { profile } => {
+            let artefacts = builder.build(profile)?;
+            println!("{}", artefacts.folder.display());
+        }
+        ImageCommand::Lock => {
+            image::renew::renew(&builder.place, &builder.source.mirrors, &progress)?;
+        }
+        ImageCommand::Tools => println!("{}", builder.tools()?.path("").display()),
+    }
+    Ok(())
 }
 
 /// Everything that is not the product itself.
@@ -65,6 +71,12 @@ enum Command {
         /// Folder of package files, asked before any mirror.
         #[arg(long, global = true, value_name = "DIR")]
         debs: Option<PathBuf>,
+        /// Compilers at the same time, instead of one for each core.
+        #[arg(long, global = true, value_name = "N")]
+        jobs: Option<NonZero<usize>>,
+        /// Checkout to build instead of this one.
+        #[arg(long, global = true, value_name = "DIR")]
+        checkout: Option<PathBuf>,
         /// Plain lines instead of moving ones.
         #[arg(long, global = true)]
         quiet: bool,
@@ -75,8 +87,14 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum ImageCommand {
+    /// Make every artefact under target/image.
+    Build {
+        /// `base` or `debug`.
+        #[arg(long, default_value = "base")]
+        profile: Profile,
+    },
     /// Ask apt what the named packages are today, and write image/packages.lock.
     Lock,
-    /// Tools.
+    /// Download and unpack the tools tree, and print where it is.
     Tools,
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use attestation::register::Digest256;
 
 /// One checkout and its outputs.
@@ -84,14 +84,17 @@ impl Key {
         self
     }
 
-    /// Adds every file under `path` with its name and whether it can be executed.
+    /// Adds every file under `path`: name, whether it can be executed, content.
     pub fn with_files(mut self, path: &Path) -> Result<Self> {
         for file in files(path)? {
             let name = file.strip_prefix(path).unwrap_or(&file);
-            self = self
-                .with(name.as_os_str().as_encoded_bytes())
-                .with([u8::from(is_executable(&file)?)])
-                .with(read(&file)?);
+            self = self.with(name.as_os_str().as_encoded_bytes());
+            self = match fs::read_link(&file) {
+                Ok(target) => self
+                    .with("link")
+                    .with(target.as_os_str().as_encoded_bytes()),
+                Err(_) => self.with(kind(&file)?).with(read(&file)?),
+            };
         }
         Ok(self)
     }
@@ -173,17 +176,15 @@ pub fn sha256(path: &Path) -> Result<Digest256> {
     Ok(Digest256::of(&read(path)?))
 }
 
-fn is_executable(path: &Path) -> Result<bool> {
+fn kind(path: &Path) -> Result<&'static str> {
     use std::os::unix::fs::PermissionsExt as _;
     let metadata = path
-        .symlink_metadata()
+        .metadata()
         .with_context(|| format!("cannot read {}", path.display()))?;
-    ensure!(
-        metadata.is_file(),
-        "{} is not a regular file",
-        path.display()
-    );
-    Ok(metadata.permissions().mode() & 0o111 != 0)
+    Ok(match metadata.permissions().mode() & 0o111 {
+        0 => "file",
+        _ => "program",
+    })
 }
 
 #[cfg(test)]

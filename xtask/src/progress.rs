@@ -4,12 +4,13 @@ use std::fmt::Display;
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 /// How steps are shown.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Progress {
     lines: bool,
+    bars: MultiProgress,
 }
 
 impl Progress {
@@ -17,18 +18,19 @@ impl Progress {
     #[must_use]
     pub fn new(quiet: bool) -> Self {
         let lines = quiet || !std::io::stderr().is_terminal();
-        Self { lines }
+        let bars = MultiProgress::new();
+        Self { lines, bars }
     }
 
     /// Starts a step. Dropped without [`Step::done`] it has failed.
     #[must_use]
-    pub fn step(self, name: impl Display) -> Step {
+    pub fn step(&self, name: impl Display) -> Step {
         let name = name.to_string();
         let bar = if self.lines {
             eprintln!("{name} ...");
             ProgressBar::hidden()
         } else {
-            let bar = ProgressBar::new_spinner();
+            let bar = self.bars.add(ProgressBar::new_spinner());
             let style = ProgressStyle::with_template("{spinner} {prefix} [{elapsed}] {wide_msg}");
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
             bar.set_prefix(name.clone());

@@ -33,7 +33,7 @@ impl Tools {
         place: &Place,
         lock: &Lock,
         source: &Source,
-        progress: Progress,
+        progress: &Progress,
     ) -> Result<Self> {
         let key = lock
             .of(Use::Tools)
@@ -64,14 +64,18 @@ impl Tools {
         self.root.join(path)
     }
 
-    /// A sandbox with nothing bound.
+    /// A sandbox whose whole file system is `root`.
+    #[must_use]
+    pub fn inside(&self, root: &Path) -> Sandbox {
+        let mut sandbox = self.empty();
+        sandbox.read_only(root, "/");
+        sandbox
+    }
+
+    /// A sandbox that holds the tools and nothing of this machine.
     #[must_use]
     pub fn sandbox(&self) -> Sandbox {
-        let mut sandbox = Sandbox {
-            root: self.root.clone(),
-            arguments: Vec::new(),
-            network: false,
-        };
+        let mut sandbox = self.empty();
         sandbox.read_only(self.root.join("usr"), "/usr");
         sandbox.read_only(self.root.join("etc"), "/etc");
         for name in ["bin", "lib", "lib64", "sbin"] {
@@ -82,13 +86,20 @@ impl Tools {
         for name in ["/tmp", "/var/tmp", "/run"] {
             sandbox.argument("--tmpfs", [name]);
         }
-        sandbox.argument("--clearenv", [""; 0]);
         sandbox.env("HOME", "/tmp");
         sandbox.env("LC_ALL", "C.UTF-8");
         sandbox.env("PATH", "/usr/bin:/usr/sbin");
         sandbox.env("SOURCE_DATE_EPOCH", SOURCE_DATE_EPOCH);
         sandbox.env("TZ", "UTC");
         sandbox
+    }
+
+    fn empty(&self) -> Sandbox {
+        Sandbox {
+            root: self.root.clone(),
+            arguments: vec!["--clearenv".into()],
+            network: false,
+        }
     }
 }
 

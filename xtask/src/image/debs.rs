@@ -34,7 +34,7 @@ impl Debs {
         place: &Place,
         wanted: impl Iterator<Item = &'a Package>,
         source: &Source,
-        progress: Progress,
+        progress: &Progress,
     ) -> Result<Self> {
         fs::create_dir_all(&place.debs)
             .with_context(|| format!("cannot make {}", place.debs.display()))?;
@@ -92,7 +92,7 @@ fn download(
     missing: &mut Vec<&Package>,
     source: &Source,
     cache: &Path,
-    progress: Progress,
+    progress: &Progress,
 ) -> Result<()> {
     let mirrors = Mirror::all(&source.mirrors)?;
     let bytes: u64 = missing.iter().map(|package| package.size).sum();

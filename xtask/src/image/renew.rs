@@ -16,7 +16,7 @@ use crate::place::{Place, copy, read_text, remove, write};
 use crate::progress::Progress;
 
 /// Resolves every `image/*.packages` and writes `image/packages.lock`.
-pub fn renew(place: &Place, mirrors: &[String], progress: Progress) -> Result<()> {
+pub fn renew(place: &Place, mirrors: &[String], progress: &Progress) -> Result<()> {
     let step = progress.step("renew the lock");
     let apt = Apt::new(place, &Mirror::all(mirrors)?)?;
     let mut packages = Vec::new();
