@@ -1,0 +1,438 @@
+//! The machine, through Linux.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, PipeReader, Read, Write};
+use std::net::{Ipv4Addr, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{self, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use attestation::config::Cidr;
+use attestation::verity::Verity;
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::reboot::{RebootMode, reboot, set_cad_enabled};
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{self, SigSet};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::{Gid, Pid, Uid, chdir, chown, chroot, sync};
+
+use crate::agent::Agent;
+use crate::raw::{self, DeviceMapper};
+use crate::system::{Event, Limits, Mount, Signal, System};
+use crate::{dm, tdreport};
+
+/// Everything that PID 1 keeps open.
+pub(crate) struct Linux {
+    signals: SignalFd,
+    buttons: Vec<File>,
+    dhcp: Option<UdpSocket>,
+    notify: Option<PipeReader>,
+    pending: VecDeque<Event>,
+    watchdog: Option<File>,
+}
+
+impl Linux {
+    /// Takes the signals that are meant for PID 1.
+    pub(crate) fn new() -> io::Result<Self> {
+        let mut mask = SigSet::empty();
+        for taken in [signal::SIGCHLD, signal::SIGINT, signal::SIGTERM] {
+            mask.add(taken);
+        }
+        mask.thread_block()?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let signals = SignalFd::with_flags(&mask, flags)?;
+        // `raw::hand_over_at_3` counts on it.
+        if signals.as_raw_fd() != 3 {
+            return Err(io::Error::other("fd 3 was open before init started"));
+        }
+        // Ctrl-alt-del becomes SIGINT.
+        set_cad_enabled(false)?;
+        Ok(Self {
+            signals,
+            buttons: Vec::new(),
+            dhcp: None,
+            notify: None,
+            pending: VecDeque::new(),
+            watchdog: None,
+        })
+    }
+
+    /// Turns whatever is ready by `until` into events.
+    fn collect(&mut self, until: Duration) -> io::Result<()> {
+        let left = until.saturating_sub(self.uptime());
+        // Rounded up, so that a wait never ends early.
+        let left = left.saturating_add(Duration::from_micros(999));
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        let others = self.buttons.iter().map(AsFd::as_fd);
+        let others = others.chain(self.notify.iter().map(AsFd::as_fd));
+        fds.extend(others.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let ready: Vec<bool> = fds.iter().map(|fd| fd.any() == Some(true)).collect();
+        let (buttons, notify) = ready
+            .get(1..)
+            .and_then(|others| others.split_at_checked(self.buttons.len()))
+            .unwrap_or_default();
+
+        let pressed = self
+            .buttons
+            .iter()
+            .zip(buttons)
+            .filter(|(_, ready)| **ready);
+        for (button, _) in pressed {
+            if is_power_key(button)? {
+                self.pending
+                    .push_back(Event::StopRequested("power button pressed"));
+            }
+        }
+        if notify == [true] {
+            self.read_notify()?;
+        }
+        self.read_signals()
+    }
+
+    fn read_signals(&mut self) -> io::Result<()> {
+        while let Some(info) = self.signals.read_signal()? {
+            match signal::Signal::try_from(i32::try_from(info.ssi_signo).unwrap_or_default())? {
+                signal::SIGCHLD => self.reap()?,
+                signal::SIGINT => self.pending.push_back(Event::StopRequested("SIGINT")),
+                _ => self.pending.push_back(Event::StopRequested("SIGTERM")),
+            }
+        }
+        Ok(())
+    }
+
+    /// One SIGCHLD may stand for several children.
+    fn reap(&mut self) -> io::Result<()> {
+        loop {
+            let (child, how) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(child, status)) => (child, format!("exit status {status}")),
+                Ok(WaitStatus::Signaled(child, signal, _)) => (child, signal.to_string()),
+                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(()),
+                Ok(_) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let child = u32::try_from(child.as_raw()).map_err(io::Error::other)?;
+            self.pending.push_back(Event::Exited { child, how });
+        }
+    }
+
+    fn read_notify(&mut self) -> io::Result<()> {
+        let Some(pipe) = &mut self.notify else {
+            return Ok(());
+        };
+        let mut bytes = [0; 512];
+        match pipe.read(&mut bytes)? {
+            // The agent closed its end: it will not be heard any more.
+            0 => self.notify = None,
+            count => {
+                let read = bytes.get(..count).unwrap_or_default();
+                self.pending.push_back(Event::Notified(read.to_vec()));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl System for Linux {
+    fn say(&mut self, line: &str) {
+        say(line);
+    }
+
+    fn uptime(&self) -> Duration {
+        clock_gettime(ClockId::CLOCK_BOOTTIME)
+            .map(Duration::from)
+            .unwrap_or_default()
+    }
+
+    fn pause(&mut self, time: Duration) {
+        thread::sleep(time);
+    }
+
+    fn read(&mut self, path: &str, limit: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let one_more = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
+        File::open(path)?.take(one_more).read_to_end(&mut bytes)?;
+        if bytes.len() > limit {
+            let message = format!("longer than {limit} bytes");
+            return Err(io::Error::new(ErrorKind::FileTooLarge, message));
+        }
+        Ok(bytes)
+    }
+
+    fn write(&mut self, path: &str, bytes: &[u8]) -> io::Result<()> {
+        OpenOptions::new().write(true).open(path)?.write_all(bytes)
+    }
+
+    fn create(&mut self, path: &str, bytes: &[u8]) -> io::Result<()> {
+        fs::write(path, bytes)
+    }
+
+    fn list(&mut self, path: &str) -> io::Result<Vec<String>> {
+        let name = |entry: io::Result<fs::DirEntry>| {
+            let name = entry?.file_name().into_string();
+            name.map_err(|name| io::Error::other(format!("{} is not UTF-8", name.display())))
+        };
+        let mut names = fs::read_dir(path)?
+            .map(name)
+            .collect::<io::Result<Vec<_>>>()?;
+        names.sort();
+        Ok(names)
+    }
+
+    fn exists(&mut self, path: &str) -> bool {
+        Path::new(path).exists()
+    }
+
+    fn create_dir(&mut self, path: &str) -> io::Result<()> {
+        fs::create_dir_all(path)
+    }
+
+    fn remove(&mut self, path: &str) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn give_to_agent(&mut self, path: &str) -> io::Result<()> {
+        let (user, group) = (Uid::from_raw(Agent::USER), Gid::from_raw(Agent::USER));
+        Ok(chown(path, Some(user), Some(group))?)
+    }
+
+    fn mount(&mut self, this: &Mount<'_>) -> io::Result<()> {
+        let flags = MsFlags::MS_NOSUID
+            | match this.limits {
+                Limits::Devices => MsFlags::MS_NOEXEC,
+                Limits::Data => MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+                Limits::ReadOnly => MsFlags::MS_NODEV | MsFlags::MS_RDONLY,
+                Limits::ReadOnlyData => MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY,
+            };
+        let Mount {
+            source,
+            target,
+            kind,
+            options,
+            ..
+        } = *this;
+        Ok(mount(
+            Some(source),
+            target,
+            Some(kind),
+            flags,
+            Some(options),
+        )?)
+    }
+
+    fn map_verity(&mut self, name: &str, disk: &str, verity: &Verity) -> io::Result<String> {
+        let control = open("/dev/mapper/control")?;
+        let mut created = dm::create(name);
+        raw::device_mapper(&control, DeviceMapper::Create, &mut created)?;
+        let mut table = dm::load(name, disk, verity);
+        raw::device_mapper(&control, DeviceMapper::Load, &mut table)?;
+        raw::device_mapper(&control, DeviceMapper::Resume, &mut dm::resume(name))?;
+        let minor = dm::minor(&created).ok_or(ErrorKind::InvalidData)?;
+        Ok(format!("/dev/dm-{minor}"))
+    }
+
+    fn switch_root(&mut self, root: &str, kept: &[&str]) -> io::Result<()> {
+        let none = None::<&str>;
+        for path in kept {
+            let target = format!("{root}{path}");
+            mount(Some(*path), target.as_str(), none, MsFlags::MS_MOVE, none)?;
+        }
+        chdir(root)?;
+        mount(Some("."), "/", none, MsFlags::MS_MOVE, none)?;
+        chroot(".")?;
+        Ok(chdir("/")?)
+    }
+
+    fn td_report(&mut self) -> io::Result<[u8; tdreport::LEN]> {
+        raw::td_report(&open("/dev/tdx_guest")?)
+    }
+
+    fn tpm(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
+        let mut device = open("/dev/tpm0")?;
+        device.write_all(command)?;
+        let mut response = vec![0; 4096];
+        let len = device.read(&mut response)?;
+        response.truncate(len);
+        Ok(response)
+    }
+
+    fn read_random(&mut self) -> io::Result<[u8; 4]> {
+        let mut bytes = [0; 4];
+        File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn link_up(&mut self, interface: &str) -> io::Result<()> {
+        raw::link_up(&any_socket()?, interface)
+    }
+
+    fn set_address(&mut self, interface: &str, address: Cidr) -> io::Result<()> {
+        let host_bits = 32_u32.saturating_sub(address.prefix.into());
+        let netmask = u32::MAX.checked_shl(host_bits).unwrap_or_default();
+        raw::set_address(&any_socket()?, interface, address.address, netmask.into())
+    }
+
+    fn set_gateway(&mut self, gateway: Ipv4Addr) -> io::Result<()> {
+        match raw::set_gateway(&any_socket()?, gateway) {
+            // After a renewal that changed nothing.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+            result => result,
+        }
+    }
+
+    fn dhcp_send(&mut self, interface: &str, to: Ipv4Addr, message: &[u8]) -> io::Result<()> {
+        if self.dhcp.is_none() {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 68))?;
+            socket.set_broadcast(true)?;
+            setsockopt(&socket, sockopt::BindToDevice, &OsString::from(interface))?;
+            self.dhcp = Some(socket);
+        }
+        let socket = self.dhcp.as_ref().ok_or(ErrorKind::NotConnected)?;
+        socket.send_to(message, (to, 67)).map(drop)
+    }
+
+    fn dhcp_receive(&mut self, until: Duration) -> io::Result<Option<Vec<u8>>> {
+        let socket = self.dhcp.as_ref().ok_or(ErrorKind::NotConnected)?;
+        let left = until.saturating_sub(self.uptime());
+        if left.is_zero() {
+            return Ok(None);
+        }
+        socket.set_read_timeout(Some(left))?;
+        let mut datagram = vec![0; 1500];
+        match socket.recv(&mut datagram) {
+            Ok(len) => {
+                datagram.truncate(len);
+                Ok(Some(datagram))
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn confine_children(&mut self) -> io::Result<()> {
+        setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+        setrlimit(Resource::RLIMIT_NOFILE, 65536, 65536)?;
+        setrlimit(Resource::RLIMIT_NPROC, 4096, 4096)?;
+        nix::sys::prctl::set_no_new_privs()?;
+        raw::drop_bounding_set()
+    }
+
+    fn open_button(&mut self, path: &str) -> io::Result<()> {
+        let nonblocking = libc::O_NONBLOCK;
+        let options = OpenOptions::new()
+            .read(true)
+            .custom_flags(nonblocking)
+            .open(path);
+        self.buttons.push(options?);
+        Ok(())
+    }
+
+    fn open_watchdog(&mut self, path: &str) -> io::Result<()> {
+        self.watchdog = Some(OpenOptions::new().write(true).open(path)?);
+        Ok(())
+    }
+
+    fn pet_watchdog(&mut self) -> io::Result<()> {
+        let mut watchdog = self.watchdog.as_ref().ok_or(ErrorKind::NotConnected)?;
+        watchdog.write_all(&[0])
+    }
+
+    fn start(&mut self, program: &str, arguments: &[String]) -> io::Result<u32> {
+        let (ours, theirs) = io::pipe()?;
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .current_dir("/")
+            .env_clear()
+            .env("COCOON_NOTIFY_FD", "3")
+            .stdin(Stdio::null())
+            .gid(Agent::USER)
+            .uid(Agent::USER);
+        raw::hear_signals(&mut command);
+        raw::hand_over_at_3(&mut command, theirs.into());
+        // Without further groups: std drops them along with the user.
+        let child = command.spawn()?.id();
+        self.notify = Some(ours);
+        Ok(child)
+    }
+
+    #[cfg(feature = "debug")]
+    fn start_shell(&mut self, shell: &str, script: &str) -> io::Result<()> {
+        let mut command = Command::new(shell);
+        raw::hear_signals(&mut command);
+        command.args(["sh", "-c", script]).spawn().map(drop)
+    }
+
+    fn signal(&mut self, child: u32, signal: Signal) -> io::Result<()> {
+        let child = Pid::from_raw(i32::try_from(child).map_err(io::Error::other)?);
+        let signal = match signal {
+            Signal::Kill => signal::SIGKILL,
+            Signal::Terminate => signal::SIGTERM,
+        };
+        Ok(signal::kill(child, signal)?)
+    }
+
+    fn next_event(&mut self, until: Duration) -> io::Result<Event> {
+        if self.pending.is_empty() {
+            self.collect(until)?;
+        }
+        Ok(self.pending.pop_front().unwrap_or(Event::Timeout))
+    }
+}
+
+/// Says why, and turns the machine off.
+pub(crate) fn power_off(last_words: &str) -> ! {
+    say(last_words);
+    sync();
+    // What the console has not sent yet would be lost.
+    nix::sys::termios::tcdrain(io::stdout()).ok();
+    let Err(error) = reboot(RebootMode::RB_POWER_OFF);
+    // The kernel panics when PID 1 ends.
+    say(&format!("cannot power off: {error}"));
+    process::exit(1)
+}
+
+fn say(line: &str) {
+    // Nobody is left to hear that the console is gone.
+    writeln!(io::stdout(), "init: {line}").ok();
+}
+
+fn open(path: &str) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(path)
+}
+
+/// Interfaces are set up through a socket; any will do.
+fn any_socket() -> io::Result<UdpSocket> {
+    UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
+}
+
+/// `struct input_event`: time 16, type u16, code u16, value i32
+/// (Linux, `include/uapi/linux/input.h`).
+fn is_power_key(mut button: &File) -> io::Result<bool> {
+    let mut events = [0; 24 * 16];
+    let len = button.read(&mut events)?;
+    let (events, _) = events.get(..len).unwrap_or_default().as_chunks::<24>();
+    let mut pressed = Vec::new();
+    pressed.extend_from_slice(&EV_KEY.to_ne_bytes());
+    pressed.extend_from_slice(&KEY_POWER.to_ne_bytes());
+    pressed.extend_from_slice(&1_i32.to_ne_bytes());
+    Ok(events.iter().any(|event| event.ends_with(&pressed)))
+}
+
+const EV_KEY: u16 = 1;
+const KEY_POWER: u16 = 116;
