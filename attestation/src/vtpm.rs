@@ -14,7 +14,6 @@
 //!
 //! Source: TPM 2.0 Library 1.59; TCG EK Credential Profile 2.5.
 
-use alloc::string::ToString;
 use alloc::vec::Vec;
 
 use minicbor::bytes::ByteVec;
@@ -170,18 +169,19 @@ impl Verified {
     /// Compares with the nearest of the accepted sets, register by register.
     #[must_use]
     pub fn appraise(&self, accepted: &[Pcrs]) -> Vec<Check> {
-        let distance =
-            |set: &&Pcrs| (set.iter().zip(&self.pcrs)).filter(|(a, b)| a != b).count();
+        let distance = |set: &&Pcrs| (set.iter().zip(&self.pcrs)).filter(|(a, b)| a != b).count();
         match accepted.iter().min_by_key(distance) {
             Some(nearest) => (PCR_NAMES.iter().zip(nearest).zip(&self.pcrs))
-                .map(|((name, expected), found)| Check::equal(name, expected, found))
+                .map(|((name, expected), found)| {
+                    Check::new(name, expected, found, expected == found)
+                })
                 .collect(),
-            None => alloc::vec![Check {
-                name: "PCR 0 to 15",
-                expected: "a published set".to_string(),
-                found: "no set is published".to_string(),
-                passed: false,
-            }],
+            None => alloc::vec![Check::new(
+                "PCR 0 to 15",
+                "a published set",
+                "no set is published",
+                false
+            )],
         }
     }
 }

@@ -25,7 +25,6 @@ impl<'a> Log<'a> {
         signed: &[Digest256; 16],
         late: &[(usize, Digest256)],
     ) -> Result<Replayed<'a>, ReplayError> {
-        self.check_separators()?;
         let mut replayed = self.replay_pcrs()?;
         for (index, digest) in late {
             let pcr = replayed.get_mut(*index);
@@ -35,16 +34,17 @@ impl<'a> Log<'a> {
         for ((index, expected), found) in (0..).zip(&replayed).zip(signed) {
             compare(Bank::Pcr, index, expected, found)?;
         }
+        self.check_separators()?;
         Ok(Replayed(self))
     }
 
     /// Compares with the signed RTMR0 to RTMR3.
     pub fn verify_rtmrs(self, signed: &[Digest384; 4]) -> Result<Replayed<'a>, ReplayError> {
-        self.check_separators()?;
         let replayed = self.replay_rtmrs()?;
         for ((index, expected), found) in (1..).zip(&replayed).zip(signed) {
             compare(Bank::Mr, index, expected, found)?;
         }
+        self.check_separators()?;
         Ok(Replayed(self))
     }
 
