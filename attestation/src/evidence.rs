@@ -13,6 +13,7 @@ use sha2::{Digest, Sha384};
 use crate::binding::{Binding, ReportData};
 use crate::cbor;
 use crate::register::Digest384;
+use crate::tdx::CollateralParts;
 use crate::vtpm;
 
 /// Everything a verifier gets, but for its own policy and the time.
@@ -109,6 +110,22 @@ pub struct Collateral {
     /// DER, by the root CA.
     #[cbor(n(6), with = "minicbor::bytes")]
     pub root_ca_crl: Vec<u8>,
+}
+
+impl Collateral {
+    /// For the verifier.
+    #[must_use]
+    pub fn parts(&self) -> CollateralParts<'_> {
+        CollateralParts {
+            tcb_info: &self.tcb_info,
+            tcb_info_issuer_chain: self.tcb_info_issuer_chain.as_bytes(),
+            qe_identity: &self.qe_identity,
+            qe_identity_issuer_chain: self.qe_identity_issuer_chain.as_bytes(),
+            pck_crl: &self.pck_crl,
+            pck_crl_issuer_chain: self.pck_crl_issuer_chain.as_bytes(),
+            root_crl: &self.root_ca_crl,
+        }
+    }
 }
 
 /// One GPU's report and the certificates of the key that signed it.

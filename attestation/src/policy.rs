@@ -1,0 +1,243 @@
+//! What a client accepts, and the verdict on what it was shown.
+//!
+//! A policy is for one kind of platform: a TPM is never taken where a TD was
+//! asked for. Nothing in it can be left unset.
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::error::Error;
+use core::fmt;
+
+use crate::appraisal::Check;
+use crate::binding::ReportData;
+use crate::evidence::{self, Evidence, PlatformEvidence};
+use crate::register::Digest384;
+use crate::tdx;
+use crate::time::UnixTime;
+use crate::vtpm;
+
+/// The platform that has to answer, and what it may be.
+#[derive(Clone, Debug)]
+pub enum Policy {
+    /// A TD on Intel hardware.
+    Tdx(TdxPolicy),
+    /// A measured boot vouched for by a TPM: its host can read its memory.
+    Vtpm(VtpmPolicy),
+}
+
+/// Which TDs to accept.
+#[derive(Clone, Debug)]
+pub struct TdxPolicy {
+    /// Everything but REPORTDATA, which follows from the session.
+    pub accepted: tdx::Policy,
+    /// A made-up root, for emulated TDs.
+    #[cfg(feature = "test-root")]
+    pub anchor: Option<tdx::TrustAnchor>,
+}
+
+/// Which TPMs to accept.
+#[derive(Clone, Debug)]
+pub struct VtpmPolicy {
+    /// DER certificates under which endorsement keys are genuine.
+    pub anchors: Vec<Vec<u8>>,
+    /// Boots to accept; an empty list accepts nothing.
+    pub builds: Vec<VtpmBuild>,
+}
+
+/// What a TPM reports after one boot that is accepted.
+#[derive(Clone, Debug)]
+pub struct VtpmBuild {
+    /// For people.
+    pub name: String,
+    /// PCR 0 to 15, SHA-256 bank.
+    pub pcrs: vtpm::Pcrs,
+}
+
+impl Policy {
+    /// First half of a TPM's conversation: is this an endorsement key that counts?
+    pub fn endorsed(
+        &self,
+        endorsement: &vtpm::Endorsement,
+        at: UnixTime,
+    ) -> Result<vtpm::Endorsed, Rejection> {
+        let Self::Vtpm(policy) = self else {
+            return Err(Rejection {
+                checks: [self.platform("vtpm")].into(),
+            });
+        };
+        let anchors: Vec<&[u8]> = policy.anchors.iter().map(Vec::as_slice).collect();
+        endorsement.verify(&anchors, at).map_err(|error| {
+            Rejection::broken("ek-certificate", "a chain to an accepted root", &error)
+        })
+    }
+
+    /// Judges `evidence` for a session that demands `report_data`.
+    pub fn judge(
+        &self,
+        evidence: &Evidence,
+        report_data: &ReportData,
+        tpm: Option<vtpm::Challenge>,
+        at: UnixTime,
+    ) -> Result<Trusted, Rejection> {
+        let platform = self.platform(evidence.platform.name());
+        let log = equal(
+            "event-log",
+            &Digest384::from_bytes(evidence.state.event_log),
+            &Digest384::of(&evidence.event_log),
+        );
+        let mut checks: Vec<Check> = [platform, log].into();
+        checks.extend(match (self, &evidence.platform, tpm) {
+            (Self::Tdx(policy), PlatformEvidence::Tdx { quote, collateral }, None) => {
+                policy.judge(quote, collateral, report_data, at)?
+            }
+            (Self::Vtpm(policy), PlatformEvidence::Vtpm(evidence), Some(challenge)) => {
+                policy.judge(evidence, challenge, report_data)?
+            }
+            // Another platform, or a TPM that was not challenged.
+            _ => [Check::new(
+                "conversation",
+                "as its platform has it",
+                "another",
+                false,
+            )]
+            .into(),
+        });
+        match checks.iter().all(|check| check.passed) {
+            true => Ok(Trusted { checks }),
+            false => Err(Rejection { checks }),
+        }
+    }
+
+    fn platform(&self, found: &'static str) -> Check {
+        let expected = match self {
+            Self::Tdx(_) => "tdx",
+            Self::Vtpm(_) => "vtpm",
+        };
+        equal("platform", &expected, &found)
+    }
+}
+
+impl TdxPolicy {
+    fn judge(
+        &self,
+        quote: &[u8],
+        collateral: &evidence::Collateral,
+        report_data: &ReportData,
+        at: UnixTime,
+    ) -> Result<Vec<Check>, Rejection> {
+        let quote = tdx::Quote::parse(quote)
+            .map_err(|error| Rejection::broken("quote", "a TDX quote", &error))?;
+        let parts = collateral.parts();
+        #[cfg(feature = "test-root")]
+        let collateral = match &self.anchor {
+            Some(anchor) => tdx::Collateral::verify_under(anchor, parts, at),
+            None => tdx::Collateral::verify(parts, at),
+        };
+        #[cfg(not(feature = "test-root"))]
+        let collateral = tdx::Collateral::verify(parts, at);
+        let collateral = collateral.map_err(|error| {
+            Rejection::broken("collateral", "signed by Intel, and in date", &error)
+        })?;
+        let verified = tdx::verify(quote, &collateral, at).map_err(|error| {
+            Rejection::broken("quote", "signed by a platform of Intel's", &error)
+        })?;
+        match verified.appraise(&self.accepted, report_data) {
+            Ok(trusted) => Ok(trusted.checks().to_vec()),
+            Err(rejection) => Ok(rejection.checks),
+        }
+    }
+}
+
+impl VtpmPolicy {
+    fn judge(
+        &self,
+        evidence: &vtpm::Evidence,
+        challenge: vtpm::Challenge,
+        report_data: &ReportData,
+    ) -> Result<Vec<Check>, Rejection> {
+        let verified = challenge
+            .verify(evidence, report_data)
+            .map_err(|error| Rejection::broken("tpm-quote", "signed for this session", &error))?;
+        Ok(self.compare(verified.pcrs()))
+    }
+
+    /// Every register against the accepted boot that comes nearest.
+    fn compare(&self, found: &vtpm::Pcrs) -> Vec<Check> {
+        let same = |build: &&VtpmBuild| {
+            let pairs = build.pcrs.iter().zip(found);
+            pairs.filter(|(expected, found)| expected == found).count()
+        };
+        let Some(nearest) = self.builds.iter().max_by_key(same) else {
+            return [Check::new("build", "one of none", "a boot", false)].into();
+        };
+        let pairs = PCR_NAMES.iter().zip(nearest.pcrs.iter().zip(found));
+        pairs
+            .map(|(name, (expected, found))| equal(name, expected, found))
+            .collect()
+    }
+}
+
+/// A peer that satisfied a policy, in one session, at one moment.
+#[derive(Clone, Debug)]
+pub struct Trusted {
+    checks: Vec<Check>,
+}
+
+impl Trusted {
+    /// What was looked at, all of it passed.
+    #[must_use]
+    pub fn checks(&self) -> &[Check] {
+        &self.checks
+    }
+}
+
+/// A peer that did not: every check, those that passed too.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Rejection {
+    /// In the order in which they were made; the last may be where it ended.
+    pub checks: Vec<Check>,
+}
+
+impl Rejection {
+    /// Evidence that cannot be compared, since it does not even verify.
+    fn broken(name: &'static str, expected: &str, error: &dyn Error) -> Self {
+        let mut found = error.to_string();
+        let mut cause = error.source();
+        while let Some(next) = cause {
+            found.push_str(": ");
+            found.push_str(&next.to_string());
+            cause = next.source();
+        }
+        Self {
+            checks: [Check::new(name, expected, found, false)].into(),
+        }
+    }
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut failed = self.checks.iter().filter(|check| !check.passed).peekable();
+        while let Some(check) = failed.next() {
+            let Check {
+                name,
+                expected,
+                found,
+                ..
+            } = check;
+            write!(f, "{name}: expected {expected}, found {found}")?;
+            if failed.peek().is_some() {
+                f.write_str("; ")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn equal<T: PartialEq + fmt::Display>(name: &'static str, expected: &T, found: &T) -> Check {
+    Check::new(name, expected, found, expected == found)
+}
+
+const PCR_NAMES: [&str; vtpm::PCR_COUNT] = [
+    "pcr0", "pcr1", "pcr2", "pcr3", "pcr4", "pcr5", "pcr6", "pcr7", "pcr8", "pcr9", "pcr10",
+    "pcr11", "pcr12", "pcr13", "pcr14", "pcr15",
+];
