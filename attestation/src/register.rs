@@ -112,7 +112,9 @@ pub struct DigestError {
 /// What a TDX module reports about a TD, apart from its attributes.
 ///
 /// Source: Intel TDX Module Base Architecture Specification, "TDINFO_STRUCT".
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, serde::Deserialize, serde::Serialize)]
+#[derive(
+    Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Deserialize, serde::Serialize,
+)]
 #[serde(deny_unknown_fields)]
 pub struct TdRegisters {
     /// Build-time measurement: the firmware.

@@ -1,0 +1,46 @@
+//! Intel TDX: from the bytes of a quote to a TD that a policy takes.
+//!
+//! ```text
+//! bytes -> Quote         shape
+//!       -> Verified      signatures, collateral, a stated time
+//!       -> Trusted       policy
+//! ```
+//!
+//! Each step consumes the one before, and only this module makes the last two.
+//!
+//! What it does not establish: that the platform is in safe hands. Whoever owns a
+//! server can, with an interposer on its memory, extract its keys and forge quotes
+//! that are up to date; a policy can pin platforms against that.
+//!
+//! Source: Intel TDX DCAP Quoting Library API; Intel SGX-TDX-DCAP Quote
+//! Verification Library; Intel PCS API, version 4.
+
+mod body;
+mod cache;
+mod chain;
+mod collateral;
+mod document;
+mod files;
+mod hex;
+mod pck;
+mod policy;
+mod qe_identity;
+mod quote;
+mod report;
+mod status;
+mod tcb_info;
+mod verify;
+
+pub use body::{Td15, Td15Ex, TdAttributes, TdBody, Xfam};
+pub use cache::PlatformCache;
+pub use chain::{ChainError, Fault, Role, TrustAnchor};
+pub use collateral::{Chain, Collateral, CollateralError, CollateralParts, List};
+pub use document::{Document, DocumentError, Flaw};
+pub use files::{CollateralFiles, FilesError};
+pub use hex::Hex;
+pub use pck::{Configuration, Platform};
+pub use policy::{Accept, IdentityPolicy, PlatformPolicy, Policy, Rejection, Trusted};
+pub use quote::{Quote, QuoteError};
+pub use report::{QuotePolicy, Report};
+pub use status::TcbStatus;
+pub use verify::{Verified, VerifyError, verify, verify_cached};

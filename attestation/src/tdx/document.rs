@@ -1,0 +1,215 @@
+//! The two JSON documents that Intel signs: TCB info and QE identity.
+//!
+//! ```text
+//! { "tcbInfo" | "enclaveIdentity": { ... }, "signature": "<r || s in hex>" }
+//! ```
+//!
+//! The TCB signing key signs the exact bytes of the inner object, so these are
+//! kept as they came and read only after they verified. A member that occurs
+//! twice is refused. Unknown members of the inner object are passed over: Intel
+//! adds some without a new version.
+//!
+//! Source: Intel SGX and TDX Provisioning Certification Service API, version 4.
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+use crate::certificate::PublicKey;
+use crate::signature::{Signature, verify};
+use crate::time::{OutsideWindow, UnixTime, Window};
+
+use super::hex::Hex;
+use super::status::TcbStatus;
+
+/// Which of the two.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Document {
+    /// Identity of the TD quoting enclave.
+    QeIdentity,
+    /// Levels of the platform and of the TDX module.
+    TcbInfo,
+}
+
+impl Document {
+    /// Reads a document that `key` signed.
+    pub(super) fn open<'a, T: Deserialize<'a>>(
+        self,
+        text: &'a str,
+        key: PublicKey<'_>,
+    ) -> Result<T, DocumentError> {
+        let sealed: Sealed<'a> = self.read(text)?;
+        let body = sealed.body.get();
+        verify(
+            key.scheme,
+            key.point,
+            body.as_bytes(),
+            Signature::Fixed(&sealed.signature.0),
+        )
+        .map_err(|_| self.error(Flaw::Signature))?;
+        self.read(body)
+    }
+
+    /// Demands one value of a member.
+    pub(super) fn expect<T: PartialEq + fmt::Display>(
+        self,
+        member: &'static str,
+        found: T,
+        expected: T,
+    ) -> Result<(), DocumentError> {
+        if found == expected {
+            return Ok(());
+        }
+        Err(self.error(Flaw::Member {
+            member,
+            found: found.to_string(),
+            expected: expected.to_string(),
+        }))
+    }
+
+    /// Demands that the document holds at the stated time.
+    pub(super) fn check_window(self, window: Window, at: UnixTime) -> Result<(), DocumentError> {
+        window
+            .check(at)
+            .map_err(|error| self.error(Flaw::Window(error)))
+    }
+
+    pub(super) const fn error(self, flaw: Flaw) -> DocumentError {
+        DocumentError {
+            document: self,
+            flaw,
+        }
+    }
+
+    fn read<'a, T: Deserialize<'a>>(self, text: &'a str) -> Result<T, DocumentError> {
+        serde_json::from_str(text).map_err(|error| {
+            let reason = error.to_string();
+            self.error(Flaw::Malformed { reason })
+        })
+    }
+
+    const fn code(self) -> &'static str {
+        match self {
+            Self::QeIdentity => "qe-identity",
+            Self::TcbInfo => "tcb-info",
+        }
+    }
+}
+
+impl fmt::Display for Document {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::QeIdentity => "QE identity",
+            Self::TcbInfo => "TCB info",
+        })
+    }
+}
+
+/// Which document is not as it must be, and why.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{document}: {flaw}")]
+pub struct DocumentError {
+    /// The document.
+    pub document: Document,
+    /// What is wrong with it.
+    pub flaw: Flaw,
+}
+
+impl DocumentError {
+    /// Stable name, for scripts.
+    #[must_use]
+    pub fn code(&self) -> String {
+        alloc::format!("{}-{}", self.document.code(), self.flaw.code())
+    }
+}
+
+/// What is wrong with a document.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Flaw {
+    /// Not JSON of the expected shape.
+    #[error("{reason}")]
+    Malformed {
+        /// What the parser says.
+        reason: String,
+    },
+    /// A member with another value than the one that we know how to read.
+    #[error("{member} is {found}, expected {expected}")]
+    Member {
+        /// Name of the member.
+        member: &'static str,
+        /// As read.
+        found: String,
+        /// As specified.
+        expected: String,
+    },
+    /// Not signed by the TCB signing key, or not these bytes.
+    #[error("the signature does not verify under the TCB signing key")]
+    Signature,
+    /// Not at that time.
+    #[error("{0}")]
+    Window(OutsideWindow),
+}
+
+impl Flaw {
+    const fn code(&self) -> &'static str {
+        match self {
+            Self::Malformed { .. } => "malformed",
+            Self::Member { member, .. } => member,
+            Self::Signature => "signature",
+            Self::Window(error) => error.code(),
+        }
+    }
+}
+
+/// One version of an enclave or module, and what Intel says of it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct IsvLevel {
+    tcb: IsvTcb,
+    #[serde(deserialize_with = "status")]
+    pub(super) tcb_status: TcbStatus,
+    #[serde(default, rename = "advisoryIDs")]
+    pub(super) advisories: Vec<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct IsvTcb {
+    isvsvn: u16,
+}
+
+/// The level of the highest version that is not above `isvsvn`.
+pub(super) fn isv_level(levels: &[IsvLevel], isvsvn: u16) -> Option<&IsvLevel> {
+    levels
+        .iter()
+        .filter(|level| level.tcb.isvsvn <= isvsvn)
+        .max_by_key(|level| level.tcb.isvsvn)
+}
+
+/// Reads a status that a document may give: relaunch is ours to advise, not Intel's.
+pub(super) fn status<'de, D: Deserializer<'de>>(from: D) -> Result<TcbStatus, D::Error> {
+    match TcbStatus::deserialize(from)? {
+        TcbStatus::TDRelaunchAdvised | TcbStatus::TDRelaunchAdvisedConfigurationNeeded => {
+            Err(serde::de::Error::custom("relaunch is no status of a level"))
+        }
+        status => Ok(status),
+    }
+}
+
+/// Reads a moment.
+pub(super) fn moment<'de, D: Deserializer<'de>>(from: D) -> Result<UnixTime, D::Error> {
+    let text = <&str>::deserialize(from)?;
+    UnixTime::from_iso8601(text)
+        .ok_or_else(|| serde::de::Error::custom("not a time like 2026-10-08T00:09:46Z"))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sealed<'a> {
+    #[serde(borrow, rename = "tcbInfo", alias = "enclaveIdentity")]
+    body: &'a RawValue,
+    signature: Hex<64>,
+}
