@@ -1,5 +1,11 @@
 //! The provider against a real TPM (swtpm), judged by the pure verifier.
 
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::unwrap_used,
+    reason = "helpers of tests are tests"
+)]
+
 mod swtpm;
 
 use std::str::FromStr;

@@ -5,12 +5,12 @@
 //! Endorsement  --verify(anchors, time)--> Endorsed   certificates hold
 //! Endorsed     --challenge(randomness)--> Challenge  ask the TPM to decrypt
 //! Challenge    --verify(Evidence, data)-> Verified   same TPM, this session
-//! Verified     --appraise(accepted)-----> [Check]    known software
 //! ```
 //!
 //! Each step takes the one before, so none can be left out. A virtual TPM is
 //! software of whoever runs the machine: what this establishes is a measured
-//! boot as seen by that party, and no confidentiality of memory from it.
+//! boot as seen by that party, and no confidentiality of memory from it. Which
+//! registers are accepted is the policy's to say.
 //!
 //! Source: TPM 2.0 Library 1.59; TCG EK Credential Profile 2.5.
 
@@ -19,7 +19,6 @@ use alloc::vec::Vec;
 use minicbor::bytes::ByteVec;
 use minicbor::{CborLen, Decode, Encode};
 
-use crate::appraisal::Check;
 use crate::binding::ReportData;
 use crate::register::Digest256;
 use crate::time::UnixTime;
@@ -165,31 +164,7 @@ impl Verified {
     pub const fn pcrs(&self) -> &Pcrs {
         &self.pcrs
     }
-
-    /// Compares with the nearest of the accepted sets, register by register.
-    #[must_use]
-    pub fn appraise(&self, accepted: &[Pcrs]) -> Vec<Check> {
-        let distance = |set: &&Pcrs| (set.iter().zip(&self.pcrs)).filter(|(a, b)| a != b).count();
-        match accepted.iter().min_by_key(distance) {
-            Some(nearest) => (PCR_NAMES.iter().zip(nearest).zip(&self.pcrs))
-                .map(|((name, expected), found)| {
-                    Check::new(name, expected, found, expected == found)
-                })
-                .collect(),
-            None => alloc::vec![Check::new(
-                "PCR 0 to 15",
-                "a published set",
-                "no set is published",
-                false
-            )],
-        }
-    }
 }
-
-const PCR_NAMES: [&str; PCR_COUNT] = [
-    "PCR 0", "PCR 1", "PCR 2", "PCR 3", "PCR 4", "PCR 5", "PCR 6", "PCR 7", "PCR 8", "PCR 9",
-    "PCR 10", "PCR 11", "PCR 12", "PCR 13", "PCR 14", "PCR 15",
-];
 
 /// Why an answer is refused.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]

@@ -1,6 +1,7 @@
 //! Logs that real firmware wrote, and logs that no firmware may write.
 
 #![allow(
+    clippy::arithmetic_side_effects,
     clippy::indexing_slicing,
     clippy::unwrap_used,
     reason = "helpers of tests are tests"
@@ -380,7 +381,7 @@ fn only_the_data_of_a_boot_variable_is_hashed() {
 #[test]
 fn a_remark_extends_nothing_and_has_no_digest() {
     let remark = honest(0, NO_ACTION, b"SP800-155 Event3");
-    let bytes = log(&[remark.clone()]);
+    let bytes = log(std::slice::from_ref(&remark));
     let pcrs = Log::parse_tpm(&bytes).unwrap().replay_pcrs().unwrap();
     assert_eq!(pcrs[0], Digest256::ZERO);
     let mut forged = remark;

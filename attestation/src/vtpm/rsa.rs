@@ -115,3 +115,43 @@ const SHA384_INFO: &[u8] = &[
     0x30, 0x41, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x02, 0x05,
     0x00, 0x04, 0x30,
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXPONENT: &[u8] = &[1, 0, 1];
+
+    #[test]
+    fn only_full_odd_moduli_of_known_widths_are_keys() {
+        let mut modulus = [0xff; 256];
+        assert!(PublicKey::new(&modulus, EXPONENT).is_some());
+        assert!(PublicKey::new(&modulus, &[3]).is_none(), "exponent 3");
+        assert!(
+            PublicKey::new(&modulus[1..], EXPONENT).is_none(),
+            "2040 bits"
+        );
+        assert!(PublicKey::new(&[], EXPONENT).is_none(), "nothing");
+        modulus[0] = 0x7f;
+        assert!(PublicKey::new(&modulus, EXPONENT).is_none(), "2047 bits");
+        modulus[0] = 0xff;
+        modulus[255] = 0xfe;
+        assert!(PublicKey::new(&modulus, EXPONENT).is_none(), "even");
+    }
+
+    #[test]
+    fn a_number_not_below_the_modulus_is_no_signature() {
+        let key = PublicKey::new(&[0xff; 256], EXPONENT).unwrap();
+        let mut one = [0; 256];
+        one[255] = 1;
+        assert_eq!(key.power(&one), Some(one.to_vec()));
+        // 1 + n has the same power, and would be a second form of a signature.
+        let mut minimal = [0x80; 256];
+        minimal[255] = 1;
+        let key = PublicKey::new(&minimal, EXPONENT).unwrap();
+        minimal[255] = 2;
+        assert_eq!(key.power(&minimal), None);
+        assert_eq!(key.power(&[0; 257]), None);
+        assert!(!key.verifies(Hash::Sha256, b"", &[0; 255]));
+    }
+}
