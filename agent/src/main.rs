@@ -1,0 +1,169 @@
+//! Serves the models of the measured configuration to clients that were shown
+//! what this machine is.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use agent::api::{self, Model, Models};
+use agent::collateral::{INTEL, Service};
+use agent::notify::Notifier;
+use agent::platform::{Tdx, Vtpm};
+use agent::serve::serve;
+use agent::tsm::Tsm;
+use agent::vtpm::Tpm;
+use anyhow::Context;
+use attestation::config::{Measured, Unmeasured};
+use clap::Parser;
+use inference::Engine;
+use session::identity::Identity;
+use session::provider::Provider;
+use session::server::Worker;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, interval_at};
+
+/// Everything is passed by PID 1; nothing is read from the environment but the
+/// number of its pipe.
+#[derive(Debug, Parser)]
+struct Args {
+    /// The configuration that the hardware reports.
+    #[arg(long)]
+    measured: PathBuf,
+    /// The configuration that the host chose.
+    #[arg(long)]
+    unmeasured: PathBuf,
+    /// Holds a directory for each model of the measured configuration.
+    #[arg(long)]
+    models: PathBuf,
+    /// CCEL, or the TPM's log.
+    #[arg(long)]
+    event_log: PathBuf,
+    /// What speaks for this machine.
+    #[arg(long, value_enum)]
+    platform: Platform,
+    /// Report entry in configfs, for tdx.
+    #[arg(long, required_if_eq("platform", "tdx"))]
+    tsm_report: Option<PathBuf>,
+    /// TCTI of the TPM, for vtpm.
+    #[arg(long, required_if_eq("platform", "vtpm"))]
+    tpm: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Platform {
+    Tdx,
+    Vtpm,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_ansi(false)
+        .without_time()
+        .init();
+    match run(Args::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args) -> anyhow::Result<()> {
+    // Before anything that takes long, so that no signal is missed.
+    let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
+    let notifier = Notifier::from_env()?;
+
+    let measured = Measured::parse(&read(&args.measured)?)
+        .with_context(|| format!("{} is refused", args.measured.display()))?;
+    let unmeasured = Unmeasured::parse(&read(&args.unmeasured)?)
+        .with_context(|| format!("{} is refused", args.unmeasured.display()))?;
+    let listener = TcpListener::bind(unmeasured.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}", unmeasured.listen))?;
+
+    let worker = Worker::start(open(&args, &unmeasured)?)
+        .await
+        .context("the platform does not speak for this machine")?;
+    tokio::spawn(renew(Arc::clone(&worker)));
+    let models = load(&args.models, &measured)?;
+
+    let shutdown = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    tracing::info!("ready on {}", unmeasured.listen);
+    tokio::select! {
+        served = serve(listener, worker, api::router(models), shutdown) => served,
+        notified = notifier.run() => notified,
+    }
+}
+
+fn open(args: &Args, unmeasured: &Unmeasured) -> anyhow::Result<Arc<dyn Provider>> {
+    let event_log = read(&args.event_log)?;
+    Ok(match args.platform {
+        Platform::Tdx => {
+            let path = args.tsm_report.clone().context("--tsm-report is missing")?;
+            let tsm = Tsm::open(path).context("the kernel gives no TDX quotes")?;
+            let service = unmeasured.collateral.as_deref().unwrap_or(INTEL);
+            Arc::new(Tdx {
+                tsm,
+                collateral: Service::new(service),
+                event_log,
+            })
+        }
+        Platform::Vtpm => {
+            let tcti = args.tpm.as_deref().context("--tpm is missing")?;
+            let tpm = Tpm::open(tcti).context("the TPM cannot be used")?;
+            Arc::new(Vtpm { tpm, event_log })
+        }
+    })
+}
+
+fn load(directory: &Path, measured: &Measured) -> anyhow::Result<Models> {
+    let mut models = Vec::new();
+    for model in &measured.models {
+        let name = model.name.as_str();
+        let engine = Engine::load(&directory.join(name))
+            .with_context(|| format!("model {name} cannot be served"))?;
+        let info = engine.info();
+        tracing::info!(
+            "model {name}: {}, {} parameters, self-test {}",
+            info.architecture,
+            info.parameters,
+            if info.self_tested {
+                "passed"
+            } else {
+                "not there"
+            },
+        );
+        models.push(Model {
+            name: name.into(),
+            root: Some(model.verity.root_hash.to_string()),
+            engine,
+        });
+    }
+    Ok(Models::new(models))
+}
+
+/// Half a lifetime before the old certificate ends there is a new one.
+async fn renew(worker: Arc<Worker>) {
+    let period = Identity::LIFETIME / 2;
+    let mut due = interval_at(Instant::now() + period, period);
+    loop {
+        due.tick().await;
+        if let Err(error) = worker.renew().await {
+            tracing::warn!("the identity was not renewed: {error}");
+        }
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
