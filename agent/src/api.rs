@@ -1,0 +1,75 @@
+//! The HTTP interface that applications speak: the OpenAI API, as far as the
+//! models here can serve it.
+//!
+//! ```text
+//! GET  /v1/models              what is served, with the root hash of each
+//! GET  /v1/models/{id}
+//! POST /v1/chat/completions    whole, or as server-sent events
+//! POST /v1/embeddings          as numbers or as base64
+//! ```
+//!
+//! A parameter is honoured, or known to be without effect, or refused by name:
+//! [`chat`] and [`embeddings`] list which. Every error is an OpenAI error object.
+//! Nothing of a request or an answer is logged or repeated in an error, but for
+//! the names of parameters. It does not know who asks: by the time a request is
+//! here, the transport has proved to the client what it talks to.
+
+mod chat;
+mod embeddings;
+mod error;
+mod fields;
+mod models;
+mod stream;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::{HeaderName, HeaderValue};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::{get, post};
+
+pub use models::{Model, Models};
+
+use error::ApiError;
+
+/// The API over `models`.
+pub fn router(models: Models) -> Router {
+    Router::new()
+        .route("/v1/chat/completions", post(chat::create))
+        .route("/v1/embeddings", post(embeddings::create))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{*id}", get(models::retrieve))
+        .fallback(async || ApiError::unknown_url())
+        .method_not_allowed_fallback(async || ApiError::method_not_allowed())
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn(with_request_id))
+        .with_state(models)
+}
+
+/// Names each exchange, so that two parties can speak about it.
+async fn with_request_id(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    if let Ok(id) = HeaderValue::try_from(random_id("req_")) {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+    response
+}
+
+/// `prefix` and 128 random bits.
+fn random_id(prefix: &str) -> String {
+    // Without randomness the id says nothing; nothing relies on it.
+    let [a, b] = [(); 2].map(|()| getrandom::u64().unwrap_or_default());
+    format!("{prefix}{a:016x}{b:016x}")
+}
+
+/// Seconds since 1970.
+fn unix_time() -> u64 {
+    let now = std::time::SystemTime::now();
+    now.duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Room for the longest list of texts that an embedder takes.
+const MAX_BODY: usize = 4 << 20;

@@ -1,0 +1,94 @@
+//! What is served.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use inference::Engine;
+use serde::Serialize;
+
+use super::error::ApiError;
+use super::unix_time;
+
+/// The models of this machine; fixed once it serves.
+#[derive(Clone, Debug)]
+pub struct Models(Arc<BTreeMap<String, Served>>);
+
+/// A model and the name that clients use for it.
+#[derive(Debug)]
+pub struct Model {
+    /// As in the measured configuration.
+    pub name: String,
+    /// The root hash of its disk, hex, if it came from one.
+    pub root: Option<String>,
+    /// The loaded model.
+    pub engine: Engine,
+}
+
+#[derive(Debug)]
+pub(super) struct Served {
+    pub(super) model: Model,
+    since: u64,
+}
+
+impl Models {
+    /// Collects models; each name should be there once.
+    pub fn new(models: impl IntoIterator<Item = Model>) -> Self {
+        let since = unix_time();
+        let served = models
+            .into_iter()
+            .map(|model| (model.name.clone(), Served { model, since }));
+        Self(Arc::new(served.collect()))
+    }
+
+    pub(super) fn get(&self, name: &str) -> Result<&Served, ApiError> {
+        self.0.get(name).ok_or_else(ApiError::model_not_found)
+    }
+}
+
+impl Served {
+    /// Changes when the weights do; the root hash, shortened.
+    pub(super) fn fingerprint(&self) -> Option<String> {
+        let root = self.model.root.as_ref()?;
+        Some(format!("fp_{}", root.get(..12).unwrap_or(root)))
+    }
+
+    fn entry(&self) -> Entry<'_> {
+        Entry {
+            id: &self.model.name,
+            object: "model",
+            created: self.since,
+            owned_by: "cocoon",
+            root: self.model.root.as_deref(),
+            context: self.model.engine.info().context,
+            task: self.model.engine.info().task.to_string(),
+        }
+    }
+}
+
+/// `GET /v1/models`
+pub(super) async fn list(State(models): State<Models>) -> Json<serde_json::Value> {
+    let data: Vec<_> = models.0.values().map(Served::entry).collect();
+    Json(serde_json::json!({"object": "list", "data": data}))
+}
+
+/// `GET /v1/models/{id}`
+pub(super) async fn retrieve(
+    State(models): State<Models>,
+    Path(id): Path<String>,
+) -> Result<Json<serde_json::Value>, ApiError> {
+    Ok(Json(serde_json::json!(models.get(&id)?.entry())))
+}
+
+/// The last three are ours; clients skip what they do not know.
+#[derive(Debug, Serialize)]
+struct Entry<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    owned_by: &'static str,
+    root: Option<&'a str>,
+    context: usize,
+    task: String,
+}
