@@ -1,12 +1,9 @@
 //! The machine, through Linux.
 
-use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, PipeReader, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{self, Command, Stdio};
@@ -15,136 +12,35 @@ use std::time::Duration;
 
 use attestation::config::Cidr;
 use attestation::verity::Verity;
-use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::reboot::{RebootMode, reboot, set_cad_enabled};
+use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::{self, SigSet};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signal;
 use nix::sys::socket::{setsockopt, sockopt};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Gid, Pid, Uid, chdir, chown, chroot, sync};
 
 use crate::agent::Agent;
+use crate::events::Events;
 use crate::raw::{self, DeviceMapper};
 use crate::system::{Event, Limits, Mount, Signal, System};
 use crate::{dm, tdreport};
 
 /// Everything that PID 1 keeps open.
 pub(crate) struct Linux {
-    signals: SignalFd,
-    buttons: Vec<File>,
+    events: Events,
     dhcp: Option<UdpSocket>,
-    notify: Option<PipeReader>,
-    pending: VecDeque<Event>,
     watchdog: Option<File>,
 }
 
 impl Linux {
-    /// Takes the signals that are meant for PID 1.
+    /// With nothing opened but what events come from.
     pub(crate) fn new() -> io::Result<Self> {
-        let mut mask = SigSet::empty();
-        for taken in [signal::SIGCHLD, signal::SIGINT, signal::SIGTERM] {
-            mask.add(taken);
-        }
-        mask.thread_block()?;
-        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        let signals = SignalFd::with_flags(&mask, flags)?;
-        // `raw::hand_over_at_3` counts on it.
-        if signals.as_raw_fd() != 3 {
-            return Err(io::Error::other("fd 3 was open before init started"));
-        }
-        // Ctrl-alt-del becomes SIGINT.
-        set_cad_enabled(false)?;
         Ok(Self {
-            signals,
-            buttons: Vec::new(),
+            events: Events::new()?,
             dhcp: None,
-            notify: None,
-            pending: VecDeque::new(),
             watchdog: None,
         })
-    }
-
-    /// Turns whatever is ready by `until` into events.
-    fn collect(&mut self, until: Duration) -> io::Result<()> {
-        let left = until.saturating_sub(self.uptime());
-        // Rounded up, so that a wait never ends early.
-        let left = left.saturating_add(Duration::from_micros(999));
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-        let others = self.buttons.iter().map(AsFd::as_fd);
-        let others = others.chain(self.notify.iter().map(AsFd::as_fd));
-        fds.extend(others.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-        match poll(&mut fds, timeout) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let ready: Vec<bool> = fds.iter().map(|fd| fd.any() == Some(true)).collect();
-        let (buttons, notify) = ready
-            .get(1..)
-            .and_then(|others| others.split_at_checked(self.buttons.len()))
-            .unwrap_or_default();
-
-        let pressed = self
-            .buttons
-            .iter()
-            .zip(buttons)
-            .filter(|(_, ready)| **ready);
-        for (button, _) in pressed {
-            if is_power_key(button)? {
-                self.pending
-                    .push_back(Event::StopRequested("power button pressed"));
-            }
-        }
-        if notify == [true] {
-            self.read_notify()?;
-        }
-        self.read_signals()
-    }
-
-    fn read_signals(&mut self) -> io::Result<()> {
-        while let Some(info) = self.signals.read_signal()? {
-            match signal::Signal::try_from(i32::try_from(info.ssi_signo).unwrap_or_default())? {
-                signal::SIGCHLD => self.reap()?,
-                signal::SIGINT => self.pending.push_back(Event::StopRequested("SIGINT")),
-                _ => self.pending.push_back(Event::StopRequested("SIGTERM")),
-            }
-        }
-        Ok(())
-    }
-
-    /// One SIGCHLD may stand for several children.
-    fn reap(&mut self) -> io::Result<()> {
-        loop {
-            let (child, how) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(child, status)) => (child, format!("exit status {status}")),
-                Ok(WaitStatus::Signaled(child, signal, _)) => (child, signal.to_string()),
-                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(()),
-                Ok(_) => continue,
-                Err(error) => return Err(error.into()),
-            };
-            let child = u32::try_from(child.as_raw()).map_err(io::Error::other)?;
-            self.pending.push_back(Event::Exited { child, how });
-        }
-    }
-
-    fn read_notify(&mut self) -> io::Result<()> {
-        let Some(pipe) = &mut self.notify else {
-            return Ok(());
-        };
-        let mut bytes = [0; 512];
-        match pipe.read(&mut bytes)? {
-            // The agent closed its end: it will not be heard any more.
-            0 => self.notify = None,
-            count => {
-                let read = bytes.get(..count).unwrap_or_default();
-                self.pending.push_back(Event::Notified(read.to_vec()));
-            }
-        }
-        Ok(())
     }
 }
 
@@ -333,13 +229,7 @@ impl System for Linux {
     }
 
     fn open_button(&mut self, path: &str) -> io::Result<()> {
-        let nonblocking = libc::O_NONBLOCK;
-        let options = OpenOptions::new()
-            .read(true)
-            .custom_flags(nonblocking)
-            .open(path);
-        self.buttons.push(options?);
-        Ok(())
+        self.events.open_button(path)
     }
 
     fn open_watchdog(&mut self, path: &str) -> io::Result<()> {
@@ -367,7 +257,7 @@ impl System for Linux {
         raw::hand_over_at_3(&mut command, theirs.into());
         // Without further groups: std drops them along with the user.
         let child = command.spawn()?.id();
-        self.notify = Some(ours);
+        self.events.hear(ours)?;
         Ok(child)
     }
 
@@ -388,10 +278,8 @@ impl System for Linux {
     }
 
     fn next_event(&mut self, until: Duration) -> io::Result<Event> {
-        if self.pending.is_empty() {
-            self.collect(until)?;
-        }
-        Ok(self.pending.pop_front().unwrap_or(Event::Timeout))
+        let left = until.saturating_sub(self.uptime());
+        self.events.next(left)
     }
 }
 
@@ -420,19 +308,3 @@ fn open(path: &str) -> io::Result<File> {
 fn any_socket() -> io::Result<UdpSocket> {
     UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
 }
-
-/// `struct input_event`: time 16, type u16, code u16, value i32
-/// (Linux, `include/uapi/linux/input.h`).
-fn is_power_key(mut button: &File) -> io::Result<bool> {
-    let mut events = [0; 24 * 16];
-    let len = button.read(&mut events)?;
-    let (events, _) = events.get(..len).unwrap_or_default().as_chunks::<24>();
-    let mut pressed = Vec::new();
-    pressed.extend_from_slice(&EV_KEY.to_ne_bytes());
-    pressed.extend_from_slice(&KEY_POWER.to_ne_bytes());
-    pressed.extend_from_slice(&1_i32.to_ne_bytes());
-    Ok(events.iter().any(|event| event.ends_with(&pressed)))
-}
-
-const EV_KEY: u16 = 1;
-const KEY_POWER: u16 = 116;

@@ -17,6 +17,7 @@ mod debug;
 mod dhcp;
 mod disk;
 mod dm;
+mod events;
 mod harden;
 mod linux;
 mod mounts;
