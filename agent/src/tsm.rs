@@ -103,7 +103,7 @@ impl Entry {
         self.files
             .write("inblob", report_data)
             .map_err(|error| failed("write inblob", error))?;
-        let quote = self
+        let outblob = self
             .files
             .read("outblob", OUTBLOB_MAX)
             .map_err(|error| failed("read outblob", error))?;
@@ -112,8 +112,7 @@ impl Entry {
         if after != before.wrapping_add(1) {
             return Err(TsmError::Interference { before, after });
         }
-        check(&quote, report_data)?;
-        Ok(quote)
+        quote_in(&outblob, report_data).map(<[u8]>::to_vec)
     }
 
     fn generation(&self) -> Result<u64, TsmError> {
@@ -191,8 +190,8 @@ impl ReportFiles for Configfs {
     }
 }
 
-/// Refuses what cannot be the quote that was asked for.
-fn check(outblob: &[u8], asked: &[u8; 64]) -> Result<(), TsmError> {
+/// The quote for the question, without the zeros that some hosts add.
+fn quote_in<'a>(outblob: &'a [u8], asked: &[u8; 64]) -> Result<&'a [u8], TsmError> {
     match outblob {
         [] => return Err(TsmError::Empty),
         _ if outblob.len() > OUTBLOB_MAX => return Err(TsmError::TooLong),
@@ -201,9 +200,9 @@ fn check(outblob: &[u8], asked: &[u8; 64]) -> Result<(), TsmError> {
         [first, ..] if first >> 5 == 6 => return Err(TsmError::Token),
         _ => {}
     }
-    let found = report_data(outblob).map_err(TsmError::NotAQuote)?;
+    let (quote, found) = read_quote(outblob).map_err(TsmError::NotAQuote)?;
     match found == asked {
-        true => Ok(()),
+        true => Ok(quote),
         false => Err(TsmError::ReportData {
             asked: hex::encode(asked),
             found: hex::encode(found),
@@ -211,16 +210,32 @@ fn check(outblob: &[u8], asked: &[u8; 64]) -> Result<(), TsmError> {
     }
 }
 
-/// REPORTDATA of a quote: it ends the TDX 1.0 part of the body in every version.
-fn report_data(quote: &[u8]) -> Result<&[u8; 64], Truncated> {
-    let mut reader = Reader::new(quote);
+/// A quote at the front of `bytes`, and its REPORTDATA, which ends the TDX 1.0
+/// part of the body in every version. The rest is the verifier's to judge.
+fn read_quote(bytes: &[u8]) -> Result<(&[u8], &[u8; 64]), Truncated> {
+    let mut reader = Reader::new(bytes);
     let version = reader.u16_le("version")?;
     reader.array::<46>("header")?;
-    if version >= 5 {
-        reader.array::<6>("body type and size")?;
-    }
-    reader.array::<520>("TD report body")?;
-    reader.array("REPORTDATA")
+    let body_len = match version {
+        0..=4 => TD10_LEN,
+        _ => {
+            reader.u16_le("body type")?;
+            reader.u32_le("body size")?
+        }
+    };
+    let mut body = Reader::new(reader.slice("TD report body", size(body_len))?);
+    body.array::<520>("TD report body")?;
+    let report_data = body.array("REPORTDATA")?;
+    let data_len = reader.u32_le("signature data length")?;
+    reader.slice("signature data", size(data_len))?;
+    Ok((reader.consumed(), report_data))
+}
+
+/// Body of a version 4 quote, in bytes.
+const TD10_LEN: u32 = 584;
+
+fn size(len: u32) -> usize {
+    usize::try_from(len).unwrap_or(usize::MAX)
 }
 
 /// Why the platform gave no quote.
@@ -309,6 +324,7 @@ fn failed(operation: &'static str, source: io::Error) -> TsmError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use std::cell::Cell;
     use std::collections::VecDeque;
     use std::iter;
@@ -318,8 +334,19 @@ mod tests {
     fn the_answer_to_the_question_is_handed_on() {
         let steps = round(41, Ok(quote_over(ASKED)), 42);
         assert_eq!(ask(steps).unwrap(), quote_over(ASKED));
-        let version_5 = [&[5, 0], &[0; 46 + 6 + 520][..], &ASKED].concat();
-        assert_eq!(ask(round(0, Ok(version_5.clone()), 1)).unwrap(), version_5);
+    }
+
+    #[test]
+    fn version_5_has_a_body_of_the_length_it_says() {
+        let header = [&[5, 0][..], &[0; 46], &[3, 0], &648_u32.to_le_bytes()].concat();
+        let quote = [&header[..], &[0; 520], &ASKED, &[0; 64], &[0; 4]].concat();
+        assert_eq!(ask(round(0, Ok(quote.clone()), 1)).unwrap(), quote);
+    }
+
+    #[test]
+    fn padding_after_the_quote_is_cut() {
+        let padded = [quote_over(ASKED), vec![0; 39]].concat();
+        assert_eq!(ask(round(0, Ok(padded), 1)).unwrap(), quote_over(ASKED));
     }
 
     #[test]
@@ -425,10 +452,10 @@ mod tests {
     }
 
     #[test]
-    fn every_prefix_of_the_part_that_is_read_is_refused() {
+    fn every_proper_prefix_is_refused() {
         let quote = quote_over(ASKED);
-        for cut in 2..quote.len() {
-            let error = check(&quote[..cut], &ASKED).unwrap_err();
+        for cut in 1..quote.len() {
+            let error = quote_in(&quote[..cut], &ASKED).unwrap_err();
             assert!(matches!(error, TsmError::NotAQuote(_)), "cut at {cut}");
         }
     }
@@ -493,11 +520,19 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes: Vec<u8>) {
+            let _quote = quote_in(&bytes, &ASKED);
+        }
+    }
+
     const ASKED: [u8; 64] = [7; 64];
 
-    /// The part of a quote that a client reads.
+    /// The parts of a quote that a client reads.
     fn quote_over(report_data: [u8; 64]) -> Vec<u8> {
-        [&[4, 0], &[0; 46 + 520][..], &report_data].concat()
+        let signature = [&3_u32.to_le_bytes()[..], b"sig"].concat();
+        [&[4, 0][..], &[0; 46 + 520], &report_data, &signature].concat()
     }
 
     /// A call and its answer.

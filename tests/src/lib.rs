@@ -12,8 +12,11 @@
     reason = "a double that breaks has to stop its test"
 )]
 
+pub mod adversary;
 pub mod collateral;
 pub mod kernel;
+pub mod pcs;
 pub mod pki;
 pub mod quote;
+pub mod td;
 pub mod tsm_fuse;
