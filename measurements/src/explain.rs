@@ -113,3 +113,72 @@ fn line(
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bank::Source;
+    use crate::digests::Digests;
+
+    const LOG: &[u8] = include_bytes!("../tests/vectors/small-vtpm.eventlog");
+
+    /// PCR 7 as the log has it, up to `change`.
+    fn pcr7(change: impl FnOnce(&mut Bank)) -> Vec<Line> {
+        let log = Log::parse_tpm(LOG).unwrap();
+        let mut bank = Bank::default();
+        for (name, digests) in crate::variable::secure_boot() {
+            bank.extend(Register::Pcr(7), digests, name, Source::Constant);
+        }
+        change(&mut bank);
+        explain(&bank, &log, &[Register::Pcr(7)])
+    }
+
+    #[test]
+    fn a_different_event_is_shown_with_its_source() {
+        let lines = pcr7(|bank| {
+            bank.extend(
+                Register::Pcr(7),
+                Digests::of(b"x"),
+                "separator",
+                Source::Kernel,
+            );
+        });
+        let [agreeing @ .., last] = &lines[..] else {
+            panic!("no lines")
+        };
+        assert!(agreeing.iter().all(Line::agrees));
+        assert!(!last.agrees());
+        assert_eq!(
+            (last.index, &*last.what, last.source.as_deref()),
+            (5, "separator", Some("kernel"))
+        );
+        assert_eq!(
+            last.found.unwrap().to_string(),
+            Digest256::of(&[0; 4]).to_string()
+        );
+    }
+
+    #[test]
+    fn an_event_that_nobody_predicted_has_no_expectation() {
+        let lines = pcr7(|_| ());
+        let last = lines.last().unwrap();
+        assert!(!last.agrees());
+        assert_eq!((last.expected, &last.source), (None, &None));
+        assert!(last.found.is_some());
+    }
+
+    #[test]
+    fn an_event_that_was_not_logged_is_missing() {
+        let lines = pcr7(|bank| {
+            for _ in 0..2 {
+                let zeros = Digests::of(&[0; 4]);
+                bank.extend(Register::Pcr(7), zeros, "separator", Source::Constant);
+            }
+        });
+        let [.., sixth, seventh] = &lines[..] else {
+            panic!("no lines")
+        };
+        assert!(sixth.agrees() && !seventh.agrees());
+        assert_eq!(seventh.found, None);
+    }
+}

@@ -2,8 +2,6 @@
 //!
 //! Each artefact is hashed once, whatever the number of shapes.
 
-use alloc::string::String;
-
 use attestation::register::{Digest256, Digest384, TdRegisters};
 
 use crate::acpi::AcpiError;
@@ -15,7 +13,7 @@ use crate::pe::{PeError, authenticode};
 use crate::rtmr::{rtmr0, rtmr1, rtmr2};
 use crate::shape::{Platform, Shape};
 use crate::tdvf::TdvfError;
-use crate::{kernel, pcr};
+use crate::{kernel, pcr, variable};
 
 /// The files that a VM boots from, and its command line.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +57,13 @@ impl<'a> Artefacts<'a> {
     pub fn tdx(&self, shape: &Shape) -> Result<Tdx, PredictError> {
         let hob = self.firmware.td_hob(shape.memory)?;
         let mut bank = Bank::default();
-        rtmr0::extend(&mut bank, &self.firmware, &hob, &shape.acpi(Platform::Tdx))?;
+        rtmr0::extend(
+            &mut bank,
+            &self.firmware,
+            &hob,
+            &shape.acpi(Platform::Tdx),
+            variable::boot(),
+        )?;
         rtmr1::extend(&mut bank, self.kernel);
         rtmr2::extend(&mut bank, self.load_options, self.initrd);
         let registers = TdRegisters {
@@ -136,10 +140,117 @@ pub enum PredictError {
     /// Of the firmware.
     #[error("firmware is not for TDX")]
     Tdvf(#[from] TdvfError),
-    /// Not among [`crate::shape::SHAPES`].
-    #[error("{name:?} is not a shape of this release")]
-    UnknownShape {
-        /// As asked for.
-        name: String,
-    },
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::bank::Register;
+    use crate::explain::explain;
+    use crate::{rtmr, vectors};
+    use alloc::string::ToString;
+    use alloc::vec::Vec;
+    use attestation::eventlog::Log;
+
+    const LOG: &[u8] = include_bytes!("../tests/vectors/small-vtpm.eventlog");
+
+    /// The boot that was recorded: firmware from the vectors, the digests of the rest.
+    fn recorded(firmware: &[u8]) -> Artefacts<'_> {
+        let options = load_options("console=ttyS0 quiet", Spelling::After).unwrap();
+        Artefacts {
+            firmware: Firmware::parse(firmware).unwrap(),
+            crtm: Crtm::of(firmware).unwrap(),
+            kernel: digests(
+                "782467f032ce2d6a96d9131eac2bcf910ba46099c99e6cfd20555da97a7f1390",
+                "b87b2bfd7eb3fcc0c5e3f28a8bd807420d85d8d2ccd0d2727a5b7025aa2d16a6\
+                 c3369b80556175dad1e1749843ee8f93",
+            ),
+            load_options: Digests::of(&options),
+            initrd: digests(
+                "1015a3233752116ba9e4313fa8533e24d00f9b7291de7fb15e95fabf73ac2622",
+                "e473db858fcdde800d36e1f0d65166d44d16bc01bd7b7732cabca5cd134b2c1b\
+                 3263861bea47f37ac1d25bfd05c52e3a",
+            ),
+        }
+    }
+
+    fn digests(sha256: &str, sha384: &str) -> Digests {
+        Digests {
+            sha256: sha256.parse().unwrap(),
+            sha384: sha384.parse().unwrap(),
+        }
+    }
+
+    fn firmware() -> Option<Vec<u8>> {
+        vectors::firmware("debian-2025.02-8+deb13u1")
+    }
+
+    #[test]
+    fn every_event_of_a_real_boot_is_predicted() {
+        let Some(file) = firmware() else { return };
+        let shape = Shape::named("small").unwrap();
+        let bank = recorded(&file).vtpm(shape).unwrap().bank;
+        let log = Log::parse_tpm(LOG).unwrap();
+        let registers: Vec<Register> = (0..pcr::COUNT).map(Register::Pcr).collect();
+        let lines = explain(&bank, &log, &registers);
+        let wrong: Vec<_> = lines.iter().filter(|line| !line.agrees()).collect();
+        assert!(wrong.is_empty(), "{wrong:#?}");
+        let logged = log.unverified_events().iter().filter(|e| e.extends());
+        assert_eq!(lines.len(), logged.count());
+    }
+
+    /// As the guest read them from its TPM.
+    #[test]
+    fn every_register_of_a_real_boot_is_predicted() {
+        let Some(file) = firmware() else { return };
+        let separator = "3d458cfe55cc03ea1f443f1562beec8df51c75e14a9fcf9a7234a13f198e7969";
+        let zero = "0000000000000000000000000000000000000000000000000000000000000000";
+        let expected = [
+            "0101271704ccc2360ddbb08438d591c23fb8a0a9cb0cebc60cefea7868833f8e",
+            "87c26bd6a0bf377a86b448a71fbacbbc1d7f671705340d228d69ea9b6802e614",
+            separator,
+            separator,
+            "b647ed3ea6befbcd01a611fb66a94f9df9d3f211aeb14d6da0d5ea968a940cba",
+            "a5ceb755d043f32431d63e39f5161464620a3437280494b5850dc1b47cc074e0",
+            separator,
+            "b5710bf57d25623e4019027da116821fa99f5c81e9e38b87671cc574f9281439",
+            zero,
+            "668f8ef46fa2ecc97367dbd62ffbc7f012e23cc05ab27f58e88b57763565cf50",
+        ];
+        let shape = Shape::named("small").unwrap();
+        let bank = recorded(&file).vtpm(shape).unwrap().bank;
+        for (index, expected) in (0..pcr::COUNT).zip(expected.into_iter().chain([zero; 6])) {
+            assert_eq!(bank.pcr(index).to_string(), expected, "PCR {index}");
+        }
+    }
+
+    #[test]
+    fn a_real_boot_mapped_to_rtmrs_agrees_with_the_td_prediction() {
+        let Some(file) = firmware() else { return };
+        let log = Log::parse_tpm(LOG).unwrap();
+        let found = rtmr::from_tpm_log(&log).unwrap();
+        let tdx = recorded(&file).tdx(Shape::named("small").unwrap()).unwrap();
+        assert_eq!(found, [tdx.registers.rtmr1, tdx.registers.rtmr2]);
+    }
+
+    #[test]
+    fn another_shape_changes_rtmr0_and_pcr_1_alone() {
+        let Some(file) = firmware() else { return };
+        let artefacts = recorded(&file);
+        let [small, large] = ["small", "gpu8"].map(|name| Shape::named(name).unwrap());
+        let [a, b] = [small, large].map(|shape| artefacts.tdx(shape).unwrap().registers);
+        assert_ne!(a.rtmr0, b.rtmr0);
+        assert_eq!(
+            TdRegisters {
+                rtmr0: b.rtmr0,
+                ..a
+            },
+            b,
+            "everything but RTMR0"
+        );
+        let config = Digest384::of(b"");
+        let [a, b] = [small, large].map(|shape| artefacts.vtpm(shape).unwrap().pcrs(config));
+        let changed: Vec<usize> = (0..16).filter(|index| a[*index] != b[*index]).collect();
+        assert_eq!(changed, [1]);
+    }
 }

@@ -11,6 +11,7 @@
 //! 10.2.6 and 10.4.1; edk2 SecurityPkg/Tcg/Tcg2Dxe/Tcg2Dxe.c,
 //! MeasureAllSecureVariables() and MeasureAllBootVariables().
 
+use alloc::borrow::Cow;
 use alloc::vec::Vec;
 
 use crate::digests::Digests;
@@ -32,10 +33,10 @@ pub fn secure_boot() -> impl Iterator<Item = (&'static str, Digests)> {
 
 /// BootOrder and the one option it lists, in the order in which they are measured.
 #[must_use]
-pub fn boot() -> [(&'static str, Digests); 2] {
+pub fn boot() -> [(Cow<'static, str>, Digests); 2] {
     [
-        ("BootOrder", Digests::of(&[0, 0])),
-        ("Boot0000", Digests::of(&menu_option())),
+        ("BootOrder".into(), Digests::of(&[0, 0])),
+        ("Boot0000".into(), Digests::of(&menu_option())),
     ]
 }
 

@@ -1,5 +1,7 @@
 //! RTMR0: the virtual hardware and the firmware's settings.
 
+use alloc::borrow::Cow;
+
 use crate::acpi::{AcpiError, Blobs};
 use crate::bank::{Bank, Register, Source};
 use crate::digests::Digests;
@@ -8,12 +10,14 @@ use crate::variable;
 
 /// Extends what firmware measures of itself and of the VM.
 ///
-/// `td_hob` is the list of hand-off blocks for the VM's memory.
+/// `td_hob` is the list of hand-off blocks for the VM's memory; `boot` are
+/// BootOrder and the options that it lists.
 pub fn extend(
     bank: &mut Bank,
     firmware: &Firmware<'_>,
     td_hob: &[u8],
     acpi: &Blobs,
+    boot: impl IntoIterator<Item = (Cow<'static, str>, Digests)>,
 ) -> Result<(), AcpiError> {
     // OvmfPkg/IntelTdx/TdxHelperLib/SecTdxHelper.c, TdxHelperMeasureTdHob().
     bank.extend(RTMR0, Digests::of(td_hob), "TD HOB", Source::Shape);
@@ -34,7 +38,7 @@ pub fn extend(
         bank.extend(RTMR0, digests, name, Source::Shape);
     }
     // TdTcg2Dxe.c, OnReadyToBoot(), MeasureAllBootVariables().
-    for (name, digests) in variable::boot() {
+    for (name, digests) in boot {
         bank.extend(RTMR0, digests, name, Source::Firmware);
     }
     Ok(())
@@ -62,7 +66,7 @@ mod tests {
         let firmware = Firmware::parse(&file).unwrap();
         let hob = firmware.td_hob(Memory { mib }).unwrap();
         let mut bank = Bank::default();
-        extend(&mut bank, &firmware, &hob, &acpi).unwrap();
+        extend(&mut bank, &firmware, &hob, &acpi, variable::boot()).unwrap();
         Some(bank.rtmr(0).to_string())
     }
 
