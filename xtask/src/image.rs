@@ -308,4 +308,4 @@ fn install(from: &Path, to: &Path) -> Result<u64> {
 }
 
 /// Debian's OVMF without Secure Boot keys: what `-bios` takes, TDVF metadata included.
-const FIRMWARE: &str = "usr/share/ovmf/OVMF.fd";
+pub const FIRMWARE: &str = "usr/share/ovmf/OVMF.fd";

@@ -10,3 +10,4 @@ pub mod image;
 pub mod place;
 pub mod progress;
 pub mod tools;
+pub mod vm;

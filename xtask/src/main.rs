@@ -1,16 +1,20 @@
 //! Builds, runs and checks the image.
 
 use std::num::NonZero;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use measurements::shape::Shape;
 use xtask::image::debs::Source;
-use xtask::image::{self, Builder, Profile};
-use xtask::place::Place;
+use xtask::image::{self, Artefacts, Builder, Profile};
+use xtask::place::{Place, read_text};
 use xtask::progress::Progress;
+use xtask::vm::accelerator::Accelerator;
+use xtask::vm::tpm::Authority;
+use xtask::vm::{Boot, Vm};
 
 fn main() -> ExitCode {
     match run(Arguments::parse()) {
@@ -46,11 +50,45 @@ fn run(arguments: Arguments) -> Result<()> {
             let artefacts = builder.build(profile)?;
             println!("{}", artefacts.folder.display());
         }
+        ImageCommand::Boot {
+            profile,
+            measured,
+            unmeasured,
+        } => boot(&builder, profile, &measured, &unmeasured)?,
         ImageCommand::Lock => {
             image::renew::renew(&builder.place, &builder.source.mirrors, &progress)?;
         }
         ImageCommand::Tools => println!("{}", builder.tools()?.path("").display()),
     }
+    Ok(())
+}
+
+fn boot(builder: &Builder, profile: Profile, measured: &Path, unmeasured: &Path) -> Result<()> {
+    let tools = builder.tools()?;
+    let out = &builder.place.out;
+    let accelerator = Accelerator::probe(&tools)?;
+    let boot = Boot {
+        shape: Shape::named("small")?,
+        platform: accelerator.platform(),
+        accelerator,
+        artefacts: Artefacts::at(out.join(profile.name())),
+        models: Vec::new(),
+        measured: read_text(measured)?,
+        unmeasured: read_text(unmeasured)?,
+        port: 8443,
+        log: out.join("console.log"),
+    };
+    let mut vm = Vm::start(&tools, &Authority::at(&out.join("authority"))?, &boot)?;
+    eprintln!("{accelerator}, guest port 8443 at {}", vm.address());
+    let mut shown = 0_usize;
+    while vm.console().is_open() {
+        let lines = vm.console().wait_beyond(shown);
+        for line in lines.iter().skip(shown) {
+            println!("[{:8.3}] {}", line.time.as_secs_f32(), line.text);
+        }
+        shown = lines.len();
+    }
+    vm.wait(std::time::Duration::from_secs(10))?;
     Ok(())
 }
 
@@ -92,6 +130,16 @@ enum ImageCommand {
         /// `base` or `debug`.
         #[arg(long, default_value = "base")]
         profile: Profile,
+    },
+    /// Run what was built, with the console here, until it ends.
+    Boot {
+        /// `base` or `debug`.
+        #[arg(long, default_value = "base")]
+        profile: Profile,
+        /// The configuration that is part of the identity.
+        measured: PathBuf,
+        /// The configuration that is not.
+        unmeasured: PathBuf,
     },
     /// Ask apt what the named packages are today, and write image/packages.lock.
     Lock,
