@@ -11,6 +11,7 @@
 //! locale that a part can see is fixed, so the same inputs give the same bytes.
 
 pub mod binaries;
+pub mod check;
 pub mod debs;
 pub mod initrd;
 pub mod kernel;

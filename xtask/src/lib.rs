@@ -7,6 +7,7 @@
 
 pub mod host;
 pub mod image;
+pub mod models;
 pub mod place;
 pub mod progress;
 pub mod tools;

@@ -55,6 +55,10 @@ fn run(arguments: Arguments) -> Result<()> {
             measured,
             unmeasured,
         } => boot(&builder, profile, &measured, &unmeasured)?,
+        ImageCommand::Check {
+            profile,
+            skip_kernel,
+        } => image::check::check(&builder, profile, skip_kernel)?,
         ImageCommand::Lock => {
             image::renew::renew(&builder.place, &builder.source.mirrors, &progress)?;
         }
@@ -130,6 +134,15 @@ enum ImageCommand {
         /// `base` or `debug`.
         #[arg(long, default_value = "base")]
         profile: Profile,
+    },
+    /// Build twice under different circumstances, compare every byte and look inside.
+    Check {
+        /// `base` or `debug`.
+        #[arg(long, default_value = "base")]
+        profile: Profile,
+        /// Reuse the kernel of the first build: minutes faster, and says so.
+        #[arg(long)]
+        skip_kernel: bool,
     },
     /// Run what was built, with the console here, until it ends.
     Boot {

@@ -183,7 +183,6 @@ fn command(
     sandbox
         .network()
         .device("/dev/kvm")
-        .device("/dev/vhost-vsock")
         .writable(state, "/state");
     let artefacts = &boot.artefacts;
     for (file, name) in [
@@ -271,3 +270,26 @@ fn free_address() -> Result<SocketAddr> {
 
 const QEMU: &str = "qemu-system-x86_64";
 const POLL: Duration = Duration::from_millis(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trust_domain_is_bound_to_the_measured_configuration() {
+        let object: serde_json::Value =
+            serde_json::from_str(&trust_domain(Digest384::of(b"version = 1"))).unwrap();
+        let identity = BASE64_STANDARD
+            .decode(object["mrconfigid"].as_str().unwrap())
+            .unwrap();
+        assert_eq!(identity, Digest384::of(b"version = 1").as_bytes());
+        assert_eq!(object["id"], "tdx0");
+    }
+
+    #[test]
+    fn an_address_is_free_and_on_this_machine_only() {
+        let address = free_address().unwrap();
+        assert!(address.ip().is_loopback());
+        TcpListener::bind(address).unwrap();
+    }
+}
