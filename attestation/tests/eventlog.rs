@@ -60,6 +60,24 @@ fn a_log_replays_to_the_quote_of_its_boot() {
 }
 
 #[test]
+fn a_tpm_log_replays_to_the_registers_of_its_boot() {
+    let bytes = include_bytes!("vectors/ovmf-direct-boot.eventlog.bin");
+    let pcrs = include_str!("vectors/ovmf-direct-boot.pcrs.txt");
+    let pcrs: Vec<Digest256> = pcrs.lines().map(|line| line.parse().unwrap()).collect();
+    let log = Log::parse_tpm(bytes).unwrap();
+    assert_eq!(log.replay_pcrs().unwrap().as_slice(), pcrs);
+    let replayed = log.verify_pcrs(pcrs.first_chunk().unwrap(), &[]).unwrap();
+    let words: Vec<_> = (replayed.events().iter())
+        .map(|event| format!("{}: {event}", event.register))
+        .collect();
+    assert_eq!(words.len(), 28);
+    assert_eq!(words[0], "PCR 0: firmware version \"2025.02-8+deb13u1\"");
+    assert_eq!(words[13], "PCR 4: kernel (-kernel)");
+    assert_eq!(words[24], "PCR 9: kernel command line");
+    assert_eq!(words[25], "PCR 9: initrd");
+}
+
+#[test]
 fn a_register_that_the_kernel_extended_later_does_not_replay() {
     let Some(log) = vector("cc-api+cc-trusted-api/ccel_data.bin") else {
         return;
