@@ -372,3 +372,121 @@ fn unsupported(key: &'static str, found: impl ToString, expected: impl Into<Stri
 fn to_f32(x: f64) -> f32 {
     x as f32
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Made by reference/qwen3.py, which shares nothing with this file.
+    const REFERENCE: &str = include_str!("../reference/qwen3.json");
+
+    #[derive(Deserialize)]
+    struct Case {
+        name: String,
+        ids: Vec<u32>,
+        every_61st: Vec<f32>,
+        top: Vec<usize>,
+        top_logits: Vec<f32>,
+    }
+
+    fn tiny() -> Qwen3 {
+        Qwen3::load(&ModelDir::new(&crate::self_test::tiny())).unwrap()
+    }
+
+    fn logits(model: &Qwen3, cache: &mut Cache, tokens: &[u32]) -> Vec<f32> {
+        let span = Span { tokens, cache };
+        model.forward(&mut [span]).unwrap().pop().unwrap()
+    }
+
+    #[test]
+    fn logits_are_those_of_an_independent_implementation() {
+        let model = tiny();
+        for case in serde_json::from_str::<Vec<Case>>(REFERENCE).unwrap() {
+            let mut cache = model.cache(case.ids.len());
+            let found = logits(&model, &mut cache, &case.ids);
+            let every_61st = found.iter().step_by(61).zip(&case.every_61st);
+            let top = case.top.iter().map(|id| &found[*id]).zip(&case.top_logits);
+            for (found, expected) in every_61st.chain(top) {
+                let difference = (found - expected).abs();
+                assert!(difference < 1e-4, "{}: {found} is not {expected}", case.name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_prompt_in_pieces_is_the_same_prompt() {
+        let model = tiny();
+        let ids: Vec<u32> = (3..40).collect();
+        let whole = logits(&model, &mut model.cache(37), &ids);
+        let mut cache = model.cache(37);
+        logits(&model, &mut cache, &ids[..20]);
+        let pieces = logits(&model, &mut cache, &ids[20..]);
+        for (a, b) in whole.iter().zip(pieces) {
+            assert!((a - b).abs() < 1e-4);
+        }
+    }
+
+    #[test]
+    fn a_row_gives_the_same_bits_in_any_batch() {
+        let model = tiny();
+        let prompts: [Vec<u32>; 4] = [vec![9], (3..20).collect(), (100..300).collect(), vec![7; 9]];
+        let alone: Vec<_> = prompts
+            .iter()
+            .map(|prompt| {
+                let mut cache = model.cache(256);
+                let first = logits(&model, &mut cache, prompt);
+                (first, logits(&model, &mut cache, &[5]))
+            })
+            .collect();
+        let mut caches: Vec<_> = prompts.iter().map(|_| model.cache(256)).collect();
+        let mut step = |tokens: &[&[u32]]| {
+            let mut spans: Vec<_> = tokens
+                .iter()
+                .zip(&mut caches)
+                .map(|(tokens, cache)| Span { tokens, cache })
+                .collect();
+            model.forward(&mut spans).unwrap()
+        };
+        let first = step(&prompts.each_ref().map(Vec::as_slice));
+        let second = step(&[&[5_u32] as &[_]; 4]);
+        let together: Vec<_> = first.into_iter().zip(second).collect();
+        assert_eq!(alone, together);
+    }
+
+    #[test]
+    fn a_setting_that_is_not_implemented_is_refused_by_name() {
+        for (key, value, message) in [
+            ("hidden_act", "\"gelu\"", "config.json: hidden_act is gelu, expected silu"),
+            ("attention_bias", "true", "config.json: attention_bias is true, expected false"),
+            ("rope_scaling", "{}", "config.json: rope_scaling is {}, expected null"),
+            ("num_hidden_layers", "9999", "config.json: num_hidden_layers is 9999, expected 1 to 1024"),
+            (
+                "num_key_value_heads",
+                "2",
+                "config.json: num_key_value_heads is 2, expected a divisor of num_attention_heads, 3",
+            ),
+            ("head_dim", "63", "config.json: head_dim is 63, expected an even number"),
+            (
+                "intermediate_size",
+                "577",
+                "model.safetensors: model.layers.0.mlp.gate_proj.weight has shape [576, 192], expected shape [577, 192]",
+            ),
+            (
+                "num_hidden_layers",
+                "7",
+                "model.safetensors: model.layers.6.input_layernorm.weight has no entry, expected shape [192]",
+            ),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let tiny = crate::self_test::tiny();
+            let config = std::fs::read(tiny.join("config.json")).unwrap();
+            let mut config: Value = serde_json::from_slice(&config).unwrap();
+            config[key] = serde_json::from_str(value).unwrap();
+            std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+            let weights = dir.path().join("model.safetensors");
+            std::os::unix::fs::symlink(tiny.join("model.safetensors"), weights).unwrap();
+            let error = Qwen3::load(&ModelDir::new(dir.path())).unwrap_err();
+            assert_eq!(error.to_string(), message);
+        }
+    }
+}
