@@ -12,12 +12,16 @@
 //!
 //! Source: Intel SGX PCK Certificate and CRL Profile Specification, 1.5.
 
+use std::fmt;
+
 use p256::ecdsa::signature::Signer as _;
 use p256::ecdsa::{Signature, SigningKey};
+use rcgen::string::PrintableString;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CrlDistributionPoint,
-    CustomExtension, DnType, IsCa, Issuer, KeyIdMethod, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
-    PublicKeyData, RevokedCertParams, SerialNumber, SignatureAlgorithm, date_time_ymd,
+    CustomExtension, DnType, DnValue, IsCa, Issuer, KeyIdMethod, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, PublicKeyData, RevokedCertParams, SerialNumber, SignatureAlgorithm,
+    date_time_ymd,
 };
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
@@ -25,6 +29,7 @@ use yasna::DERWriter;
 use yasna::models::ObjectIdentifier;
 
 /// Intel's certificate authorities, and one platform that they certified.
+#[derive(Debug)]
 pub struct Intel {
     root: Holder,
     platform_ca: Holder,
@@ -137,6 +142,7 @@ pub struct Window {
 }
 
 /// A key with its certificate.
+#[derive(Debug)]
 struct Holder {
     key: Key,
     params: CertificateParams,
@@ -228,15 +234,13 @@ fn params(common_name: &str, crl: &str) -> CertificateParams {
     let serial = Sha256::digest(common_name);
     params.serial_number = Some(SerialNumber::from_slice(&serial[..16]));
     params.distinguished_name = rcgen::DistinguishedName::new();
-    for (kind, value) in [
-        (DnType::CommonName, common_name),
-        (DnType::OrganizationName, "Intel Corporation"),
-        (DnType::LocalityName, "Santa Clara"),
-        (DnType::StateOrProvinceName, "CA"),
-        (DnType::CountryName, "US"),
-    ] {
-        params.distinguished_name.push(kind, value);
-    }
+    let country = PrintableString::try_from("US").expect("two letters");
+    let name = &mut params.distinguished_name;
+    name.push(DnType::CommonName, common_name);
+    name.push(DnType::OrganizationName, "Intel Corporation");
+    name.push(DnType::LocalityName, "Santa Clara");
+    name.push(DnType::StateOrProvinceName, "CA");
+    name.push(DnType::CountryName, DnValue::PrintableString(country));
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![
         KeyUsagePurpose::DigitalSignature,
@@ -336,6 +340,12 @@ impl Key {
     pub(crate) fn sign_raw(&self, bytes: &[u8]) -> [u8; 64] {
         let signature: Signature = self.secret.sign(bytes);
         signature.to_bytes().into()
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key")
     }
 }
 

@@ -108,6 +108,7 @@ pub(crate) const QE_PRODUCT: u16 = 2;
 pub(crate) const QE_ISV_SVN: u16 = 4;
 
 /// A quoting enclave on the platform that `intel` certified.
+#[derive(Debug)]
 pub struct QuotingEnclave {
     attestation_key: Key,
     /// QE report with its signature, auth data, PCK chain.

@@ -13,8 +13,9 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsStr;
-use std::io;
-use std::path::Path;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -25,18 +26,25 @@ use fuser::{
     SessionACL, TimeOrNow, WriteFlags,
 };
 use nix::errno::Errno;
+use nix::mount::{MntFlags, umount2};
 
 use crate::kernel::{Access, Attribute, EntryId, Kernel, Open};
 
-/// A mounted report directory; unmounted when this goes.
+/// A mounted report directory; unmounted when this goes, whoever looks at it.
 pub struct TsmMount {
+    at: PathBuf,
     kernel: Arc<Mutex<Kernel>>,
     _session: BackgroundSession,
 }
 
 impl TsmMount {
-    /// Puts `kernel` under the existing directory `at`.
+    /// Puts `kernel` under the directory `at`, made if it is missing, in place of
+    /// what a killed process left there.
     pub fn new(kernel: Kernel, at: &Path) -> io::Result<Self> {
+        if fs::metadata(at).is_err_and(|error| error.kind() == ErrorKind::NotConnected) {
+            umount2(at, MntFlags::MNT_DETACH)?;
+        }
+        fs::create_dir_all(at)?;
         let kernel = Arc::new(Mutex::new(kernel));
         let files = ReportFiles {
             kernel: Arc::clone(&kernel),
@@ -53,6 +61,7 @@ impl TsmMount {
             MountOption::NoSuid,
         ];
         Ok(Self {
+            at: at.to_owned(),
             kernel,
             _session: fuser::spawn_mount(files, at, &config)?,
         })
@@ -61,6 +70,14 @@ impl TsmMount {
     /// For setting traps.
     pub fn kernel(&self) -> MutexGuard<'_, Kernel> {
         lock(&self.kernel)
+    }
+}
+
+impl Drop for TsmMount {
+    fn drop(&mut self) {
+        if let Err(error) = umount2(&self.at, MntFlags::MNT_DETACH) {
+            eprintln!("{} is left mounted: {error}", self.at.display());
+        }
     }
 }
 

@@ -1,86 +1,129 @@
-//! Quotes of the emulated TD, under an independent verifier: only the root
-//! differs from the real thing.
+//! Quotes of the emulated TD, under our verifier and an independent one: only
+//! the root differs from the real thing.
 
 #![cfg(test)]
 
-use attestation::evidence::Collateral;
+use std::collections::{BTreeMap, BTreeSet};
+
+use attestation::binding::ReportData;
+use attestation::evidence;
 use attestation::register::{Digest384, TdRegisters};
+use attestation::tdx::{
+    Collateral, IdentityPolicy, PlatformPolicy, Policy, Quote, TrustAnchor, verify,
+};
+use attestation::time::UnixTime;
 use dcap_qvl::QuoteCollateralV3;
 use dcap_qvl::verify::QuoteVerifier;
 use serde_json::value::RawValue;
 use tests::collateral::Statements;
-use tests::pki::{Intel, Platform};
+use tests::pki::{Intel, Platform, Window};
 use tests::quote::{DEBUG, QuotingEnclave, TdState};
 
 #[test]
-fn an_independent_verifier_accepts_under_the_test_root() {
-    let quote = td().quote(&state());
-    assert_eq!(verdict(&quote, &good()), Ok("UpToDate".into()));
+fn both_verifiers_accept_under_the_test_root() {
+    assert_eq!(ours(&quote(&state()), &good()), Ok(()));
+    assert_eq!(theirs(&quote(&state()), &good()), Ok("UpToDate".into()));
 }
 
 #[test]
-fn it_refuses_under_intels_root() {
+fn both_verifiers_refuse_under_intels_root() {
+    let said = good().sign(&intel());
+    let error = Collateral::verify(said.parts(), UnixTime(NOW)).unwrap_err();
+    let expected = "root CRL: the signature does not verify under its issuer's key";
+    assert_eq!(error.to_string(), expected);
     let verifier = QuoteVerifier::new_prod();
-    let result = verifier.verify(&td().quote(&state()), &collateral(&good()), now());
+    let result = verifier.verify(&quote(&state()), &independent(said), NOW);
     assert!(result.is_err());
 }
 
 #[test]
-fn it_sees_each_fault() {
-    let cases: [(Change, &str); 6] = [
-        (|said| said.platform_status = "OutOfDate", "OutOfDate"),
-        (|said| said.module_status = "OutOfDate", "OutOfDate"),
-        (|said| said.qe_status = "OutOfDate", "OutOfDate"),
-        (|said| said.revoked = true, "revoked"),
-        (|said| said.platform.fmspc[0] ^= 1, "Fmspc mismatch"),
-        (|said| said.valid.until = NOW - 1, "expired"),
+fn both_verifiers_see_each_fault() {
+    let cases: [(Change<Statements>, &str, &str); 6] = [
+        (
+            |said| said.platform_status = "OutOfDate",
+            "tcb-status",
+            "OutOfDate",
+        ),
+        (
+            |said| said.module_status = "OutOfDate",
+            "tcb-status",
+            "OutOfDate",
+        ),
+        (
+            |said| said.qe_status = "OutOfDate",
+            "tcb-status",
+            "OutOfDate",
+        ),
+        (
+            |said| said.revoked = true,
+            "PCK certificate: revoked, serial number 00000000897a4a82ffc1bf5b8ab995724cde16a5",
+            "revoked",
+        ),
+        (
+            |said| said.platform.fmspc[0] ^= 1,
+            "FMSPC is c0c00a000000, expected c1c00a000000 as in the TCB info",
+            "Fmspc mismatch",
+        ),
+        (
+            |said| said.valid = PAST,
+            "root CRL: valid until 1793491199 (unix), checked at 1793534400 (unix)",
+            "expired",
+        ),
     ];
-    for (change, expected) in cases {
+    for (change, our_reason, their_reason) in cases {
         let mut said = good();
         change(&mut said);
-        let (Ok(found) | Err(found)) = verdict(&td().quote(&state()), &said);
-        assert!(
-            found.to_lowercase().contains(&expected.to_lowercase()),
-            "{expected}: {found}"
-        );
+        assert_eq!(ours(&quote(&state()), &said), Err(our_reason.into()));
+        let (Ok(found) | Err(found)) = theirs(&quote(&state()), &said);
+        let found = found.to_lowercase();
+        assert!(found.contains(&their_reason.to_lowercase()), "{found}");
     }
 }
 
 #[test]
-fn a_debug_td_is_refused_whatever_its_measurements() {
-    let mut debug = state();
-    debug.attributes |= DEBUG;
-    let error = verdict(&td().quote(&debug), &good()).unwrap_err();
-    assert!(error.contains("Debug"), "{error}");
+fn a_td_in_another_state_is_refused_by_what_differs() {
+    let cases: [(Change<TdState>, &str); 4] = [
+        (|td| td.attributes |= DEBUG, "td-debug"),
+        (|td| td.xfam = u64::MAX, "xfam"),
+        (|td| td.registers.rtmr2 = Digest384::ZERO, "rtmr2"),
+        (|td| td.mrconfigid = Digest384::ZERO, "mrconfigid"),
+    ];
+    for (change, reason) in cases {
+        let mut td = state();
+        change(&mut td);
+        assert_eq!(ours(&quote(&td), &good()), Err(reason.into()));
+    }
 }
 
 #[test]
 fn one_seed_gives_one_set_of_bytes() {
-    assert_eq!(td().quote(&state()), td().quote(&state()));
+    assert_eq!(quote(&state()), quote(&state()));
     assert_eq!(good().sign(&intel()), good().sign(&intel()));
-    assert_ne!(
-        intel().root(),
-        Intel::new(&[2; 32], &Platform::SAMPLE).root()
-    );
+    let other = Intel::new(&[2; 32], &Platform::SAMPLE);
+    assert_ne!(intel().root(), other.root());
 }
 
-type Change = fn(&mut Statements);
+type Change<T> = fn(&mut T);
 
 const SEED: [u8; 32] = [1; 32];
 
 /// 2026-11-01T12:00:00Z
-const NOW: i64 = 1_793_534_400;
+const NOW: u64 = 1_793_534_400;
 
-fn now() -> u64 {
-    NOW.unsigned_abs()
-}
+/// October 2026.
+const PAST: Window = Window {
+    from: 1_790_812_800,
+    until: 1_793_491_199,
+};
+
+const ASKED: [u8; 64] = [7; 64];
 
 fn intel() -> Intel {
     Intel::new(&SEED, &Platform::SAMPLE)
 }
 
 fn good() -> Statements {
-    Statements::good(&Platform::SAMPLE, NOW)
+    Statements::good(&Platform::SAMPLE, NOW.try_into().unwrap())
 }
 
 fn state() -> TdState {
@@ -94,46 +137,68 @@ fn state() -> TdState {
     TdState::new(registers, Digest384::of(b"config"))
 }
 
-struct Td(QuotingEnclave);
-
-fn td() -> Td {
-    Td(QuotingEnclave::new(&SEED, &intel()))
+fn quote(td: &TdState) -> Vec<u8> {
+    QuotingEnclave::new(&SEED, &intel()).quote(td, &ASKED)
 }
 
-impl Td {
-    fn quote(&self, state: &TdState) -> Vec<u8> {
-        self.0.quote(state, &[7; 64])
+/// Our verdict with the strict policy for [`state`]: what is wrong, if anything.
+fn ours(quote: &[u8], said: &Statements) -> Result<(), String> {
+    let anchor = TrustAnchor::from_certificate(intel().root()).unwrap();
+    let said = said.sign(&intel());
+    let now = UnixTime(NOW);
+    let collateral = Collateral::verify_under(&anchor, said.parts(), now);
+    let collateral = collateral.map_err(|error| error.to_string())?;
+    let quote = Quote::parse(quote).map_err(|error| error.to_string())?;
+    let verified = verify(quote, &collateral, now).map_err(|error| error.to_string())?;
+    match verified.appraise(&policy(), &ReportData(ASKED)) {
+        Ok(_) => Ok(()),
+        Err(rejection) => Err(rejection
+            .checks
+            .iter()
+            .filter(|check| !check.passed)
+            .map(|check| check.name)
+            .collect::<Vec<_>>()
+            .join(", ")),
     }
 }
 
-/// The TCB status, or the whole chain of reasons.
-fn verdict(quote: &[u8], said: &Statements) -> Result<String, String> {
+fn policy() -> Policy {
+    let TdState {
+        registers,
+        mrconfigid,
+        ..
+    } = state();
+    let unset = BTreeSet::from([Digest384::ZERO]);
+    Policy {
+        platform: PlatformPolicy::strict(),
+        identity: IdentityPolicy {
+            builds: BTreeSet::from([registers]),
+            mrconfigid: BTreeSet::from([mrconfigid]),
+            mrowner: unset.clone(),
+            mrownerconfig: unset,
+        },
+    }
+}
+
+/// The independent verdict: the TCB status, or the whole chain of reasons.
+fn theirs(quote: &[u8], said: &Statements) -> Result<String, String> {
     QuoteVerifier::new(intel().root().to_vec())
-        .verify(quote, &collateral(said), now())
+        .verify(quote, &independent(said.sign(&intel())), NOW)
         .map(|report| report.status)
         .map_err(|error| format!("{error:#}"))
 }
 
-fn collateral(said: &Statements) -> QuoteCollateralV3 {
-    let Collateral {
-        tcb_info,
-        tcb_info_issuer_chain,
-        qe_identity,
-        qe_identity_issuer_chain,
-        pck_crl_issuer_chain,
-        pck_crl,
-        root_ca_crl,
-    } = said.sign(&intel());
-    let (tcb_info, tcb_info_signature) = split(&tcb_info, "tcbInfo");
-    let (qe_identity, qe_identity_signature) = split(&qe_identity, "enclaveIdentity");
+fn independent(said: evidence::Collateral) -> QuoteCollateralV3 {
+    let (tcb_info, tcb_info_signature) = split(&said.tcb_info, "tcbInfo");
+    let (qe_identity, qe_identity_signature) = split(&said.qe_identity, "enclaveIdentity");
     QuoteCollateralV3 {
-        pck_crl_issuer_chain,
-        root_ca_crl,
-        pck_crl,
-        tcb_info_issuer_chain,
+        pck_crl_issuer_chain: said.pck_crl_issuer_chain,
+        root_ca_crl: said.root_ca_crl,
+        pck_crl: said.pck_crl,
+        tcb_info_issuer_chain: said.tcb_info_issuer_chain,
         tcb_info,
         tcb_info_signature,
-        qe_identity_issuer_chain,
+        qe_identity_issuer_chain: said.qe_identity_issuer_chain,
         qe_identity,
         qe_identity_signature,
         pck_certificate_chain: None,
@@ -142,8 +207,7 @@ fn collateral(said: &Statements) -> QuoteCollateralV3 {
 
 /// The signed bytes, and the signature.
 fn split(document: &str, name: &str) -> (String, Vec<u8>) {
-    type Fields<'a> = std::collections::BTreeMap<String, &'a RawValue>;
-    let fields: Fields<'_> = serde_json::from_str(document).unwrap();
+    let fields: BTreeMap<String, &RawValue> = serde_json::from_str(document).unwrap();
     let signature = fields["signature"].get().trim_matches('"');
     (
         fields[name].get().to_owned(),
