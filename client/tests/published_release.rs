@@ -1,0 +1,28 @@
+//! `measurements/releases/current.json` stays true: of the artefacts that this
+//! checkout built, if it did.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::Command;
+
+#[test]
+fn the_published_release_is_what_this_source_builds_to() {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    let release = root.join("measurements/releases/current.json");
+    let artefacts = root.join("target/image/base");
+    if !artefacts.join("manifest.json").is_file() {
+        assert!(env::var_os("CI").is_none(), "no image at {artefacts:?}");
+        eprintln!("skipped: no image");
+        return;
+    }
+    let output = Command::new(env!("CARGO_BIN_EXE_cocoon"))
+        .args(["release", "check", "--release"])
+        .arg(release)
+        .arg("--artefacts")
+        .arg(artefacts)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}{errors}");
+}
