@@ -2,7 +2,7 @@
 
 #![cfg(test)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -21,6 +21,7 @@ use attestation::time::UnixTime;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Deserialize;
+use serde_json::{Value, json};
 use session::provider::Provider;
 use tempfile::TempDir;
 use tests::td::Td;
@@ -33,6 +34,26 @@ fn what_it_shows_is_trusted_by_who_knows_its_root_and_registers() {
     assert_eq!(td.shown.registers, Td::REGISTERS);
     assert_eq!(td.shown.mrconfigid, Digest384::of(MEASURED));
     assert_eq!(td.refusals(), [""; 0]);
+}
+
+#[test]
+fn a_release_predicts_the_registers_of_each_of_its_shapes() {
+    let place = Place::new();
+    let file = place.path("release.json");
+    fs::write(&file, release().to_string()).unwrap();
+    for (shape, kernel) in [("large", b"large"), ("small", b"small")] {
+        let mut command = place.command(&["--shape", shape]);
+        let Some(td) = Process::start(command.arg("--release").arg(&file)) else {
+            return;
+        };
+        assert_eq!(td.shown.registers.rtmr1, Digest384::of(kernel));
+    }
+    let mut command = place.command(&["--shape", "medium"]);
+    let output = command.arg("--release").arg(&file).output().unwrap();
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "emulated-td: release has no shape \"medium\"\n",
+    );
 }
 
 #[test]
@@ -94,7 +115,7 @@ fn it_takes_over_from_one_that_was_killed_and_keeps_its_root() {
 fn a_wrong_input_is_named() {
     let place = Place::new();
     fs::write(place.path("registers.json"), "{}").unwrap();
-    let output = place.command(&[]).output().unwrap();
+    let output = place.command(&[]).args(place.registers()).output().unwrap();
     let expected = format!(
         "emulated-td: {} is refused: missing field `mrtd` at line 1 column 2\n",
         place.path("registers.json").display()
@@ -104,6 +125,34 @@ fn a_wrong_input_is_named() {
 }
 
 const MEASURED: &[u8] = b"version = 1\n";
+
+/// The smallest manifest with two shapes.
+fn release() -> Value {
+    let zero = "00".repeat(32);
+    let used = (0..16).filter(|index| *index != 8);
+    let pcrs: BTreeMap<_, _> = used.map(|index| (format!("pcr{index}"), &zero)).collect();
+    let shape = |name: &str| {
+        json!({
+            "name": name,
+            "vcpus": 1,
+            "memory_mib": 1024,
+            "gpus": 0,
+            "tdx": TdRegisters { rtmr1: Digest384::of(name.as_bytes()), ..Td::REGISTERS },
+            "vtpm": pcrs,
+        })
+    };
+    json!({
+        "format": 1,
+        "version": "0.0.0",
+        "artefacts": [],
+        "command_line": "",
+        "root": format!("sha256:{zero}:{zero}:1"),
+        "qemu": { "machine": "q35", "version": "11.1" },
+        "packages": [],
+        "shapes": [shape("small"), shape("large")],
+        "configs": [],
+    })
+}
 
 /// A directory for the process to work in.
 struct Place(TempDir);
@@ -134,27 +183,22 @@ impl Place {
             .arg(self.mount())
             .arg("--measured")
             .arg(self.path("measured.toml"))
-            .arg("--registers")
-            .arg(self.path("registers.json"))
             .args(["--quote-ms", "0"])
             .args(arguments)
             .stdin(Stdio::piped());
         command
     }
 
+    fn registers(&self) -> [String; 2] {
+        let path = self.path("registers.json");
+        ["--registers".into(), path.to_str().unwrap().into()]
+    }
+
     /// None where this machine has no FUSE.
     fn start(&self, arguments: &[&str]) -> Option<Process> {
-        skip_without_fuse(fuse())?;
-        let mut process = self
-            .command(arguments)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        let mut stdout = BufReader::new(process.stdout.take().unwrap());
-        stdout.read_line(&mut line).unwrap();
-        let shown = serde_json::from_str(&line).unwrap();
-        Some(Process { process, shown })
+        let mut command = self.command(arguments);
+        command.args(self.registers());
+        Process::start(&mut command)
     }
 }
 
@@ -187,6 +231,16 @@ struct Shown {
 }
 
 impl Process {
+    fn start(command: &mut Command) -> Option<Self> {
+        skip_without_fuse(fuse())?;
+        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        let mut stdout = BufReader::new(process.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        let shown = serde_json::from_str(&line).unwrap();
+        Some(Self { process, shown })
+    }
+
     /// The checks that a client with the strict policy refuses it by.
     fn refusals(&self) -> Vec<&'static str> {
         let provider = Tdx {
