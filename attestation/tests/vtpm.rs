@@ -200,11 +200,12 @@ fn an_intermediate_must_have_signed_and_must_have_been_allowed_to() {
         verify(ek.sign(&lower), &good, Some(0)),
         Err(EndorsementError::NotAnAuthority { at }),
     );
-    let (mut no_ca, mut no_signing) = (good.clone(), good.clone());
-    no_ca.extensions.remove(0);
+    let (mut no_word, mut no_ca, mut no_signing) = (good.clone(), good.clone(), good.clone());
+    no_word.extensions.remove(0);
+    no_ca.extensions[0] = Parts::good().ek.extensions[0].clone();
     no_signing.extensions[1] = der::key_usage(0x20);
     let at = Place::Intermediate(0);
-    for lower_certificate in [no_ca, no_signing] {
+    for lower_certificate in [no_word, no_ca, no_signing] {
         assert_eq!(
             verify(ek.sign(&lower), &lower_certificate, Some(1)),
             Err(EndorsementError::NotAnAuthority { at }),
@@ -370,6 +371,19 @@ fn each_fault_of_an_endorsement_has_its_error() {
         spoil(&mut parts);
         assert_eq!(parts.verify().as_ref(), Err(error), "row {index}");
     }
+}
+
+#[test]
+fn a_tpm_may_have_other_names_too() {
+    let mut parts = Parts::good();
+    parts.ek.extensions[3] = der::names(&[der::tpm_names(&[1, 2]), der::DNS_NAME.to_vec()]);
+    assert_eq!(parts.verify(), Err(EndorsementError::NoTpm));
+    parts.ek.extensions[3] = der::names(&[
+        der::DNS_NAME.to_vec(),
+        der::tpm_names(&[1, 2]),
+        der::tpm_names(&[3]),
+    ]);
+    assert_eq!(parts.verify(), Ok(()));
 }
 
 #[test]

@@ -154,4 +154,29 @@ mod tests {
         assert_eq!(key.power(&[0; 257]), None);
         assert!(!key.verifies(Hash::Sha256, b"", &[0; 255]));
     }
+    #[test]
+    fn a_signature_is_as_long_as_its_key() {
+        use crate::der::{self, Der};
+        use aws_lc_rs::rsa::KeySize;
+        use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_SHA256, RsaKeyPair};
+
+        let pair = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
+        let public = Der::new(pair.public_key().as_ref()).nested(der::SEQUENCE, "key");
+        let modulus = public.unwrap().unsigned("modulus").unwrap();
+        let key = PublicKey::new(modulus, EXPONENT).unwrap();
+        let random = aws_lc_rs::rand::SystemRandom::new();
+        let mut signature = [0; 256];
+        // One in 256 begins with a zero byte.
+        let message = (0_u32..)
+            .map(u32::to_be_bytes)
+            .find(|message| {
+                let signed = pair.sign(&RSA_PKCS1_SHA256, &random, message, &mut signature);
+                signed.is_ok() && signature[0] == 0
+            })
+            .unwrap();
+        assert!(key.verifies(Hash::Sha256, &message, &signature));
+        assert!(!key.verifies(Hash::Sha256, &message, &signature[1..]));
+        let longer = [&[0], &signature[..]].concat();
+        assert!(!key.verifies(Hash::Sha256, &message, &longer));
+    }
 }

@@ -27,7 +27,8 @@ pub(super) struct X509<'a> {
 /// A subject's public key.
 #[derive(Clone, Debug)]
 pub(super) enum Key<'a> {
-    Ec(Scheme, &'a [u8]),
+    /// A point; which curve it must be on follows from what it signed.
+    Ec(&'a [u8]),
     Rsa(rsa::PublicKey),
 }
 
@@ -110,7 +111,7 @@ impl<'a> X509<'a> {
             (Key::Rsa(key), Algorithm::Rsa(hash)) => {
                 key.verifies(hash, self.signed, self.signature)
             }
-            (Key::Ec(curve, point), Algorithm::Ecdsa(scheme)) if *curve == scheme => {
+            (Key::Ec(point), Algorithm::Ecdsa(scheme)) => {
                 signature::verify(scheme, point, self.signed, signature).is_ok()
             }
             _ => false,
@@ -140,8 +141,7 @@ impl<'a> Key<'a> {
         let bits = spki.bits("subjectPublicKey")?;
         spki.end("subjectPublicKeyInfo")?;
         match algorithm {
-            EC_P256 => Ok(Self::Ec(Scheme::P256Sha256, bits)),
-            EC_P384 => Ok(Self::Ec(Scheme::P384Sha384, bits)),
+            EC_P256 | EC_P384 => Ok(Self::Ec(bits)),
             RSA_ENCRYPTION => {
                 let mut outer = Der::new(bits);
                 let mut key = outer.nested(der::SEQUENCE, "RSAPublicKey")?;

@@ -101,15 +101,27 @@ pub(crate) fn purpose(oid: &[u8]) -> Vec<u8> {
     extension(b"\x55\x1d\x25", false, &tlv(0x30, &tlv(6, oid)))
 }
 
-/// The attributes 2.23.133.2.x in one directoryName.
+/// A subjectAltName with the attributes 2.23.133.2.x.
 pub(crate) fn tpm_name(attributes: &[u8]) -> Vec<u8> {
+    names(&[tpm_names(attributes)])
+}
+
+/// A subjectAltName of these GeneralNames.
+pub(crate) fn names(names: &[Vec<u8>]) -> Vec<u8> {
+    extension(b"\x55\x1d\x11", true, &tlv(0x30, &names.concat()))
+}
+
+/// The attributes 2.23.133.2.x as a directoryName.
+pub(crate) fn tpm_names(attributes: &[u8]) -> Vec<u8> {
     let sets = attributes.iter().flat_map(|last| {
         let oid = tlv(6, &[0x67, 0x81, 0x05, 0x02, *last]);
         tlv(0x31, &tlv(0x30, &[oid, tlv(0x0c, b"id:0")].concat()))
     });
-    let name = tlv(0x30, &sets.collect::<Vec<_>>());
-    extension(b"\x55\x1d\x11", true, &tlv(0x30, &tlv(0xa4, &name)))
+    tlv(0xa4, &tlv(0x30, &sets.collect::<Vec<_>>()))
 }
+
+/// dNSName "tpm".
+pub(crate) const DNS_NAME: &[u8] = b"\x82\x03tpm";
 
 fn name(common: &str) -> Vec<u8> {
     let attribute = [tlv(6, b"\x55\x04\x03"), tlv(0x0c, common.as_bytes())].concat();
