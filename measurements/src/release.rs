@@ -94,6 +94,13 @@ impl Release {
         Ok(release)
     }
 
+    /// Vouches for one more configuration.
+    pub fn with_config(mut self, name: &str, text: &str) -> Result<Self, ReleaseError> {
+        self.configs.push(Config::of(name, text)?);
+        self.check()?;
+        Ok(self)
+    }
+
     /// Reads a manifest and checks that it agrees with itself.
     pub fn parse(json: &[u8]) -> Result<Self, ReleaseError> {
         let release: Self = serde_json::from_slice(json).map_err(|error| ReleaseError::Json {
