@@ -2,7 +2,9 @@
 
 #![expect(
     clippy::arithmetic_side_effects,
-    reason = "sizes of made-up files"
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "helpers of tests, on made-up files"
 )]
 
 use std::env;

@@ -5,6 +5,14 @@ use std::env;
 use std::path::PathBuf;
 use std::process::Command;
 
+use measurements::release::Release;
+
+#[test]
+fn the_published_release_agrees_with_itself() {
+    let release = Release::parse(include_bytes!("../../measurements/releases/current.json"));
+    release.unwrap();
+}
+
 #[test]
 fn the_published_release_is_what_this_source_builds_to() {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
