@@ -9,7 +9,7 @@ use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -149,13 +149,13 @@ fn start(cli: &Cli) -> anyhow::Result<(TsmMount, Pcs)> {
 
     let seed = seed(&cli.state_dir)?;
     let intel = Intel::new(&seed, &Platform::SAMPLE);
-    let root = cli.state_dir.join("root.der");
+    let root = path::absolute(cli.state_dir.join("root.der"))?;
     fs::write(&root, intel.root()).with_context(|| format!("cannot write {}", root.display()))?;
 
     let pcs = Pcs::start(cli.pcs_listen, said.platform.fmspc, &said.sign(&intel))
         .with_context(|| format!("cannot serve on {}", cli.pcs_listen))?;
     let ready = json!({
-        "mount": cli.mount,
+        "mount": path::absolute(&cli.mount)?,
         "pcs": pcs.url(),
         "root": root,
         "registers": td.registers,
