@@ -501,6 +501,9 @@ mod tests {
         let event = Digest256::of(config.as_bytes());
         assert_eq!(pcrs[8], Digest256::ZERO.extend(event));
         assert_eq!(pcrs[9], release.shapes[0].vtpm.pcr9);
+        assert_eq!(release.shape("gpu1").unwrap().gpus, 1);
+        let error = release.shape("huge").unwrap_err();
+        assert_eq!(error.to_string(), "release has no shape \"huge\"");
     }
 
     #[test]

@@ -120,5 +120,10 @@ pub(crate) mod tests {
         let initrd = archive(&[("init", b""), ("verity", b"sha256:")]);
         let error = verify(&initrd, b"").unwrap_err();
         assert_eq!(error.to_string(), "/verity in the initrd is refused");
+        let initrd = archive(&[("init", b""), ("verity", b"\xff")]);
+        let error = verify(&initrd, b"").unwrap_err();
+        assert_eq!(error.to_string(), "/verity in the initrd is not text");
+        let error = verify(b"", b"").unwrap_err();
+        assert_eq!(error.to_string(), "initrd cannot be read");
     }
 }

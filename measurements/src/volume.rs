@@ -91,6 +91,10 @@ impl<'a> Volume<'a> {
         let extension = usize::from(reader.u16_le("volume extension offset")?);
         let mut whole = Reader::new(bytes);
         let volume = whole.slice("volume", length)?;
+        // A row of empty volumes would be read for ever.
+        if volume.is_empty() {
+            return Err(VolumeError::NotAVolume);
+        }
         let start = match extension {
             0 => header,
             _ => {
@@ -104,15 +108,11 @@ impl<'a> Volume<'a> {
         let start = start.checked_next_multiple_of(8).unwrap_or(usize::MAX);
         let mut reader = Reader::new(volume);
         reader.slice("volume header", start)?;
-        // A volume without a header would be read for ever.
-        match volume.is_empty() || start == 0 {
-            true => Err(VolumeError::NotAVolume),
-            false => Ok(Self {
-                format,
-                body: reader.rest(),
-                rest: whole.rest(),
-            }),
-        }
+        Ok(Self {
+            format,
+            body: reader.rest(),
+            rest: whole.rest(),
+        })
     }
 
     fn files(&self) -> impl Iterator<Item = Result<File<'a>, VolumeError>> + use<'a> {
@@ -319,6 +319,7 @@ mod tests {
     use alloc::string::ToString;
     use alloc::vec;
     use attestation::register::Digest256;
+    use lzma_rust2::{LzmaOptions, LzmaWriter, Write as _};
     use proptest::prelude::*;
 
     /// The bytes `decompress` must give back: `two volumes` with section headers.
@@ -395,7 +396,7 @@ mod tests {
         let len = good.len();
         let rows: &[(usize, u8, &str)] = &[
             (40, 0, "firmware is not a row of firmware volumes"),
-            (48, 0, "firmware is not a row of firmware volumes"),
+            (32, 0, "firmware is not a row of firmware volumes"),
             (16, 0, "firmware has no volume image file"),
             (72 + 18, 7, "firmware has no volume image file"),
             (
@@ -432,6 +433,19 @@ mod tests {
             let error = Volumes::unpack(&bad).unwrap_err();
             assert_eq!(error.to_string(), *expected, "byte {at} of {len}");
         }
+    }
+
+    #[test]
+    fn a_stream_that_unpacks_to_too_much_is_refused() {
+        let mut packed = vec![0; 64 << 10];
+        let mut rest = &mut packed[..];
+        let options = LzmaOptions::with_preset(0);
+        let mut writer = LzmaWriter::new_use_header(&mut rest, &options, None).unwrap();
+        for _ in 0..=MAX_UNPACKED / CHUNK {
+            writer.write_all(&vec![0; CHUNK]).unwrap();
+        }
+        writer.finish().unwrap();
+        assert_eq!(decompress(&packed), Err(VolumeError::TooLarge));
     }
 
     #[test]
