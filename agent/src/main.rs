@@ -98,7 +98,11 @@ async fn run(args: Args) -> anyhow::Result<()> {
             _ = interrupt.recv() => {}
         }
     };
-    tracing::info!("ready on {}", unmeasured.listen);
+    tracing::info!(
+        "ready on {}, {} MiB resident",
+        unmeasured.listen,
+        resident()?
+    );
     tokio::select! {
         served = serve(listener, worker, api::router(models), shutdown) => served,
         notified = notifier.run() => notified,
@@ -162,6 +166,17 @@ async fn renew(worker: Arc<Worker>) {
             tracing::warn!("the identity was not renewed: {error}");
         }
     }
+}
+
+/// Memory that this process occupies, in MiB.
+fn resident() -> anyhow::Result<u64> {
+    let status = fs::read_to_string("/proc/self/status").context("cannot read my own status")?;
+    let kib = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"))
+        .context("the kernel does not tell my size")?;
+    let kib: u64 = kib.trim().parse().context("the kernel tells no number")?;
+    Ok(kib / 1024)
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {

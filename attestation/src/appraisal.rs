@@ -1,6 +1,7 @@
 //! What was checked, and how it came out: the part that people and scripts read.
 
 use alloc::string::{String, ToString};
+use core::error::Error;
 use core::fmt;
 
 /// One comparison of a claim with a policy.
@@ -97,4 +98,17 @@ impl fmt::Display for Verdict {
             Self::Undecided => "undecided",
         })
     }
+}
+
+/// An error with all its causes, `what: because: because`.
+#[must_use]
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text.push_str(": ");
+        text.push_str(&next.to_string());
+        cause = next.source();
+    }
+    text
 }

@@ -3,12 +3,12 @@
 //! A policy is for one kind of platform: a TPM is never taken where a TD was
 //! asked for. Nothing in it can be left unset.
 
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::error::Error;
 use core::fmt;
 
-use crate::appraisal::Check;
+use crate::appraisal::{Check, chain};
 use crate::binding::ReportData;
 use crate::evidence::{self, Evidence, PlatformEvidence};
 use crate::register::Digest384;
@@ -29,10 +29,31 @@ pub enum Policy {
 #[derive(Clone, Debug)]
 pub struct TdxPolicy {
     /// Everything but REPORTDATA, which follows from the session.
-    pub accepted: tdx::Policy,
-    /// A made-up root, for emulated TDs.
+    accepted: tdx::Policy,
     #[cfg(feature = "test-root")]
-    pub anchor: Option<tdx::TrustAnchor>,
+    anchor: Option<tdx::TrustAnchor>,
+}
+
+impl TdxPolicy {
+    /// Under Intel's root.
+    #[must_use]
+    pub const fn new(accepted: tdx::Policy) -> Self {
+        Self {
+            accepted,
+            #[cfg(feature = "test-root")]
+            anchor: None,
+        }
+    }
+
+    /// Under a made-up root, for emulated TDs.
+    #[cfg(feature = "test-root")]
+    #[must_use]
+    pub fn under(self, anchor: tdx::TrustAnchor) -> Self {
+        Self {
+            anchor: Some(anchor),
+            ..self
+        }
+    }
 }
 
 /// Which TPMs to accept.
@@ -201,15 +222,8 @@ pub struct Rejection {
 impl Rejection {
     /// Evidence that cannot be compared, since it does not even verify.
     fn broken(name: &'static str, expected: &str, error: &dyn Error) -> Self {
-        let mut found = error.to_string();
-        let mut cause = error.source();
-        while let Some(next) = cause {
-            found.push_str(": ");
-            found.push_str(&next.to_string());
-            cause = next.source();
-        }
         Self {
-            checks: [Check::new(name, expected, found, false)].into(),
+            checks: [Check::new(name, expected, chain(error), false)].into(),
         }
     }
 }

@@ -1,1 +1,16 @@
-//! Placeholder.
+//! The client's side: verify a worker, then simply talk to it.
+//!
+//! There is no way here to send a request to a peer that was not verified.
+
+#[cfg(all(feature = "test-root", not(debug_assertions)))]
+compile_error!("feature `test-root` adds a trust anchor: it has no place in a release build");
+
+pub mod address;
+pub mod artefacts;
+pub mod gateway;
+pub mod measure;
+pub mod release;
+pub mod stored;
+pub mod trust;
+pub mod verify;
+pub mod worker;

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use attestation::binding::{ALPN, Binding, Nonce};
 use attestation::policy::{Policy, Rejection, Trusted};
@@ -36,6 +36,17 @@ pub struct Session<S> {
     pub peer: Peer<S>,
     /// What was proved.
     pub trusted: Trusted,
+    /// How long that took.
+    pub timing: Timing,
+}
+
+/// Where the time at the gate went.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timing {
+    /// From the challenge to the evidence: the platform, and the way there.
+    pub evidence: Duration,
+    /// Judging it.
+    pub verification: Duration,
 }
 
 /// Connects over `tcp`, asks for evidence, and judges it by `policy`.
@@ -62,13 +73,14 @@ where
         spki,
         exporter: stream.exporter(),
     };
-    let trusted = timeout(GATE, pass_gate(&mut stream, &peer, policy))
+    let (trusted, timing) = timeout(GATE, pass_gate(&mut stream, &peer, policy))
         .await
         .map_err(|_| ConnectError::Late)??;
     Ok(Session {
         stream,
         peer,
         trusted,
+        timing,
     })
 }
 
@@ -145,22 +157,27 @@ async fn pass_gate<S>(
     stream: &mut Stream<S>,
     peer: &Peer<S>,
     policy: &Policy,
-) -> Result<Trusted, ConnectError>
+) -> Result<(Trusted, Timing), ConnectError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let mut timing = Timing::default();
     let (mut challenge, mut request) = peer.challenge().map_err(ConnectError::Challenge)?;
     for _ in 0..MAX_STEPS {
+        let asked = Instant::now();
         frame::write(stream, &request)
             .await
             .map_err(ConnectError::Gate)?;
         let response = frame::read(stream, Response::MAX)
             .await
             .map_err(ConnectError::Gate)?;
+        let answered = Instant::now();
         let next = challenge.next(response, policy);
+        timing.evidence += answered.duration_since(asked);
+        timing.verification += answered.elapsed();
         match next.map_err(ConnectError::Challenge)? {
             Next::Send(next) => request = next,
-            Next::Trusted(trusted) => return Ok(trusted),
+            Next::Trusted(trusted) => return Ok((trusted, timing)),
         }
     }
     Err(ConnectError::Challenge(ChallengeError::Endless))

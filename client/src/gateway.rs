@@ -1,0 +1,125 @@
+//! An OpenAI-compatible endpoint on this machine that forwards only to a worker
+//! that satisfied the policy.
+//!
+//! Existing clients set their base URL to it and change nothing else. Their API
+//! keys stay here: the worker never sees an Authorization header.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use attestation::appraisal::chain;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, Request, StatusCode, Uri, header, uri};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get};
+use axum::{Json, Router};
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use crate::worker::{SendError, Worker};
+
+/// Serves until `shutdown`.
+pub async fn serve(
+    listener: TcpListener,
+    worker: Arc<Worker>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
+    axum::serve(listener, router(worker))
+        .with_graceful_shutdown(shutdown)
+        .await
+        .context("the gateway failed")
+}
+
+/// `/v1/*` goes to the worker; `/cocoon/trust` tells what was verified.
+pub fn router(worker: Arc<Worker>) -> Router {
+    Router::new()
+        .route("/v1/{*path}", any(forward))
+        .route("/cocoon/trust", get(trust))
+        .fallback(|| async { error(StatusCode::NOT_FOUND, "not_found", "no such path") })
+        .with_state(worker)
+}
+
+async fn forward(State(worker): State<Arc<Worker>>, request: Request<Body>) -> Response {
+    let request = match addressed(request) {
+        Ok(request) => request,
+        Err(uri_error) => {
+            return error(StatusCode::BAD_REQUEST, "bad_path", &uri_error.to_string());
+        }
+    };
+    match worker.send(request).await {
+        Ok(response) => {
+            let (mut head, body) = response.into_parts();
+            remove_hop_by_hop(&mut head.headers);
+            Response::from_parts(head, Body::new(body))
+        }
+        Err(refused) => refusal(&refused),
+    }
+}
+
+async fn trust(State(worker): State<Arc<Worker>>) -> Response {
+    match worker.trusted().await {
+        Ok((trusted, _)) => {
+            Json(json!({ "trusted": true, "checks": trusted.checks() })).into_response()
+        }
+        Err(refused) => refusal(&refused),
+    }
+}
+
+/// The same request, for the worker: HTTP/2 wants an absolute address.
+fn addressed(request: Request<Body>) -> Result<Request<Body>, axum::http::Error> {
+    let (mut head, body) = request.into_parts();
+    let path = head.uri.path_and_query().cloned();
+    head.uri = Uri::builder()
+        .scheme(uri::Scheme::HTTPS)
+        .authority("worker.cocoon.invalid")
+        .path_and_query(path.unwrap_or_else(|| uri::PathAndQuery::from_static("/")))
+        .build()?;
+    head.version = axum::http::Version::HTTP_2;
+    head.extensions.clear();
+    remove_hop_by_hop(&mut head.headers);
+    for private in [header::AUTHORIZATION, header::COOKIE, header::HOST] {
+        head.headers.remove(private);
+    }
+    Ok(Request::from_parts(head, body))
+}
+
+/// RFC 9110, section 7.6.1; HTTP/2 refuses them (RFC 9113, section 8.2.2).
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    for name in [
+        header::CONNECTION,
+        header::TE,
+        header::TRAILER,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+    ] {
+        headers.remove(name);
+    }
+    headers.remove("keep-alive");
+    headers.remove("proxy-connection");
+}
+
+/// The client sent nothing anywhere; it learns why.
+fn refusal(refused: &SendError) -> Response {
+    let (status, code) = match refused {
+        SendError::Untrusted(_) | SendError::Stale(_) | SendError::NoEvidence { .. } => {
+            (StatusCode::BAD_GATEWAY, "worker_not_trusted")
+        }
+        SendError::Connect(_) | SendError::Gone | SendError::Http(_) => {
+            (StatusCode::BAD_GATEWAY, "worker_unreachable")
+        }
+        SendError::Late => (StatusCode::GATEWAY_TIMEOUT, "worker_timeout"),
+    };
+    error(status, code, &chain(refused))
+}
+
+/// OpenAI's error object.
+fn error(status: StatusCode, code: &str, message: &str) -> Response {
+    let body = json!({ "error": {
+        "message": message,
+        "type": "cocoon_gateway_error",
+        "param": null,
+        "code": code,
+    }});
+    (status, Json(body)).into_response()
+}

@@ -1,0 +1,124 @@
+//! `cocoon`: verify workers, talk to them, and compute what they must report.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use attestation::appraisal::Verdict;
+use clap::{Args, Parser, Subcommand};
+use client::address::Address;
+use client::stored::Stored;
+use client::trust::TrustArgs;
+use client::worker::Worker;
+use client::{measure, release, verify};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Talk to AI models on machines that proved what they run.
+///
+/// Exits with 0 for trusted or equal, 1 for refused or different, 2 if it could
+/// not tell.
+#[derive(Debug, Parser)]
+#[command(name = "cocoon", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check what a worker, or evidence in files, proves.
+    Verify(VerifyArgs),
+    /// Serve an OpenAI-compatible endpoint that forwards only to a verified worker.
+    Gateway(GatewayArgs),
+    /// Compute what a machine must report.
+    #[command(subcommand)]
+    Measure(measure::Measure),
+    /// Make or check a release manifest.
+    #[command(subcommand)]
+    Release(release::Command),
+}
+
+#[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+struct VerifyArgs {
+    #[command(subcommand)]
+    stored: Option<Stored>,
+    /// The worker, https://HOST:PORT.
+    #[arg(required = true, value_name = "URL")]
+    worker: Option<Address>,
+    #[command(flatten)]
+    trust: TrustArgs,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Debug)]
+struct GatewayArgs {
+    /// The worker, https://HOST:PORT.
+    #[arg(value_name = "URL")]
+    worker: Address,
+    /// Where applications connect.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    #[command(flatten)]
+    trust: TrustArgs,
+}
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_max_level(tracing::Level::WARN)
+        .init();
+    match run(Cli::parse().command) {
+        Ok(verdict) => ExitCode::from(verdict.exit_code()),
+        Err(error) => {
+            eprintln!("cocoon: {error:#}");
+            ExitCode::from(Verdict::Undecided.exit_code())
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<Verdict> {
+    match command {
+        Command::Verify(VerifyArgs {
+            stored: Some(stored),
+            ..
+        }) => stored.run(),
+        Command::Verify(args) => {
+            let worker = args.worker.context("which worker?")?;
+            let policy = Arc::new(args.trust.policy()?);
+            runtime()?.block_on(verify::run(worker, policy, args.json))
+        }
+        Command::Gateway(args) => runtime()?.block_on(serve_gateway(args)),
+        Command::Measure(command) => measure::run(command),
+        Command::Release(command) => release::run(command),
+    }
+}
+
+async fn serve_gateway(args: GatewayArgs) -> anyhow::Result<Verdict> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
+    let policy = Arc::new(args.trust.policy()?);
+    let worker = Arc::new(Worker::new(args.worker, policy));
+    let listener = TcpListener::bind(args.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}", args.listen))?;
+    let address = listener.local_addr().context("no local address")?;
+    println!("gateway http://{address}/v1");
+    let shutdown = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    client::gateway::serve(listener, worker, shutdown).await?;
+    Ok(Verdict::Trusted)
+}
+
+fn runtime() -> anyhow::Result<Runtime> {
+    Runtime::new().context("cannot start the runtime")
+}

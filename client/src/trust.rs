@@ -1,0 +1,119 @@
+//! What to trust, from the command line to a policy.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use attestation::pem;
+use attestation::policy::{Policy, TdxPolicy, VtpmBuild, VtpmPolicy};
+use attestation::register::Digest384;
+use attestation::tdx::{IdentityPolicy, PlatformPolicy};
+use clap::{Args, ValueEnum};
+use measurements::release::Release;
+
+/// Which machines to take.
+#[derive(Args, Debug)]
+pub struct TrustArgs {
+    /// Release manifest to take instead of the published one.
+    #[arg(long, value_name = "FILE")]
+    release: Option<PathBuf>,
+    /// What has to speak for the machine.
+    #[arg(long, value_enum, default_value_t = Platform::Tdx)]
+    platform: Platform,
+    /// Policy for the TDX platform, TOML; strict without it.
+    #[arg(long, value_name = "FILE")]
+    tdx_policy: Option<PathBuf>,
+    /// Root certificate of endorsement keys, PEM or DER, for vtpm; may be repeated.
+    #[arg(long, value_name = "FILE", required_if_eq("platform", "vtpm"))]
+    vtpm_root: Vec<PathBuf>,
+    /// Root certificate of an emulated Intel, DER.
+    #[cfg(feature = "test-root")]
+    #[arg(long, value_name = "FILE")]
+    test_root: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum Platform {
+    /// A TD on Intel hardware.
+    Tdx,
+    /// A TPM that the host or a paravisor provides: measured boot proved, memory
+    /// not confidential.
+    Vtpm,
+}
+
+impl TrustArgs {
+    /// Reads what the arguments name. Says so when it is less than a TD.
+    pub fn policy(&self) -> anyhow::Result<Policy> {
+        let release = self.release()?;
+        match self.platform {
+            Platform::Tdx => self.tdx(&release).map(Policy::Tdx),
+            Platform::Vtpm => {
+                eprintln!("cocoon: platform vtpm: measured boot proved, memory not confidential");
+                self.vtpm(&release).map(Policy::Vtpm)
+            }
+        }
+    }
+
+    fn release(&self) -> anyhow::Result<Release> {
+        match &self.release {
+            Some(path) => Release::parse(&read(path)?)
+                .with_context(|| format!("{} is no release manifest", path.display())),
+            None => Release::parse(PUBLISHED).context("the published release is damaged"),
+        }
+    }
+
+    fn tdx(&self, release: &Release) -> anyhow::Result<TdxPolicy> {
+        let platform = match &self.tdx_policy {
+            Some(path) => toml::from_slice(&read(path)?)
+                .with_context(|| format!("{} is no TDX platform policy", path.display()))?,
+            None => PlatformPolicy::strict(),
+        };
+        let unset = BTreeSet::from([Digest384::ZERO]);
+        let policy = TdxPolicy::new(attestation::tdx::Policy {
+            platform,
+            identity: IdentityPolicy {
+                builds: release.td_registers(),
+                mrconfigid: release.mrconfigids(),
+                mrowner: unset.clone(),
+                mrownerconfig: unset,
+            },
+        });
+        #[cfg(feature = "test-root")]
+        if let Some(path) = &self.test_root {
+            let anchor = attestation::tdx::TrustAnchor::from_certificate(&read(path)?)
+                .with_context(|| format!("{} is no certificate", path.display()))?;
+            return Ok(policy.under(anchor));
+        }
+        Ok(policy)
+    }
+
+    fn vtpm(&self, release: &Release) -> anyhow::Result<VtpmPolicy> {
+        if self.vtpm_root.is_empty() {
+            bail!("platform vtpm needs --vtpm-root");
+        }
+        let anchors = self.vtpm_root.iter().map(|path| certificate(path));
+        let builds = release.pcrs().map(|(name, pcrs)| VtpmBuild { name, pcrs });
+        Ok(VtpmPolicy {
+            anchors: anchors.collect::<Result<_, _>>()?,
+            builds: builds.collect(),
+        })
+    }
+}
+
+/// The release that this program was published with.
+const PUBLISHED: &[u8] = include_bytes!("../../measurements/releases/current.json");
+
+fn certificate(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let bytes = read(path)?;
+    if !bytes.starts_with(b"-----BEGIN") {
+        return Ok(bytes);
+    }
+    let [der] = pem::certificates(&bytes)
+        .with_context(|| format!("{} is not one certificate", path.display()))?;
+    Ok(der)
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
