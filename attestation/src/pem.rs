@@ -10,13 +10,13 @@ use base64::engine::general_purpose::STANDARD;
 
 /// Exactly `N` certificates in DER.
 pub fn certificates<const N: usize>(text: &[u8]) -> Result<[Vec<u8>; N], PemError> {
-    let mut rest = text;
+    let mut rest = str::from_utf8(text).unwrap_or_default();
     let mut found = [const { Vec::new() }; N];
     for (index, certificate) in found.iter_mut().enumerate() {
         let (der, after) = first(rest).ok_or(PemError::Block { index, expected: N })?;
         (*certificate, rest) = (der, after);
     }
-    match rest.iter().all(|byte| matches!(byte, 0 | b'\r' | b'\n')) {
+    match rest.trim_end_matches(['\0', '\r', '\n']).is_empty() {
         true => Ok(found),
         false => Err(PemError::Trailing {
             expected: N,
@@ -28,7 +28,10 @@ pub fn certificates<const N: usize>(text: &[u8]) -> Result<[Vec<u8>; N], PemErro
 /// What follows the first certificate.
 #[must_use]
 pub fn after_first(text: &[u8]) -> &[u8] {
-    first(text).map_or(&[], |(_, rest)| rest)
+    str::from_utf8(text)
+        .ok()
+        .and_then(first)
+        .map_or(&[], |(_, rest)| rest.as_bytes())
 }
 
 /// Why text is not the chain that was expected.
@@ -52,33 +55,29 @@ pub enum PemError {
     },
 }
 
-fn first(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
-    let (begin, mut rest) = line(text)?;
-    if begin != b"-----BEGIN CERTIFICATE-----" {
+fn first(text: &str) -> Option<(Vec<u8>, &str)> {
+    let (begin, mut rest) = line(text);
+    if begin != "-----BEGIN CERTIFICATE-----" {
         return None;
     }
     let mut der = Vec::with_capacity(TYPICAL_LEN);
-    loop {
-        let (content, after) = line(rest)?;
+    while !rest.is_empty() {
+        let (content, after) = line(rest);
         rest = after;
-        if content == b"-----END CERTIFICATE-----" {
+        if content == "-----END CERTIFICATE-----" {
             return Some((der, rest));
         }
         let mut decoded = [0; LINE_LEN];
         let len = STANDARD.decode_slice(content, &mut decoded).ok()?;
         der.extend_from_slice(decoded.get(..len)?);
     }
+    None
 }
 
 /// The next line, which the end of the text may end too.
-fn line(text: &[u8]) -> Option<(&[u8], &[u8])> {
-    if text.is_empty() {
-        return None;
-    }
-    let end = text.iter().position(|byte| *byte == b'\n');
-    let (content, rest) = text.split_at(end.unwrap_or(text.len()));
-    let rest = rest.split_first().map_or(rest, |(_, rest)| rest);
-    Some((content.strip_suffix(b"\r").unwrap_or(content), rest))
+fn line(text: &str) -> (&str, &str) {
+    let (content, rest) = text.split_once('\n').unwrap_or((text, ""));
+    (content.strip_suffix('\r').unwrap_or(content), rest)
 }
 
 /// 64 characters of base64 (RFC 7468, section 2) are 48 bytes.

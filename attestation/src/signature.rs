@@ -79,33 +79,53 @@ mod tests {
 
     const MESSAGE: &[u8] = b"message";
 
-    /// A key on each curve, with its signature over [`MESSAGE`] in both forms.
-    fn signed() -> [(Scheme, Vec<u8>, Vec<u8>, Vec<u8>); 2] {
+    /// A key and its signature over [`MESSAGE`], in both forms.
+    struct Sample {
+        scheme: Scheme,
+        key: Vec<u8>,
+        der: Vec<u8>,
+        raw: Vec<u8>,
+    }
+
+    /// One on each curve.
+    fn samples() -> [Sample; 2] {
         let small = p256::ecdsa::SigningKey::from_slice(&[7; 32]).unwrap();
         let large = p384::ecdsa::SigningKey::from_slice(&[7; 48]).unwrap();
-        let (a, b): (p256::ecdsa::Signature, p384::ecdsa::Signature) =
-            (small.sign(MESSAGE), large.sign(MESSAGE));
-        let a_key = small.verifying_key().to_encoded_point(false);
-        let b_key = large.verifying_key().to_encoded_point(false);
+        let a: p256::ecdsa::Signature = small.sign(MESSAGE);
+        let b: p384::ecdsa::Signature = large.sign(MESSAGE);
         [
-            (
-                Scheme::P256Sha256,
-                a_key.as_bytes().to_vec(),
-                a.to_der().as_bytes().to_vec(),
-                a.to_bytes().to_vec(),
-            ),
-            (
-                Scheme::P384Sha384,
-                b_key.as_bytes().to_vec(),
-                b.to_der().as_bytes().to_vec(),
-                b.to_bytes().to_vec(),
-            ),
+            Sample {
+                scheme: Scheme::P256Sha256,
+                key: small
+                    .verifying_key()
+                    .to_encoded_point(false)
+                    .as_bytes()
+                    .to_vec(),
+                der: a.to_der().as_bytes().to_vec(),
+                raw: a.to_bytes().to_vec(),
+            },
+            Sample {
+                scheme: Scheme::P384Sha384,
+                key: large
+                    .verifying_key()
+                    .to_encoded_point(false)
+                    .as_bytes()
+                    .to_vec(),
+                der: b.to_der().as_bytes().to_vec(),
+                raw: b.to_bytes().to_vec(),
+            },
         ]
     }
 
     #[test]
     fn both_backends_accept_both_forms_on_both_curves() {
-        for (scheme, key, der, raw) in signed() {
+        for Sample {
+            scheme,
+            key,
+            der,
+            raw,
+        } in samples()
+        {
             for signature in [Signature::Asn1(&der), Signature::Fixed(&raw)] {
                 assert_eq!(verify(scheme, &key, MESSAGE, signature), Ok(()));
                 assert_eq!(portable::verify(scheme, &key, MESSAGE, signature), Ok(()));
@@ -121,7 +141,13 @@ mod tests {
 
     #[test]
     fn both_backends_refuse_what_was_not_signed() {
-        for (scheme, key, der, raw) in signed() {
+        for Sample {
+            scheme,
+            key,
+            der,
+            raw,
+        } in samples()
+        {
             for at in 0..raw.len() {
                 let mut other = raw.clone();
                 other[at] ^= 1;

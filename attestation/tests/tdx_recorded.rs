@@ -1,5 +1,12 @@
 //! Recorded TDX quotes, real and synthetic, against the verdicts of other verifiers.
 
+#![allow(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "helpers of tests are tests"
+)]
+
 mod recorded;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -136,7 +143,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("col-fmspc-mismatch", "fmspc"),
     ("col-pceid-mismatch", "pceid"),
     ("col-version-2", "tcb-info-version"),
-    ("col-tcbtype-1", "tcb-info-tcb-type"),
+    ("col-tcbtype-1", "tcb-info-type"),
     ("col-tcb-expired", "tcb-info-expired"),
     ("col-tcb-future", "tcb-info-not-yet-valid"),
     ("col-qe-future", "qe-identity-not-yet-valid"),

@@ -106,10 +106,13 @@ fn verify(
     let (tcb_info, tcb_window) = TcbInfo::open(parts.tcb_info, signer.key, at)?;
 
     // Intel serves one chain for both documents; it need not be checked twice.
-    let qe_signers = Chain::QeIdentity.read(parts.qe_identity_issuer_chain)?;
-    let qe_signer = match qe_signers == signers {
-        true => signer,
-        false => root.check(&qe_signers, Role::TcbSigning)?,
+    let qe_signers = match parts.qe_identity_issuer_chain == parts.tcb_info_issuer_chain {
+        true => None,
+        false => Some(Chain::QeIdentity.read(parts.qe_identity_issuer_chain)?),
+    };
+    let qe_signer = match &qe_signers {
+        None => signer,
+        Some(signers) => root.check(signers, Role::TcbSigning)?,
     };
     let (qe_identity, qe_window) = QeIdentity::open(parts.qe_identity, qe_signer.key, at)?;
 

@@ -55,7 +55,7 @@ impl TcbInfo {
         document.expect("id", info.id.as_str(), "TDX")?;
         document.expect("version", info.version, 3)?;
         // Type 0: components compare one by one. No other rule is defined.
-        document.expect("tcb-type", info.tcb_type, 0)?;
+        document.expect("type", info.tcb_type, 0)?;
         if info.tcb_levels.is_empty() {
             let reason = "tcbLevels is empty".into();
             return Err(document.error(Flaw::Malformed { reason }));

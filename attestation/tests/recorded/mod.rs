@@ -3,9 +3,12 @@
 //! It lies outside the repository: in `COCOON_VECTORS`, or beside the checkout.
 
 #![allow(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
     dead_code,
     unreachable_pub,
-    reason = "every test binary and bench uses its own part of this"
+    reason = "helpers of tests and benches, each of which uses its own part"
 )]
 
 use std::fs;

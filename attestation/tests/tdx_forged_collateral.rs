@@ -1,0 +1,304 @@
+//! One thing wrong at a time in collateral, each with the one reason that it must give.
+//!
+//! Every fault is signed by whoever has to sign it. A check of the verifier that
+//! has no row here does not exist.
+
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "helpers of tests are tests"
+)]
+
+#[macro_use]
+mod paper_td;
+
+use attestation::tdx::{Collateral, Quote, verify};
+use attestation::time::UnixTime;
+use serde_json::{Value, json};
+
+use paper_td::judge::{anchor, check, judge, policy};
+use paper_td::pki::{self, Certificate, Key, extension, pem};
+use paper_td::{AT, Built, Paper};
+
+#[test]
+fn each_fault_of_an_authority_gives_its_reason() {
+    check(faults! {
+        "pck-ca-name": "CA name" => |paper| rename(paper, "Intel SGX PCK Other CA");
+        "pck-ca-usage": "CA no authority" => |paper| paper.ca.extensions = pki::signer_only();
+        "pck-ca-usage": "CA no CRLs" => |paper| drop(paper.ca.extensions.remove(1));
+        "pck-ca-issuer": "CA issuer" => |paper| paper.ca.issuer = "Intel";
+        "pck-ca-signature": "CA signer" => |paper| paper.ca.signer = Key::STRANGER;
+        "pck-ca-not-yet-valid": "CA early" => |paper| paper.ca.from = "20270201000000Z";
+        "pck-ca-expired": "CA late" => |paper| paper.ca.until = "20270114000000Z";
+        "pck-ca-revoked": "CA revoked" => |paper| paper.ca.serial = vec![0x60];
+        "pck-ca-malformed": "CA malformed" => |paper| paper.ca.version = 1;
+        "tcb-signing-name": "TCB name" => |paper| paper.tcb_signing.subject = "Intel SGX";
+        "tcb-signing-usage": "TCB usage" => |paper| paper.tcb_signing.extensions = pki::authority();
+        "tcb-signing-issuer": "TCB issuer" => |paper| paper.tcb_signing.issuer = "Intel";
+        "tcb-signing-signature": "TCB signer" => |paper| paper.tcb_signing.signer = Key::CA;
+        "tcb-signing-not-yet-valid": "TCB early" => |paper| paper.tcb_signing.from = "20270201000000Z";
+        "tcb-signing-expired": "TCB late" => |paper| paper.tcb_signing.until = "20270114000000Z";
+        "tcb-signing-revoked": "TCB revoked" => |paper| paper.tcb_signing.serial = vec![0x70];
+        "tcb-signing-signature": "QE's signer" => |paper| qe_signing(paper).signer = Key::CA;
+        "tcb-signing-revoked": "QE's signer revoked" => |paper| qe_signing(paper).serial = vec![0x60];
+    });
+}
+
+fn rename(paper: &mut Paper, name: &'static str) {
+    paper.ca.subject = name;
+    paper.pck.issuer = name;
+    paper.pck_crl.issuer = name;
+}
+
+fn qe_signing(paper: &mut Paper) -> &mut Certificate {
+    paper.qe_signing.insert(Certificate::tcb_signing())
+}
+
+#[test]
+fn the_qe_identity_may_have_a_signer_of_its_own() {
+    let mut paper = Paper::good();
+    qe_signing(&mut paper).key = Key::STRANGER;
+    paper.qe_identity_key = Key::STRANGER;
+    assert_eq!(judge(&paper.build(), &policy()), Ok(()));
+}
+
+#[test]
+fn a_root_that_is_not_pinned_is_refused_in_each_chain() {
+    let other = Certificate {
+        key: Key::STRANGER,
+        ..Certificate::root()
+    };
+    let named = Certificate {
+        subject: "Intel SGX Root",
+        ..Certificate::root()
+    };
+    for root in [other.sign(), named.sign()] {
+        let chains: [fn(&mut Built) -> &mut String; 3] = [
+            |built| &mut built.tcb_chain,
+            |built| &mut built.qe_chain,
+            |built| &mut built.pck_crl_chain,
+        ];
+        for chain in chains {
+            let mut built = Paper::good().build();
+            let pinned = pem(std::slice::from_ref(&built.root));
+            let chain = chain(&mut built);
+            *chain = chain.replace(&pinned, &pem(std::slice::from_ref(&root)));
+            assert_eq!(judge(&built, &policy()), Err("root-key".into()));
+        }
+    }
+}
+
+#[test]
+fn each_chain_of_the_collateral_must_be_whole() {
+    let chains: [fn(&mut Built) -> &mut String; 3] = [
+        |built| &mut built.tcb_chain,
+        |built| &mut built.qe_chain,
+        |built| &mut built.pck_crl_chain,
+    ];
+    for chain in chains {
+        let mut built = Paper::good().build();
+        *chain(&mut built) += "x";
+        let found = judge(&built, &policy());
+        assert_eq!(found, Err("issuer-chain-malformed".into()));
+    }
+}
+
+#[test]
+fn each_fault_of_a_revocation_list_gives_its_reason() {
+    check(faults! {
+        "pck-crl-malformed": "PCK version" => |paper| paper.pck_crl.version = 0;
+        "pck-crl-malformed": "PCK no extensions" => |paper| paper.pck_crl.extensions = None;
+        "pck-crl-malformed": "PCK delta" => |paper| paper.pck_crl.extensions = critical();
+        "pck-crl-malformed": "PCK indirect" => |paper| paper.pck_crl.revoked[0].1 = critical().unwrap();
+        "pck-crl-issuer": "PCK issuer" => |paper| paper.pck_crl.issuer = pki::ROOT_NAME;
+        "pck-crl-signature": "PCK signer" => |paper| paper.pck_crl.signer = Key::ROOT;
+        "pck-crl-not-yet-valid": "PCK early" => |paper| paper.pck_crl.from = "20270116000000Z";
+        "pck-crl-expired": "PCK late" => |paper| paper.pck_crl.until = "20270114000000Z";
+        "root-crl-malformed": "root version" => |paper| paper.root_crl.version = 0;
+        "root-crl-issuer": "root issuer" => |paper| paper.root_crl.issuer = pki::CA_NAME;
+        "root-crl-signature": "root signer" => |paper| paper.root_crl.signer = Key::CA;
+        "root-crl-not-yet-valid": "root early" => |paper| paper.root_crl.from = "20270116000000Z";
+        "root-crl-expired": "root late" => |paper| paper.root_crl.until = "20270114000000Z";
+    });
+}
+
+fn critical() -> Option<Vec<Vec<u8>>> {
+    Some(vec![extension(pki::SUBJECT_KEY_ID, true, &[5, 0])])
+}
+
+#[test]
+fn each_fault_of_the_tcb_info_gives_its_reason() {
+    check(faults! {
+        "tcb-info-signature": "signer" => |paper| paper.tcb_info_key = Key::PCK;
+        "tcb-info-id": "id" => |paper| paper.set("id", "SGX");
+        "tcb-info-version": "version" => |paper| paper.set("version", 2);
+        "tcb-info-type": "type" => |paper| paper.set("tcbType", 1);
+        "tcb-info-not-yet-valid": "early" => |paper| paper.set("issueDate", "2027-01-16T00:00:00Z");
+        "tcb-info-expired": "late" => |paper| paper.set("nextUpdate", "2027-01-14T00:00:00Z");
+        "tcb-info-malformed": "no date" => |paper| paper.set("nextUpdate", "2027-01-31");
+        "fmspc": "FMSPC" => |paper| paper.set("fmspc", "90C06F000001");
+        "tcb-info-malformed": "wide FMSPC" => |paper| paper.set("fmspc", "90C06F00000000");
+        "pceid": "PCEID" => |paper| paper.set("pceId", "0100");
+        "evaluation-numbers": "number" => |paper| paper.set("tcbEvaluationDataNumber", 19);
+        "tcb-info-malformed": "no number" => |paper| paper.remove("tcbEvaluationDataNumber");
+        "tcb-info-malformed": "no module" => |paper| paper.remove("tdxModule");
+        "td-module-version": "no module identities" => |paper| paper.remove("tdxModuleIdentities");
+        "tcb-info-malformed": "no levels" => |paper| paper.set("tcbLevels", json!([]));
+        "tcb-info-malformed": "unknown status" => |paper| paper.status("Fine");
+        "tcb-info-malformed": "not Intel's to say" => |paper| paper.status("TDRelaunchAdvised");
+        "tcb-info-malformed": "15 components" => |paper| drop(tdx_components(paper).pop());
+        "tcb-info-malformed": "17 components" => |paper| tdx_components(paper).push(json!({"svn": 0}));
+        "tcb-info-malformed": "wide component" => |paper| tdx_components(paper)[2] = json!({"svn": 256});
+        "td-module-version": "module id" => |paper| paper.module()["id"] = "TDX_1".into();
+        "td-module-signer": "module signer" => |paper| paper.module()["mrsigner"] = "11".repeat(48).into();
+        "td-module-attributes": "module attributes" => |paper| paper.module()["attributes"] = "0100000000000000".into();
+    });
+}
+
+fn tdx_components(paper: &mut Paper) -> &mut Vec<Value> {
+    let components = &mut paper.tcb_info["tcbLevels"][0]["tcb"]["tdxtcbcomponents"];
+    components.as_array_mut().unwrap()
+}
+
+#[test]
+fn each_fault_of_the_qe_identity_gives_its_reason() {
+    for (member, value, expected) in [
+        ("id", json!("QE"), "qe-identity-id"),
+        ("id", json!("QVE"), "qe-identity-id"),
+        ("version", json!(1), "qe-identity-version"),
+        (
+            "issueDate",
+            json!("2027-01-16T00:00:00Z"),
+            "qe-identity-not-yet-valid",
+        ),
+        (
+            "nextUpdate",
+            json!("2027-01-14T00:00:00Z"),
+            "qe-identity-expired",
+        ),
+        ("tcbEvaluationDataNumber", json!(21), "evaluation-numbers"),
+        ("miscselectMask", json!("FF"), "qe-identity-malformed"),
+        ("attributes", json!(0), "qe-identity-malformed"),
+        ("mrsigner", json!("DC"), "qe-identity-malformed"),
+        ("isvprodid", json!(-1), "qe-identity-malformed"),
+        ("tcbLevels", json!([]), "qe-level"),
+    ] {
+        let mut paper = Paper::good();
+        paper.qe_identity[member] = value;
+        let found = judge(&paper.build(), &policy());
+        assert_eq!(found, Err(expected.into()), "{member}");
+    }
+    let mut paper = Paper::good();
+    paper.qe_identity_key = Key::ROOT;
+    let found = judge(&paper.build(), &policy());
+    assert_eq!(found, Err("qe-identity-signature".into()));
+}
+
+#[test]
+fn a_document_has_one_form() {
+    let good = Paper::good().build().tcb_info;
+    let (inner, signature) = good.rsplit_once(",\"signature\"").unwrap();
+    for text in [
+        String::new(),
+        "null".into(),
+        good.replace("\"tcbInfo\"", "\"enclaveIdentity\""),
+        good.replacen(':', ": ", 1),
+        format!(
+            "{{\"signature\"{},{}}}",
+            &signature[..signature.len() - 1],
+            &inner[1..]
+        ),
+        format!("{inner},\"signature\":\"\"}}"),
+        format!("{inner},\"signature\":\"00\"}}"),
+        format!("{good}x"),
+        good[1..].into(),
+        good[..good.len() - 1].into(),
+    ] {
+        let mut built = Paper::good().build();
+        built.tcb_info = text.clone();
+        let found = judge(&built, &policy());
+        assert_eq!(found, Err("tcb-info-malformed".into()), "{text}");
+    }
+    let mut built = Paper::good().build();
+    built.tcb_info = good.clone() + "\n";
+    assert_eq!(judge(&built, &policy()), Ok(()), "a line end may follow");
+    built.tcb_info = good.replacen(",\"id\"", ", \"id\"", 1);
+    assert_eq!(judge(&built, &policy()), Err("tcb-info-signature".into()));
+}
+
+#[test]
+fn a_member_that_occurs_twice_is_refused() {
+    let edits: [fn(String) -> String; 5] = [
+        |text| twice(text, "\"id\":\"TDX\""),
+        |text| twice(text, "\"fmspc\":\"90C06F000000\""),
+        |text| twice(text, "\"tcbStatus\":\"UpToDate\""),
+        |text| twice(text, "\"svn\":5"),
+        |text| twice(text, "\"pcesvn\":13"),
+    ];
+    for edit in edits {
+        let paper = Paper {
+            tcb_info_edit: edit,
+            ..Paper::good()
+        };
+        let found = judge(&paper.build(), &policy());
+        assert_eq!(found, Err("tcb-info-malformed".into()));
+    }
+    let unknown = Paper {
+        tcb_info_edit: |text| text.replacen('{', "{\"new\":1,", 1),
+        ..Paper::good()
+    };
+    assert_eq!(
+        judge(&unknown.build(), &policy()),
+        Ok(()),
+        "Intel may add members"
+    );
+}
+
+fn twice(text: String, member: &str) -> String {
+    let doubled = text.replacen(member, &format!("{member},{member}"), 1);
+    assert_ne!(doubled, text, "{member}");
+    doubled
+}
+
+#[test]
+fn collateral_is_worth_nothing_before_or_after_its_window() {
+    let built = Paper::good().build();
+    let collateral = Collateral::verify_under(&anchor(&built), built.parts(), AT).unwrap();
+    let window = collateral.validity();
+    let at = |at| {
+        let quote = Quote::parse(&built.quote).unwrap();
+        verify(quote, &collateral, UnixTime(at))
+            .map(|_| ())
+            .map_err(|error| error.code())
+    };
+    assert_eq!(at(window.from.0), Ok(()));
+    assert_eq!(at(window.until.0), Ok(()));
+    assert_eq!(
+        at(window.from.0 - 1),
+        Err("collateral-not-yet-valid".into())
+    );
+    assert_eq!(at(window.until.0 + 1), Err("collateral-expired".into()));
+}
+
+#[test]
+fn the_window_is_that_in_which_everything_holds() {
+    let later = "20270110000000Z";
+    let sooner = "20270120000000Z";
+    let (later_s, sooner_s) = (1_799_539_200, 1_800_403_200);
+    let changes: [fn(&mut Paper, &'static str, &'static str); 4] = [
+        |paper, from, until| (paper.pck_crl.from, paper.pck_crl.until) = (from, until),
+        |paper, from, until| (paper.root_crl.from, paper.root_crl.until) = (from, until),
+        |paper, from, until| (paper.ca.from, paper.ca.until) = (from, until),
+        |paper, from, until| (paper.tcb_signing.from, paper.tcb_signing.until) = (from, until),
+    ];
+    for change in changes {
+        let mut paper = Paper::good();
+        change(&mut paper, later, sooner);
+        let built = paper.build();
+        let collateral = Collateral::verify_under(&anchor(&built), built.parts(), AT).unwrap();
+        let window = collateral.validity();
+        assert_eq!((window.from.0, window.until.0), (later_s, sooner_s));
+    }
+}
