@@ -11,6 +11,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 
 use super::{Builder, Profile};
+use crate::place::read_text;
 use crate::tools::{Sandbox, Tools};
 
 /// The compiled programs.
@@ -111,21 +112,30 @@ fn sandbox(source: &Path, target: &Path, tools: &Tools) -> Result<Sandbox> {
     Ok(sandbox)
 }
 
-/// Folder of the toolchain that `rust-toolchain.toml` pins.
+/// Folder of the toolchain that `rust-toolchain.toml` pins: another one makes other bytes.
 fn toolchain(source: &Path) -> Result<PathBuf> {
-    let output = Command::new("rustc")
-        .args(["--print", "sysroot"])
-        .env_remove("RUSTUP_TOOLCHAIN")
-        .current_dir(source)
-        .output()
-        .context("cannot start rustc")?;
+    let ask = |argument: &[&str]| -> Result<String> {
+        let output = Command::new("rustc")
+            .args(argument)
+            .env_remove("RUSTUP_TOOLCHAIN")
+            .current_dir(source)
+            .output()
+            .context("cannot start rustc")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "rustc fails: {}", said.trim());
+        String::from_utf8(output.stdout).context("what rustc says")
+    };
+    let version = ask(&["--version"])?;
+    let pinned = read_text(&source.join("rust-toolchain.toml"))?;
     ensure!(
-        output.status.success(),
-        "rustc cannot say where it is: {}",
-        String::from_utf8_lossy(&output.stderr).trim(),
+        version
+            .split(' ')
+            .nth(1)
+            .is_some_and(|version| pinned.contains(&format!("channel = \"{version}\""))),
+        "the compiler is {}, expected the one that rust-toolchain.toml pins; rustup installs it",
+        version.trim(),
     );
-    let path = String::from_utf8(output.stdout).context("path of the toolchain")?;
-    Ok(PathBuf::from(path.trim()))
+    Ok(PathBuf::from(ask(&["--print", "sysroot"])?.trim()))
 }
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";

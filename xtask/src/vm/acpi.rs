@@ -9,19 +9,21 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use attestation::reader::Reader;
 use measurements::qemu;
-use measurements::shape::{Platform, Shape};
+use measurements::shape::{Platform, SHAPES, Shape};
 
 use super::console::Console;
 use super::qmp::{self, Qmp};
 use super::tpm::{self, Authority, Tpm};
 use super::{QEMU, end};
+use crate::place::{self, Place};
+use crate::progress::Progress;
 use crate::tools::Tools;
 
 /// What firmware downloads, as it is before firmware changes it.
@@ -35,10 +37,45 @@ pub struct Blobs {
     pub tables: Vec<u8>,
 }
 
+/// Makes the tables of every shape again, and says which files they change.
+///
+/// The zeros at their ends, which `measurements` puts back, are not written.
+pub fn renew(place: &Place, tools: &Tools, progress: &Progress) -> Result<Vec<PathBuf>> {
+    let mut changed = Vec::new();
+    for shape in &SHAPES {
+        for platform in Platform::ALL {
+            let name = format!("{}-{platform}", shape.name);
+            let step = progress.step(format!("ACPI tables of {name}"));
+            let blobs = blobs(tools, shape, platform)?;
+            let folder = place.source.join("measurements/shapes").join(name);
+            for (name, blob) in [
+                ("table-loader", trimmed(&blobs.table_loader)),
+                ("rsdp", blobs.rsdp.as_slice()),
+                ("tables", trimmed(&blobs.tables)),
+            ] {
+                let path = folder.join(name);
+                if !path.exists() || place::read(&path)? != blob {
+                    place::write(&path, blob)?;
+                    changed.push(path);
+                }
+            }
+            step.done("made");
+        }
+    }
+    Ok(changed)
+}
+
+fn trimmed(blob: &[u8]) -> &[u8] {
+    let end = blob.iter().rposition(|byte| *byte != 0);
+    let end = end.map_or(0, |last| last.saturating_add(1));
+    blob.get(..end).unwrap_or(blob)
+}
+
 /// Runs the firmware of `shape` and reads them.
 ///
 /// Without TDX a TD's machine is run as an ordinary one with as many address
-/// bits: the tables know no difference.
+/// bits: the tables know no difference. Nor do they know what a GPU is, only
+/// that something with a large window is there.
 pub fn blobs(tools: &Tools, shape: &Shape, platform: Platform) -> Result<Blobs> {
     let state = tempfile::tempdir().context("cannot make a folder for the VM")?;
     let authority = Authority::at(&state.path().join("authority"))?;
@@ -46,6 +83,11 @@ pub fn blobs(tools: &Tools, shape: &Shape, platform: Platform) -> Result<Blobs> 
         Platform::Tdx => None,
         Platform::Vtpm => Some(Tpm::start(tools, &authority, state.path())?),
     };
+    // The firmware touches little of it, so a small machine can stand in for a large one.
+    let memory = format!(
+        "memory-backend-ram,id=ram,size={}M,reserve=off",
+        shape.memory.mib
+    );
     let properties = match platform {
         Platform::Tdx => ",phys-bits=46,guest-phys-bits=46",
         Platform::Vtpm => qemu::cpu_properties(shape, platform),
@@ -60,6 +102,7 @@ pub fn blobs(tools: &Tools, shape: &Shape, platform: Platform) -> Result<Blobs> 
         .command(QEMU)
         .args(arguments)
         .args(["-accel", "tcg", "-cpu", &format!("max{properties}")])
+        .args(["-object", &memory, "-machine", "memory-backend=ram"])
         .args(["-bios", &format!("/{}", crate::image::FIRMWARE)])
         .args(["-netdev", "user,id=net0", "-blockdev", ROOT])
         .args([
@@ -74,6 +117,7 @@ pub fn blobs(tools: &Tools, shape: &Shape, platform: Platform) -> Result<Blobs> 
         ])
         .args(["-qtest", "unix:/state/qtest,server=on,wait=off"])
         .args(tpm.iter().flat_map(|_| tpm::arguments()))
+        .args((0..shape.gpus).flat_map(|gpu| ["-device".into(), format!("{GPU},bus=gpu{gpu}")]))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -171,6 +215,7 @@ impl FwCfg {
 
 /// What only a host with TDX accepts.
 const TD_ONLY: &str = ",kernel-irqchip=split,confidential-guest-support=tdx0";
+const GPU: &str = "pci-testdev,membar=128G";
 const ROOT: &str = "driver=null-co,size=4096,read-zeroes=on,read-only=on,node-name=root";
 /// Low half of the address of a request; writing it starts the request.
 const DMA_PORT: u16 = 0x518;
@@ -186,8 +231,8 @@ const LIMIT: Duration = Duration::from_secs(120);
 mod tests {
     use super::*;
     use crate::image::Builder;
-    use crate::progress::Progress;
     use measurements::acpi;
+    use measurements::shape::SHAPES;
 
     #[test]
     fn the_published_tables_are_those_of_the_locked_qemu() {
@@ -195,11 +240,12 @@ mod tests {
             .unwrap()
             .tools()
             .unwrap();
-        let shape = Shape::named("small").unwrap();
-        for platform in Platform::ALL {
-            let found = blobs(&tools, shape, platform).unwrap();
-            let found = acpi::Blobs::new(&found.table_loader, &found.rsdp, &found.tables);
-            assert_eq!(found, shape.acpi(platform), "{platform}");
+        for shape in &SHAPES {
+            for platform in Platform::ALL {
+                let found = blobs(&tools, shape, platform).unwrap();
+                let found = acpi::Blobs::new(&found.table_loader, &found.rsdp, &found.tables);
+                assert_eq!(found, shape.acpi(platform), "{} {platform}", shape.name);
+            }
         }
     }
 }
