@@ -5,10 +5,15 @@
 //! ([`image`]) and a machine is run from them ([`vm`]). Debian's apt and dpkg
 //! are all that is asked of the machine it runs on ([`host`]).
 
+pub mod cocoon;
+pub mod demo;
+pub mod disk;
 pub mod host;
 pub mod image;
 pub mod models;
 pub mod place;
 pub mod progress;
+pub mod test;
 pub mod tools;
+pub mod up;
 pub mod vm;

@@ -13,8 +13,10 @@ use xtask::image::{self, Artefacts, Builder, Profile};
 use xtask::place::{Place, read_text};
 use xtask::progress::Progress;
 use xtask::vm::accelerator::Accelerator;
+use xtask::vm::acpi;
 use xtask::vm::tpm::Authority;
 use xtask::vm::{Boot, Vm};
+use xtask::{demo, test, up};
 
 fn main() -> ExitCode {
     match run(Arguments::parse()) {
@@ -27,24 +29,27 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<()> {
-    let Command::Image {
-        mirror,
-        debs,
-        jobs,
-        checkout,
-        quiet,
-        command,
-    } = arguments.command;
-    let progress = Progress::new(quiet);
+    let progress = Progress::new(arguments.quiet);
     let mut builder = Builder::here(&progress)?;
     builder.source = Source {
-        folder: debs,
-        mirrors: mirror,
+        folder: arguments.debs,
+        mirrors: arguments.mirror,
     };
-    if let Some(checkout) = checkout {
-        builder.place = Place::of(&checkout)?;
+    builder.jobs = arguments.jobs.unwrap_or(builder.jobs);
+    match arguments.command {
+        Command::Demo => demo::run(&builder),
+        Command::Image { checkout, command } => {
+            if let Some(checkout) = checkout {
+                builder.place = Place::of(&checkout)?;
+            }
+            image(&builder, command)
+        }
+        Command::Test => test::run(&builder),
+        Command::Up => up::run(&builder),
     }
-    builder.jobs = jobs.unwrap_or(builder.jobs);
+}
+
+fn image(builder: &Builder, command: ImageCommand) -> Result<()> {
     match command {
         ImageCommand::Build { profile } => {
             let artefacts = builder.build(profile)?;
@@ -54,13 +59,18 @@ fn run(arguments: Arguments) -> Result<()> {
             profile,
             measured,
             unmeasured,
-        } => boot(&builder, profile, &measured, &unmeasured)?,
+        } => boot(builder, profile, &measured, &unmeasured)?,
         ImageCommand::Check {
             profile,
             skip_kernel,
-        } => image::check::check(&builder, profile, skip_kernel)?,
+        } => image::check::check(builder, profile, skip_kernel)?,
         ImageCommand::Lock => {
-            image::renew::renew(&builder.place, &builder.source.mirrors, &progress)?;
+            image::renew::renew(&builder.place, &builder.source.mirrors, &builder.progress)?;
+        }
+        ImageCommand::Shapes => {
+            for path in acpi::renew(&builder.place, &builder.tools()?, &builder.progress)? {
+                println!("changed {}", path.display());
+            }
         }
         ImageCommand::Tools => println!("{}", builder.tools()?.path("").display()),
     }
@@ -99,32 +109,38 @@ fn boot(builder: &Builder, profile: Profile, measured: &Path, unmeasured: &Path)
 /// Everything that is not the product itself.
 #[derive(Debug, Parser)]
 struct Arguments {
+    /// Root of a Debian archive, instead of those that apt knows; may be repeated.
+    #[arg(long, global = true, value_name = "URL")]
+    mirror: Vec<String>,
+    /// Folder of package files, asked before any mirror.
+    #[arg(long, global = true, value_name = "DIR")]
+    debs: Option<PathBuf>,
+    /// Compilers at the same time, instead of one for each core.
+    #[arg(long, global = true, value_name = "N")]
+    jobs: Option<NonZero<usize>>,
+    /// Plain lines instead of moving ones.
+    #[arg(long, global = true)]
+    quiet: bool,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// The whole chain once: build, predict, boot, verify, chat; then tamper and be refused.
+    Demo,
     /// Make and check the image.
     Image {
-        /// Root of a Debian archive, instead of those that apt knows; may be repeated.
-        #[arg(long, global = true, value_name = "URL")]
-        mirror: Vec<String>,
-        /// Folder of package files, asked before any mirror.
-        #[arg(long, global = true, value_name = "DIR")]
-        debs: Option<PathBuf>,
-        /// Compilers at the same time, instead of one for each core.
-        #[arg(long, global = true, value_name = "N")]
-        jobs: Option<NonZero<usize>>,
         /// Checkout to build instead of this one.
         #[arg(long, global = true, value_name = "DIR")]
         checkout: Option<PathBuf>,
-        /// Plain lines instead of moving ones.
-        #[arg(long, global = true)]
-        quiet: bool,
         #[command(subcommand)]
         command: ImageCommand,
     },
+    /// Everything that has to pass, as CI runs it.
+    Test,
+    /// An emulated TD, an agent and a gateway on loopback, until Ctrl-C.
+    Up,
 }
 
 #[derive(Debug, Subcommand)]
@@ -156,6 +172,8 @@ enum ImageCommand {
     },
     /// Ask apt what the named packages are today, and write image/packages.lock.
     Lock,
+    /// Make the ACPI tables of every VM shape again, and say what changed.
+    Shapes,
     /// Download and unpack the tools tree, and print where it is.
     Tools,
 }

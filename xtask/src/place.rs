@@ -1,6 +1,6 @@
 //! Where a build reads and where it writes.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -38,7 +38,7 @@ impl Place {
     /// A directory that `make` fills once for these inputs.
     ///
     /// A half-made one is never seen: it gets its name when `make` has succeeded,
-    /// and older ones of that name are removed then.
+    /// and older ones of that name are removed then. Of two processes one waits.
     pub fn cached(
         &self,
         name: &str,
@@ -49,6 +49,15 @@ impl Place {
         let key = key.to_string();
         let short = key.get(..16).unwrap_or(&key);
         let done = cache.join(format!("{name}-{short}"));
+        if done.exists() {
+            return Ok(done);
+        }
+        fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
+        let lock = cache.join(format!("{name}.lock"));
+        let lock = File::create(&lock)
+            .and_then(|file| file.lock().map(|()| file))
+            .with_context(|| format!("cannot lock {}", lock.display()))?;
+        // Whoever had the lock may have made it.
         if done.exists() {
             return Ok(done);
         }
@@ -66,6 +75,7 @@ impl Place {
             }
         }
         fs::rename(&part, &done).with_context(|| format!("cannot name {}", done.display()))?;
+        drop(lock);
         Ok(done)
     }
 }
@@ -205,7 +215,8 @@ mod tests {
             assert_eq!(read_text(&dir.unwrap().join("file")).unwrap(), "text");
         }
         assert_eq!(made, 2);
-        assert_eq!(list(&place.out.join("cache")).unwrap().len(), 1);
+        let left = list(&place.out.join("cache")).unwrap();
+        assert_eq!(left.iter().filter(|path| path.is_dir()).count(), 1);
     }
 
     #[test]

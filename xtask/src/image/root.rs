@@ -145,7 +145,7 @@ fn closed(tools: &Tools, root: &Path) -> Result<()> {
 }
 
 /// Large clusters, no times, no owners, no attributes, and an identity that never changes.
-const OPTIONS: [&str; 7] = [
+pub(crate) const OPTIONS: [&str; 7] = [
     "--all-root",
     "--quiet",
     "-zzstd,level=9",

@@ -1,0 +1,62 @@
+//! The whole chain, once: build, predict, boot, verify, chat; then tamper with
+//! each link and be refused.
+
+pub(crate) mod chat;
+mod report;
+mod stage;
+mod tamper;
+
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+
+use crate::image::Builder;
+use crate::vm::Vm;
+
+use self::report::{Boot, Report};
+use self::stage::Stage;
+
+/// Runs it, prints a table, and writes `target/demo/report.json`.
+pub fn run(builder: &Builder) -> Result<()> {
+    let mut report = Report::default();
+    let stage = Stage::set(builder, &mut report)?;
+    println!("{}", stage.platform_in_words());
+    genuine(&stage, &mut report)?;
+    tamper::all(&stage, &mut report)?;
+    report.write(&stage.folder.join("report.json"))?;
+    print!("{report}");
+    let missed = report.refusals.iter().filter(|row| !row.refused).count();
+    ensure!(missed == 0, "{missed} of the tamperings were not refused");
+    Ok(())
+}
+
+/// The published image, as it is: verified, and then used.
+fn genuine(stage: &Stage, report: &mut Report) -> Result<()> {
+    let step = stage.progress.step("boot the published image");
+    let mut vm = Vm::start(&stage.tools, &stage.authority, &stage.boot("genuine")?)?;
+    let init = vm.console().wait_for("init: ", stage::BOOT)?;
+    vm.console().wait_for(stage::READY, stage::BOOT)?;
+    let proof = stage.verify(vm.address())?;
+    ensure!(
+        proof.verdict == "trusted",
+        "the published image was not trusted: {:?}",
+        proof.failed().collect::<Vec<_>>()
+    );
+    report.timing = proof.timing;
+
+    let gateway = stage.gateway(vm.address())?;
+    let chat = chat::recite(&gateway.base)?;
+    report.boot = Some(Boot {
+        seconds_to_pid1: init.time.as_secs_f64(),
+        seconds_to_first_answer: chat.first_token.duration_since(vm.started()).as_secs_f64(),
+    });
+    report.chat = Some(chat.figures());
+    report.embedding_ms = Some(chat::embed(&gateway.base)?);
+    report.agent_memory_mib = stage::agent_memory(&vm);
+    let ended = Instant::now();
+    vm.press_power_button()?;
+    vm.wait(stage::BOOT)?;
+    report.seconds_to_power_off = Some(ended.elapsed().as_secs_f64());
+    step.done("verified, answered, powered off");
+    Ok(())
+}

@@ -1,0 +1,179 @@
+//! Everything that has to pass, in the order of what fails soonest.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::cocoon::{Cocoon, cargo};
+use crate::demo::{self, chat};
+use crate::image::{self, Builder, Profile};
+use crate::up::Up;
+use crate::{host, models};
+
+/// Runs all of it; the first failure ends it.
+pub fn run(builder: &Builder) -> Result<()> {
+    host::need(&NEEDED)?;
+    models::prepare(&builder.place, &builder.progress)?;
+    for (name, arguments) in CARGO {
+        let step = builder.progress.step(name);
+        stream(builder, arguments)?;
+        step.done("passed");
+    }
+    deny(builder)?;
+    roots(builder)?;
+    processes(builder)?;
+    image::check::check(builder, Profile::Base, false)?;
+    demo::run(builder)
+}
+
+/// What cargo checks by itself.
+const CARGO: [(&str, &[&str]); 4] = [
+    ("format", &["fmt", "--all", "--check"]),
+    (
+        "lints",
+        &[
+            "clippy",
+            "--locked",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-Dwarnings",
+        ],
+    ),
+    ("tests", &["test", "--locked", "--workspace"]),
+    (
+        "documentation",
+        &["doc", "--locked", "--workspace", "--no-deps"],
+    ),
+];
+
+/// Runs cargo with its output where the user sees it.
+fn stream(builder: &Builder, arguments: &[&str]) -> Result<()> {
+    let status = Command::new(env!("CARGO"))
+        .args(arguments)
+        .current_dir(&builder.place.source)
+        .env("RUSTDOCFLAGS", "-Dwarnings")
+        .status()
+        .context("cannot start cargo")?;
+    ensure!(status.success(), "cargo {} failed", arguments.join(" "));
+    Ok(())
+}
+
+/// Licences, sources and bans of the dependency tree.
+fn deny(builder: &Builder) -> Result<()> {
+    if host::find("cargo-deny").is_none() {
+        let step = builder.progress.step("install cargo-deny");
+        cargo(&builder.place, &["install", "--locked", "cargo-deny"])?;
+        step.done("installed");
+    }
+    let step = builder.progress.step("dependencies");
+    let check = ["deny", "--offline", "check", "bans", "licenses", "sources"];
+    cargo(&builder.place, &check)?;
+    step.done("as deny.toml allows");
+    Ok(())
+}
+
+/// A shipped client has Intel's root and no way to another.
+fn roots(builder: &Builder) -> Result<()> {
+    let step = builder.progress.step("roots of the shipped client");
+    let test_root = [
+        "check",
+        "--release",
+        "-p",
+        "client",
+        "--features",
+        "test-root",
+    ];
+    let refused = cargo(&builder.place, &test_root)
+        .err()
+        .context("a release build of the client was made with feature test-root")?;
+    ensure!(
+        format!("{refused:#}").contains("it has no place in a release build"),
+        "the release build failed for another reason: {refused:#}"
+    );
+    let cocoon = Cocoon::release(&builder.place, &builder.progress)?;
+    let help = cocoon.run(["verify", "--help"])?;
+    ensure!(
+        !help.contains("test-root"),
+        "the shipped client takes a root"
+    );
+    let Some(vectors) = vectors(builder)? else {
+        step.done("skipped: no vectors");
+        return Ok(());
+    };
+    let judge = |quote: &str, collateral: &str, at: &str| {
+        let (quote, collateral) = (vectors.join(quote), vectors.join(collateral));
+        cocoon.judge(&quote, &collateral, at)
+    };
+    let made_up = judge(
+        "tdx/synthetic/ok-v4/quote.bin",
+        "tdx/synthetic/ok-v4",
+        "1793534400",
+    )?;
+    ensure!(made_up == 1, "the shipped client trusts a made-up root");
+    let genuine = judge(
+        GENUINE,
+        "tdx/collateral/2025-06-19_b0c06f000000",
+        "1751624191",
+    )?;
+    ensure!(genuine == 0, "the shipped client refuses a genuine quote");
+    step.done("Intel's, and no other");
+    Ok(())
+}
+
+/// Emulated TD, agent and gateway as processes: an application is served if all is
+/// as published, and refused by name if not.
+fn processes(builder: &Builder) -> Result<()> {
+    let step = builder.progress.step("emulated TD, agent and gateway");
+    let up = Up::start(builder, None)?;
+    chat::recite(&up.gateway.base)?;
+    chat::embed(&up.gateway.base)?;
+    drop(up);
+    for (fault, check) in FAULTS {
+        let up = Up::start(builder, Some(fault))?;
+        let (status, code, message) = chat::refused(&up.gateway.base)?;
+        ensure!(
+            status == 502 && code == "worker_not_trusted" && message.contains(check),
+            "an emulated TD with fault {fault}: {status} {code}: {message}"
+        );
+    }
+    step.done(format!("served, and {} faults refused", FAULTS.len()));
+    Ok(())
+}
+
+/// What `emulated-td` can have wrong, and the check that finds it.
+const FAULTS: [(&str, &str); 6] = [
+    ("debug", "td-debug"),
+    ("expired", "collateral"),
+    ("other-build", "rtmr1"),
+    ("other-config", "mrconfigid"),
+    ("out-of-date", "tcb-status"),
+    ("revoked", "revoked"),
+];
+
+/// Recorded evidence lies beside the checkout; CI must have it.
+fn vectors(builder: &Builder) -> Result<Option<PathBuf>> {
+    let path = std::env::var_os("COCOON_VECTORS").map_or_else(
+        || builder.place.source.join("../shared/vectors"),
+        PathBuf::from,
+    );
+    ensure!(
+        path.is_dir() || std::env::var_os("CI").is_none(),
+        "there are no vectors at {}",
+        path.display()
+    );
+    Ok(path.is_dir().then_some(path))
+}
+
+/// Of a real machine, up to date when it was made.
+const GENUINE: &str = "tdx/Phala-Network__dcap-qvl/f1c85033_v4_sample-tdx_quote.quote.bin";
+
+/// What the workspace's tests run, and what the agent links.
+const NEEDED: [(&str, &str); 5] = [
+    ("gcc", "gcc"),
+    ("pkg-config", "pkg-config"),
+    ("swtpm", "swtpm"),
+    ("swtpm_setup", "swtpm-tools"),
+    ("/usr/include/tss2/tss2_esys.h", "libtss2-dev"),
+];
