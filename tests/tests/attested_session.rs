@@ -1,5 +1,7 @@
 //! Attested TLS: who gets through the gate, and what stops everybody else.
 
+#![cfg(test)]
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
