@@ -2,6 +2,7 @@
 //!
 //! `cargo bench -p attestation --bench tdx`. Needs the recorded vectors.
 
+#![allow(unsafe_code, reason = "an allocator that counts")]
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::unwrap_used,
@@ -11,8 +12,10 @@
 #[path = "../tests/recorded/mod.rs"]
 mod recorded;
 
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::RefCell;
 use std::hint::black_box;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use attestation::tdx::{Collateral, PlatformCache, Quote, verify, verify_cached};
@@ -67,11 +70,17 @@ const QUOTE: &str = "TelegramMessenger__cocoon/76641c46_v4_tee-test-quote.dat.qu
 const SET: &str = "2026-01-12_90c06f000000";
 const AT: UnixTime = UnixTime(1_769_529_299);
 
-/// Criterion, and the best time of each benchmark.
+/// Criterion, and what each benchmark took at best.
 #[derive(Default)]
 struct Bench {
     criterion: Criterion,
-    best: Vec<(&'static str, Duration)>,
+    best: Vec<(&'static str, Cost)>,
+}
+
+#[derive(Clone, Copy)]
+struct Cost {
+    time: Duration,
+    bytes: usize,
 }
 
 impl Bench {
@@ -89,7 +98,13 @@ impl Bench {
                 elapsed
             });
         });
-        self.best.push((name, best.into_inner()));
+        let before = ALLOCATED.load(Ordering::Relaxed);
+        black_box(once());
+        let cost = Cost {
+            time: best.into_inner(),
+            bytes: ALLOCATED.load(Ordering::Relaxed) - before,
+        };
+        self.best.push((name, cost));
     }
 
     fn compare(&self, theirs: &str, ours: &str) {
@@ -101,7 +116,35 @@ impl Bench {
                 .1
         };
         let (a, b) = (best(theirs), best(ours));
-        let ratio = a.div_duration_f64(b);
-        println!("{ratio:6.1}x  {ours} ({b:.1?}) against {theirs} ({a:.1?})");
+        println!(
+            "{:6.1}x  {ours} ({:.1?}, {} bytes allocated) against {theirs} ({:.1?}, {} bytes)",
+            a.time.div_duration_f64(b.time),
+            b.time,
+            b.bytes,
+            a.time,
+            a.bytes,
+        );
+    }
+}
+
+/// Counts what is asked of the system's allocator.
+struct Counting;
+
+static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+// SAFETY: passes every call on as it came; the counter is no memory of anyone's.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATED.fetch_add(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller keeps the contract, which is the same one.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: `memory` came from `alloc` above, with this layout.
+        unsafe { System.dealloc(memory, layout) }
     }
 }

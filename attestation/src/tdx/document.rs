@@ -183,6 +183,8 @@ impl Flaw {
 #[serde(rename_all = "camelCase")]
 pub(super) struct IsvLevel {
     tcb: IsvTcb,
+    #[serde(deserialize_with = "moment")]
+    pub(super) tcb_date: UnixTime,
     #[serde(deserialize_with = "status")]
     pub(super) tcb_status: TcbStatus,
     #[serde(default, rename = "advisoryIDs")]

@@ -160,6 +160,13 @@ impl<'a> Assessment<'a> {
         })
     }
 
+    /// The older of the two levels' dates.
+    pub(super) fn date(&self) -> UnixTime {
+        self.module.map_or(self.platform.tcb_date, |module| {
+            self.platform.tcb_date.min(module.tcb_date)
+        })
+    }
+
     pub(super) fn advisories(&self) -> impl Iterator<Item = &'a String> + use<'a> {
         let module = self.module.map_or(&[][..], |module| &module.advisories);
         self.platform.advisories.iter().chain(module)
@@ -170,6 +177,8 @@ impl<'a> Assessment<'a> {
 #[serde(rename_all = "camelCase")]
 struct PlatformLevel {
     tcb: PlatformTcb,
+    #[serde(deserialize_with = "moment")]
+    tcb_date: UnixTime,
     #[serde(deserialize_with = "status")]
     tcb_status: TcbStatus,
     #[serde(default, rename = "advisoryIDs")]

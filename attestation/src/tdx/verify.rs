@@ -62,6 +62,7 @@ pub struct Verified {
     body: TdBody,
     platform: Platform,
     status: TcbStatus,
+    tcb_date: UnixTime,
     advisories: BTreeSet<String>,
     evaluation_number: u32,
 }
@@ -83,6 +84,13 @@ impl Verified {
     #[must_use]
     pub const fn status(&self) -> TcbStatus {
         self.status
+    }
+
+    /// The oldest date of the levels that it has reached. Weaknesses that became known
+    /// before it are fixed.
+    #[must_use]
+    pub const fn tcb_date(&self) -> UnixTime {
+        self.tcb_date
     }
 
     /// Intel's advisories about weaknesses that the platform has.
@@ -187,6 +195,7 @@ fn judge(
         body,
         platform: endorsed.pck.platform,
         status,
+        tcb_date: launch.date().min(qe.tcb_date),
         advisories,
         evaluation_number: collateral.evaluation_number(),
     })

@@ -10,6 +10,7 @@ use attestation::tdx::{
 use super::{AT, Built, MRCONFIGID, Paper, REPORT_DATA, registers};
 
 /// Rows of a table: `"reason": "what is wrong" => |paper| how;`.
+#[allow(unused_macros, reason = "not every test has a table")]
 macro_rules! faults {
     ($($code:literal: $what:literal => $change:expr;)*) => {
         &[$(($what, $change, $code)),*]

@@ -29,7 +29,7 @@ use pki::{Certificate, Crl, Key, pem};
 pub(crate) const AT: UnixTime = UnixTime(1_800_000_000);
 
 /// Everything that can be said; the default is good.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Paper {
     pub(crate) root: Certificate,
     pub(crate) root_crl: Crl,
@@ -59,6 +59,7 @@ pub(crate) struct Paper {
 }
 
 /// Everything as a verifier gets it.
+#[derive(Debug)]
 pub(crate) struct Built {
     pub(crate) root: Vec<u8>,
     pub(crate) quote: Vec<u8>,
@@ -326,9 +327,9 @@ fn tcb_info() -> Value {
     let mut identity = signer.clone();
     identity["id"] = "TDX_01".into();
     identity["tcbLevels"] = json!([
-        { "tcb": { "isvsvn": 7 }, "tcbStatus": "UpToDate" },
-        { "tcb": { "isvsvn": 5 }, "tcbStatus": "OutOfDate", "advisoryIDs": ["INTEL-SA-00002"] },
-        { "tcb": { "isvsvn": 3 }, "tcbStatus": "Revoked" },
+        isv_level(7, "UpToDate", json!([])),
+        isv_level(5, "OutOfDate", json!(["INTEL-SA-00002"])),
+        isv_level(3, "Revoked", json!([])),
     ]);
     json!({
         "id": "TDX",
@@ -362,6 +363,16 @@ pub(crate) fn level(sgx: [u8; 16], pcesvn: u16, tdx: [u8; 16], status: &str) -> 
     })
 }
 
+/// A level of the TDX module or of the quoting enclave.
+pub(crate) fn isv_level(isvsvn: u8, status: &str, advisories: Value) -> Value {
+    json!({
+        "tcb": { "isvsvn": isvsvn },
+        "tcbDate": "2026-08-13T00:00:00Z",
+        "tcbStatus": status,
+        "advisoryIDs": advisories,
+    })
+}
+
 fn qe_identity() -> Value {
     json!({
         "id": "TD_QE",
@@ -376,8 +387,8 @@ fn qe_identity() -> Value {
         "mrsigner": "DC".repeat(32),
         "isvprodid": 2,
         "tcbLevels": [
-            { "tcb": { "isvsvn": 4 }, "tcbStatus": "UpToDate" },
-            { "tcb": { "isvsvn": 2 }, "tcbStatus": "OutOfDate", "advisoryIDs": ["INTEL-SA-00003"] },
+            isv_level(4, "UpToDate", json!([])),
+            isv_level(2, "OutOfDate", json!(["INTEL-SA-00003"])),
         ],
     })
 }

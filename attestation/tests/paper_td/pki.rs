@@ -9,7 +9,7 @@ use super::COMPONENTS;
 use super::der::{bits, boolean, integer, octets, oid, sequence, tlv};
 
 /// A P-256 key, by number.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Key(u8);
 
 impl Key {
@@ -44,7 +44,7 @@ impl Key {
 }
 
 /// What a certificate says, and who signs it.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Certificate {
     pub(crate) version: u8,
     pub(crate) serial: Vec<u8>,
@@ -122,7 +122,7 @@ impl Certificate {
 }
 
 /// What a revocation list says, and who signs it.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Crl {
     pub(crate) version: u8,
     pub(crate) issuer: &'static str,
