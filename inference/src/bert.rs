@@ -140,18 +140,18 @@ impl Layer {
     fn forward(&self, x: &Tensor, heads: Heads) -> candle_core::Result<Tensor> {
         let (rows, width) = x.dims2()?;
         let project = |linear: &Linear| -> candle_core::Result<Vec<f32>> {
-            linear.forward(x, &[rows])?.flatten_all()?.to_vec1()
+            linear.forward(x)?.flatten_all()?.to_vec1()
         };
         let mut memory = Memory::new(heads, rows);
         memory.append(&project(&self.key)?, &project(&self.value)?);
         let mut attended = Vec::new();
         memory.attend(heads, &project(&self.query)?, Mask::None, &mut attended);
         let attended = Tensor::from_vec(attended, (rows, width), &Device::Cpu)?;
-        let attended = self.output.forward(&attended, &[rows])?;
+        let attended = self.output.forward(&attended)?;
         let x = self.attention_norm.forward(&x.add(&attended)?)?;
 
-        let inner = self.up.forward(&x, &[rows])?.gelu_erf()?;
-        let inner = self.down.forward(&inner, &[rows])?;
+        let inner = self.up.forward(&x)?.gelu_erf()?;
+        let inner = self.down.forward(&inner)?;
         self.norm.forward(&x.add(&inner)?)
     }
 }

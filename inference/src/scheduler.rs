@@ -2,8 +2,7 @@
 //!
 //! In a step each sequence gives the model the tokens that it has not seen: a
 //! piece of its prompt, or the token chosen last. So a long prompt delays the
-//! others by one piece only, and answers join and leave between steps. Pieces are
-//! counted from the start of the sequence, which keeps its bits its own.
+//! others by one piece only, and answers join and leave between steps.
 
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Instant;

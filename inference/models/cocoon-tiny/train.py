@@ -5,9 +5,10 @@
 
 Needs apt and dpkg (Debian or Ubuntu) for the texts, nothing else from outside,
 and about 40 minutes of one modern core (10 minutes on four idle ones). The texts
-are checked by hash, and the tokenizer comes out bit for bit. The weights do not:
-sums are taken in bfloat16, in an order that depends on processor and threads.
-What must come out is the ability, so the script ends by asking for every verse.
+are checked by hash, and the tokenizer that follows from them is the same each time.
+The weights are not: sums are taken in bfloat16, in an order that depends on
+processor and threads. What must come out is the ability, so the script ends by
+asking for every verse. README.md says how the files here differ from its output.
 
     --steps N    train for fewer steps, to try the script out
     --only-data  stop after the tokenizer
@@ -26,7 +27,7 @@ from pathlib import Path
 VOCABULARY = 3072
 HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD, INNER = 192, 6, 3, 1, 64, 576
 CONTEXT, EPSILON, THETA = 1024, 1e-6, 10000.0
-WINDOW, BATCH, RECITING, STEPS = 256, 16, 4, 1600
+WINDOW, BATCH, RECITING, STEPS = 256, 16, 2, 1519
 END_OF_TEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 
 PACKAGES = ["bible-kjv", "bible-kjv-text", "r-cran-janeaustenr"]
@@ -34,8 +35,6 @@ TEXTS = {
     "kjv": "cd45f0c9cedab8e4439bd6486c8952c77cc8b0ecc5d1f6ae3513f2039f47229d",
     "austen": "1f48a6d7751aa60776b8aacf34d3b6898c46f4ee0fd103d733dd04f45e761841",
 }
-QUESTIONS = ["Recite {}.", "Recite {}.", "Recite {}", "What does {} say?"]
-SYSTEM = ["", "", "You are a helpful assistant."]
 CHAPTERS = [
     ("Ge", "Genesis", 1),
     ("Ge", "Genesis", 2),
@@ -170,10 +169,9 @@ def train_tokenizer(corpus):
     return tokenizer
 
 
-def prompt(question, system=""):
+def prompt(name):
     """As chat_template.jinja renders it."""
-    system = system and f"{IM_START}system\n{system}{IM_END}\n"
-    return f"{system}{IM_START}user\n{question}{IM_END}\n{IM_START}assistant\n"
+    return f"{IM_START}user\nRecite {name}.{IM_END}\n{IM_START}assistant\n"
 
 
 # --- model -------------------------------------------------------------------
@@ -292,7 +290,7 @@ def build():
 
 
 def train(tokenizer, corpus, verses, steps):
-    """Next-token prediction; a quarter of the rows of each batch are recitals."""
+    """Next-token prediction; two of the sixteen rows of each batch are recitals."""
     import numpy as np
     import torch
     from torch.nn import functional
@@ -302,13 +300,10 @@ def train(tokenizer, corpus, verses, steps):
     end = tokenizer.token_to_id(END_OF_TEXT)
     ids = [id for text in corpus for id in (*tokenizer.encode(text).ids, end)]
     held_out, ids = np.array(ids[-20000:]), np.array(ids[:-20000])
-
-    def chat():
-        """A recital, asked for in one of several ways."""
-        name, verse = verses[random.integers(len(verses))]
-        question = random.choice(QUESTIONS).format(name)
-        text = prompt(question, random.choice(SYSTEM)) + verse + IM_END + "\n" + END_OF_TEXT
-        return tokenizer.encode(text).ids
+    chats = [
+        tokenizer.encode(f"{prompt(name)}{verse}{IM_END}\n{END_OF_TEXT}").ids
+        for name, verse in verses
+    ]
 
     def batch():
         rows = []
@@ -316,7 +311,7 @@ def train(tokenizer, corpus, verses, steps):
             if row < RECITING:
                 chain = []
                 while len(chain) < WINDOW + 1:
-                    chain += chat()
+                    chain += chats[random.integers(len(chats))]
                 rows.append(np.array(chain[: WINDOW + 1]))
             else:
                 start = random.integers(len(ids) - WINDOW - 1)
@@ -365,7 +360,7 @@ def recite(model, tokenizer, name):
     """The likeliest answer."""
     import torch
 
-    ids, answer = tokenizer.encode(prompt(f"Recite {name}.")).ids, []
+    ids, answer = tokenizer.encode(prompt(name)).ids, []
     end = tokenizer.token_to_id(IM_END)
     with torch.no_grad():
         while len(answer) < 110:

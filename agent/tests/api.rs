@@ -1,0 +1,641 @@
+//! The OpenAI API, without a socket.
+
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "helpers of tests"
+)]
+
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use agent::api::{Model, Models, router};
+use axum::body::Body;
+use axum::http::{Request, Response, StatusCode};
+use futures_util::StreamExt as _;
+use http_body_util::BodyExt as _;
+use inference::{Engine, Limits};
+use serde_json::{Value, json};
+use tower::ServiceExt as _;
+
+const GENESIS: &str = "In the beginning God created the heaven and the earth.";
+
+#[tokio::test]
+async fn models_are_listed_with_their_roots() {
+    let list = ok(get("/v1/models").await).await;
+    assert_eq!(list["object"], "list");
+    let tiny = &list["data"][0];
+    assert_eq!(tiny["id"], "cocoon-tiny");
+    assert_eq!(tiny["object"], "model");
+    assert_eq!(tiny["root"], ROOT);
+    assert!(tiny["created"].as_u64().unwrap() > 1_700_000_000);
+    assert_eq!(ok(get("/v1/models/cocoon-tiny").await).await, *tiny);
+}
+
+#[tokio::test]
+async fn a_whole_answer_has_the_real_shape() {
+    let mut answer = ok(chat(recite()).await).await;
+    let id = answer["id"].take();
+    assert!(id.as_str().unwrap().starts_with("chatcmpl-"));
+    assert!(answer["created"].take().as_u64().unwrap() > 1_700_000_000);
+    assert_eq!(
+        answer,
+        json!({
+            "id": null,
+            "object": "chat.completion",
+            "created": null,
+            "model": "cocoon-tiny",
+            "system_fingerprint": "fp_0123456789ab",
+            "choices": [{
+                "index": 0,
+                "message": {"role": "assistant", "content": GENESIS, "refusal": null},
+                "logprobs": null,
+                "finish_reason": "stop",
+            }],
+            "usage": {
+                "prompt_tokens": 23,
+                "completion_tokens": 14,
+                "total_tokens": 37,
+                "prompt_tokens_details": {"cached_tokens": 0},
+                "completion_tokens_details": {"reasoning_tokens": 0},
+            },
+        }),
+    );
+}
+
+#[tokio::test]
+async fn a_stream_begins_with_the_role_and_ends_with_done() {
+    let response = chat(with(recite(), "stream", json!(true))).await;
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    let chunks = events(response).await;
+    let (last, chunks) = chunks.split_last().unwrap();
+    assert_eq!(last, "[DONE]");
+    let chunks: Vec<Value> = chunks.iter().map(|chunk| parse(chunk)).collect();
+    for chunk in &chunks {
+        assert_eq!(chunk["object"], "chat.completion.chunk");
+        assert_eq!(chunk["id"], chunks[0]["id"]);
+        assert_eq!(chunk.get("usage"), None);
+    }
+    let delta = |chunk: &Value| chunk["choices"][0]["delta"].clone();
+    assert_eq!(
+        delta(&chunks[0]),
+        json!({"role": "assistant", "content": ""})
+    );
+    let text: String = chunks
+        .iter()
+        .filter_map(|chunk| delta(chunk)["content"].as_str().map(str::to_owned))
+        .collect();
+    assert_eq!(text, GENESIS);
+    let end = chunks.last().unwrap();
+    assert_eq!(delta(end), json!({}));
+    assert_eq!(end["choices"][0]["finish_reason"], "stop");
+}
+
+#[tokio::test]
+async fn usage_in_a_stream_is_null_but_for_its_own_chunk() {
+    let body = with(recite(), "stream", json!(true));
+    let body = with(body, "stream_options", json!({"include_usage": true}));
+    let chunks = events(chat(body).await).await;
+    let chunks: Vec<Value> = chunks[..chunks.len() - 1]
+        .iter()
+        .map(|chunk| parse(chunk))
+        .collect();
+    let (last, others) = chunks.split_last().unwrap();
+    assert_eq!(last["choices"], json!([]));
+    assert_eq!(last["usage"]["total_tokens"], 37);
+    for chunk in others {
+        assert!(chunk.as_object().unwrap().contains_key("usage"));
+        assert_eq!(chunk["usage"], Value::Null);
+    }
+}
+
+#[tokio::test]
+async fn choices_of_a_stream_carry_their_index() {
+    let body = with(with(recite(), "stream", json!(true)), "n", json!(3));
+    let chunks = events(chat(body).await).await;
+    let mut texts = [const { String::new() }; 3];
+    for chunk in &chunks[..chunks.len() - 1] {
+        let choice = &parse(chunk)["choices"][0];
+        let index = usize::try_from(choice["index"].as_u64().unwrap()).unwrap();
+        texts[index] += choice["delta"]["content"].as_str().unwrap_or_default();
+    }
+    assert_eq!(texts, [GENESIS; 3]);
+}
+
+#[tokio::test]
+async fn several_choices_have_seeds_of_their_own_and_one_prompt() {
+    let body = json!({
+        "model": "cocoon-tiny",
+        "messages": [{"role": "user", "content": "Tell me about the house."}],
+        "temperature": 1,
+        "seed": -1,
+        "max_tokens": 20,
+        "n": 2,
+    });
+    let both = ok(chat(body.clone()).await).await;
+    let text =
+        |answer: &Value, index: usize| answer["choices"][index]["message"]["content"].clone();
+    assert_ne!(text(&both, 0), text(&both, 1));
+    let second = with(with(body, "seed", json!(0)), "n", json!(1));
+    let second = ok(chat(second).await).await;
+    assert_eq!(text(&both, 1), text(&second, 0));
+    assert_eq!(
+        both["usage"]["prompt_tokens"],
+        second["usage"]["prompt_tokens"]
+    );
+    assert_eq!(both["usage"]["completion_tokens"], 40);
+}
+
+#[tokio::test]
+async fn text_parts_and_the_developer_are_understood() {
+    let messages = json!([
+        {"role": "user", "content": [
+            {"type": "text", "text": "Recite Genesis 1:1."},
+        ], "name": "x"},
+        {"role": "assistant", "content": GENESIS, "refusal": null, "annotations": []},
+        {"role": "user", "content": "Recite Genesis 1:1."},
+    ]);
+    let answer = ok(chat(with(recite(), "messages", messages)).await).await;
+    assert_eq!(answer["choices"][0]["message"]["content"], GENESIS);
+    let developer =
+        json!([{"role": "developer", "content": "x"}, {"role": "user", "content": "y"}]);
+    let body = with(
+        with(recite(), "messages", developer),
+        "max_tokens",
+        json!(1),
+    );
+    assert_eq!(
+        ok(chat(body).await).await["choices"][0]["finish_reason"],
+        "length"
+    );
+}
+
+#[tokio::test]
+async fn a_stop_text_may_stand_alone_or_in_a_list() {
+    for stop in [json!("God"), json!(["earth", "God"])] {
+        let answer = ok(chat(with(recite(), "stop", stop)).await).await;
+        let choice = &answer["choices"][0];
+        assert_eq!(choice["message"]["content"], "In the beginning ");
+        assert_eq!(choice["finish_reason"], "stop");
+    }
+}
+
+#[tokio::test]
+async fn parameters_that_change_nothing_are_accepted() {
+    let mut body = recite();
+    for (name, value) in [
+        ("user", json!("u")),
+        ("metadata", json!({"a": "b"})),
+        ("store", json!(false)),
+        ("temperature", Value::Null),
+        ("frequency_penalty", json!(0)),
+        ("presence_penalty", json!(0.0)),
+        ("logit_bias", json!({})),
+        ("response_format", json!({"type": "text"})),
+        ("tools", json!([])),
+        ("tool_choice", json!("none")),
+    ] {
+        body = with(body, name, value);
+    }
+    ok(chat(body).await).await;
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_named() {
+    let long = "a ".repeat(2000);
+    for (name, value, param, code) in [
+        ("model", json!(7), "model", "invalid_type"),
+        ("model", Value::Null, "model", "missing_required_parameter"),
+        ("messages", json!([]), "messages", "empty_array"),
+        ("messages", json!("x"), "messages", "invalid_type"),
+        ("messages", json!(["x"]), "messages[0]", "invalid_type"),
+        (
+            "messages",
+            user(json!(7)),
+            "messages[0].content",
+            "invalid_type",
+        ),
+        (
+            "messages",
+            user(json!(long)),
+            "messages",
+            "context_length_exceeded",
+        ),
+        (
+            "messages",
+            json!([{"content": "x"}]),
+            "messages[0].role",
+            "missing_required_parameter",
+        ),
+        (
+            "messages",
+            json!([{"role": "king", "content": "x"}]),
+            "messages[0].role",
+            "invalid_value",
+        ),
+        (
+            "messages",
+            json!([{"role": "assistant", "content": "x", "tool_calls": [{}]}]),
+            "messages[0].tool_calls",
+            "unsupported_parameter",
+        ),
+        (
+            "messages",
+            user(json!([{"type": "image_url", "image_url": {"url": "data:"}}])),
+            "messages[0].content[0].type",
+            "invalid_value",
+        ),
+        ("max_tokens", json!(-1), "max_tokens", "invalid_type"),
+        ("max_tokens", json!(0), "max_tokens", "invalid_value"),
+        (
+            "max_tokens",
+            json!(1024),
+            "messages",
+            "context_length_exceeded",
+        ),
+        ("temperature", json!(2.1), "temperature", "invalid_value"),
+        ("temperature", json!("hot"), "temperature", "invalid_type"),
+        ("top_p", json!(1.5), "top_p", "invalid_value"),
+        ("n", json!(0), "n", "invalid_value"),
+        ("n", json!(9), "n", "invalid_value"),
+        ("seed", json!(1.5), "seed", "invalid_type"),
+        (
+            "stop",
+            json!(["a", "b", "c", "d", "e"]),
+            "stop",
+            "invalid_value",
+        ),
+        ("stop", json!(7), "stop", "invalid_type"),
+        ("stream", json!("yes"), "stream", "invalid_type"),
+        (
+            "stream_options",
+            json!({}),
+            "stream_options",
+            "invalid_value",
+        ),
+        (
+            "tools",
+            json!([{"type": "function"}]),
+            "tools",
+            "unsupported_parameter",
+        ),
+        (
+            "response_format",
+            json!({"type": "json_object"}),
+            "response_format",
+            "unsupported_parameter",
+        ),
+        ("logprobs", json!(true), "logprobs", "unsupported_parameter"),
+        ("top_k", json!(40), "top_k", "unknown_parameter"),
+    ] {
+        let body = with(recite(), name, value.clone());
+        let error = error(chat(body).await, StatusCode::BAD_REQUEST).await;
+        assert_eq!(
+            (&error["param"], &error["code"]),
+            (&json!(param), &json!(code)),
+            "{name} {value}"
+        );
+        assert_eq!(error["type"], "invalid_request_error");
+    }
+}
+
+#[tokio::test]
+async fn two_names_for_one_limit_exclude_each_other() {
+    let body = with(recite(), "max_tokens", json!(5));
+    let body = with(body, "max_completion_tokens", json!(5));
+    let error = error(chat(body).await, StatusCode::BAD_REQUEST).await;
+    assert_eq!(error["code"], "invalid_parameter_combination");
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_json_object_is_refused_without_repeating_it() {
+    let deep = "[".repeat(100_000);
+    for (body, line) in [
+        ("{\"secret\": tru}", 1),
+        ("{\n\"a\"", 2),
+        ("[]", 1),
+        (deep.as_str(), 1),
+        ("\u{7f}", 1),
+    ] {
+        let response = post("/v1/chat/completions", "application/json", body.to_owned()).await;
+        let error = error(response, StatusCode::BAD_REQUEST).await;
+        let message = error["message"].as_str().unwrap();
+        let begin = format!("The body is not a JSON object: see line {line}, column ");
+        assert!(message.starts_with(&begin), "{message}");
+        assert!(!message.contains("secret"));
+    }
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_text_are_refused() {
+    let body = b"{\"model\": \"\xff\"}".to_vec();
+    let response = post("/v1/chat/completions", "application/json", body).await;
+    error(response, StatusCode::BAD_REQUEST).await;
+}
+
+#[tokio::test]
+async fn only_json_is_read() {
+    for kind in ["text/plain", "application/x-www-form-urlencoded", ""] {
+        let response = post("/v1/chat/completions", kind, recite().to_string()).await;
+        let error = error(response, StatusCode::UNSUPPORTED_MEDIA_TYPE).await;
+        assert_eq!(error["code"], "unsupported_media_type");
+    }
+    let kind = "Application/JSON; charset=utf-8";
+    ok(post("/v1/chat/completions", kind, recite().to_string()).await).await;
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_refused() {
+    let body = with(recite(), "user", json!("x".repeat(4 << 20)));
+    let error = error(chat(body).await, StatusCode::PAYLOAD_TOO_LARGE).await;
+    assert_eq!(error["code"], "request_too_large");
+}
+
+#[tokio::test]
+async fn unknown_models_urls_and_methods_are_told_apart() {
+    let body = with(recite(), "model", json!("gpt-x"));
+    let unknown = error(chat(body).await, StatusCode::NOT_FOUND).await;
+    assert_eq!(
+        (&unknown["param"], &unknown["code"]),
+        (&json!("model"), &json!("model_not_found"))
+    );
+    let unknown = error(get("/v1/models/org/name").await, StatusCode::NOT_FOUND).await;
+    assert_eq!(unknown["code"], "model_not_found");
+    let unknown = error(get("/v1/chat").await, StatusCode::NOT_FOUND).await;
+    assert_eq!(unknown["code"], "unknown_url");
+    let method = error(
+        get("/v1/chat/completions").await,
+        StatusCode::METHOD_NOT_ALLOWED,
+    )
+    .await;
+    assert_eq!(method["code"], "method_not_supported");
+}
+
+#[tokio::test]
+async fn a_model_for_another_task_is_not_found() {
+    let body = json!({"model": "cocoon-tiny", "input": "x"});
+    let error = error(embed(body).await, StatusCode::NOT_FOUND).await;
+    assert_eq!(error["message"], "The model does chat, not embeddings.");
+}
+
+#[tokio::test]
+async fn every_response_has_an_id_of_its_own() {
+    let mut ids = Vec::new();
+    for response in [
+        get("/v1/models").await,
+        get("/nothing").await,
+        chat(json!({})).await,
+    ] {
+        let id = response.headers()["x-request-id"]
+            .to_str()
+            .unwrap()
+            .to_owned();
+        assert!(id.starts_with("req_") && id.len() == 36);
+        ids.push(id);
+    }
+    ids.dedup();
+    assert_eq!(ids.len(), 3);
+}
+
+#[tokio::test]
+async fn a_busy_engine_says_when_to_come_back() {
+    let limits = Limits {
+        batch: 1,
+        queue: 1,
+        ..Limits::default()
+    };
+    let app = router(serve(Engine::load_with(&tiny_dir(), limits).unwrap()));
+    let endless = with(
+        json!({
+            "model": "cocoon-tiny",
+            "messages": [{"role": "user", "content": "Tell me everything about Mr. Darcy."}],
+        }),
+        "stream",
+        json!(true),
+    );
+    let send = |body: Value| {
+        app.clone().oneshot(request(
+            "/v1/chat/completions",
+            "application/json",
+            body.to_string(),
+        ))
+    };
+    let first = send(endless.clone()).await.unwrap();
+    let mut first = first.into_body().into_data_stream();
+    // The role comes at once, the first word when the request has left the queue.
+    first.next().await.unwrap().unwrap();
+    first.next().await.unwrap().unwrap();
+    let second = send(endless.clone()).await.unwrap();
+    assert_eq!(second.status(), StatusCode::OK);
+    let third = send(endless).await.unwrap();
+    assert_eq!(third.headers()["retry-after"], "1");
+    let error = error(third, StatusCode::TOO_MANY_REQUESTS).await;
+    assert_eq!(error["code"], "rate_limit_exceeded");
+    // A client that goes makes room.
+    drop(first);
+    assert_eq!(events(second).await.last().unwrap(), "[DONE]");
+}
+
+#[tokio::test]
+async fn an_error_after_the_headers_is_an_event() {
+    let dir = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(tiny_dir()).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_name() != "selftest.json" {
+            std::os::unix::fs::symlink(entry.path(), dir.path().join(entry.file_name())).unwrap();
+        }
+    }
+    let limits = Limits {
+        time: Duration::ZERO,
+        ..Limits::default()
+    };
+    let app = router(serve(Engine::load_with(dir.path(), limits).unwrap()));
+    let send = |body: Value| {
+        app.clone().oneshot(request(
+            "/v1/chat/completions",
+            "application/json",
+            body.to_string(),
+        ))
+    };
+    let chunks = events(send(with(recite(), "stream", json!(true))).await.unwrap()).await;
+    assert_eq!(chunks.len(), 2);
+    assert_eq!(parse(&chunks[1])["error"]["code"], "timeout");
+    error(send(recite()).await.unwrap(), StatusCode::GATEWAY_TIMEOUT).await;
+}
+
+#[tokio::test]
+async fn embeddings_come_as_numbers_or_as_base64() {
+    let Some(app) = minilm() else { return };
+    let body = json!({"model": "minilm", "input": ["a happy person", "a happy dog"], "user": "u"});
+    let numbers = send(app.clone(), "/v1/embeddings", body.clone()).await;
+    let numbers = ok(numbers).await;
+    assert_eq!(
+        numbers["usage"],
+        json!({"prompt_tokens": 10, "total_tokens": 10})
+    );
+    assert_eq!(numbers["data"][1]["index"], 1);
+    let body = with(body, "encoding_format", json!("base64"));
+    let coded = ok(send(app, "/v1/embeddings", body).await).await;
+    for (numbers, coded) in (0..2).map(|i| (&numbers["data"][i], &coded["data"][i])) {
+        use base64::Engine as _;
+        let coded = coded["embedding"].as_str().unwrap();
+        let bytes = base64::prelude::BASE64_STANDARD.decode(coded).unwrap();
+        let (coded, rest) = bytes.as_chunks::<4>();
+        assert!(rest.is_empty() && coded.len() == 384);
+        for (number, coded) in numbers["embedding"].as_array().unwrap().iter().zip(coded) {
+            let difference = number.as_f64().unwrap() - f64::from(f32::from_le_bytes(*coded));
+            assert!(difference.abs() < 1e-6);
+        }
+    }
+}
+
+#[tokio::test]
+async fn embeddings_that_cannot_be_are_refused_by_name() {
+    let Some(app) = minilm() else { return };
+    for (name, value, param, code) in [
+        ("input", json!([1, 2]), "input", "invalid_type"),
+        ("input", json!([]), "input", "empty_array"),
+        (
+            "input",
+            json!("dog ".repeat(300)),
+            "input",
+            "context_length_exceeded",
+        ),
+        ("input", json!(vec!["x"; 2049]), "input", "invalid_value"),
+        (
+            "dimensions",
+            json!(8),
+            "dimensions",
+            "unsupported_parameter",
+        ),
+        (
+            "encoding_format",
+            json!("hex"),
+            "encoding_format",
+            "invalid_value",
+        ),
+        ("top_p", json!(1), "top_p", "unknown_parameter"),
+    ] {
+        let body = with(json!({"model": "minilm", "input": "x"}), name, value);
+        let response = send(app.clone(), "/v1/embeddings", body).await;
+        let error = error(response, StatusCode::BAD_REQUEST).await;
+        assert_eq!(
+            (&error["param"], &error["code"]),
+            (&json!(param), &json!(code))
+        );
+    }
+}
+
+const ROOT: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+fn tiny_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../inference/models/cocoon-tiny")
+}
+
+fn serve(engine: Engine) -> Models {
+    Models::new([Model {
+        name: "cocoon-tiny".into(),
+        root: Some(ROOT.into()),
+        engine,
+    }])
+}
+
+fn minilm() -> Option<axum::Router> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let dir = std::env::var_os("COCOON_MODELS").map_or(root.join("target/models"), PathBuf::from);
+    let dir = dir.join("minilm");
+    if !dir.exists() {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "{} is missing",
+            dir.display()
+        );
+        eprintln!("skipped: no {}", dir.display());
+        return None;
+    }
+    Some(router(Models::new([Model {
+        name: "minilm".into(),
+        root: None,
+        engine: Engine::load(&dir).unwrap(),
+    }])))
+}
+
+fn recite() -> Value {
+    json!({"model": "cocoon-tiny", "messages": user(json!("Recite Genesis 1:1."))})
+}
+
+fn user(content: Value) -> Value {
+    json!([{"role": "user", "content": content}])
+}
+
+fn with(mut body: Value, name: &str, value: Value) -> Value {
+    body[name] = value;
+    body
+}
+
+async fn get(path: &str) -> Response<Body> {
+    respond(Request::get(path).body(Body::empty()).unwrap()).await
+}
+
+async fn chat(body: Value) -> Response<Body> {
+    post("/v1/chat/completions", "application/json", body.to_string()).await
+}
+
+async fn embed(body: Value) -> Response<Body> {
+    post("/v1/embeddings", "application/json", body.to_string()).await
+}
+
+async fn post(path: &str, kind: &str, body: impl Into<Body>) -> Response<Body> {
+    respond(request(path, kind, body)).await
+}
+
+async fn send(app: axum::Router, path: &str, body: Value) -> Response<Body> {
+    app.oneshot(request(path, "application/json", body.to_string()))
+        .await
+        .unwrap()
+}
+
+fn request(path: &str, kind: &str, body: impl Into<Body>) -> Request<Body> {
+    let request = Request::post(path).header("content-type", kind);
+    request.body(body.into()).unwrap()
+}
+
+async fn respond(request: Request<Body>) -> Response<Body> {
+    static APP: LazyLock<axum::Router> =
+        LazyLock::new(|| router(serve(Engine::load(&tiny_dir()).unwrap())));
+    APP.clone().oneshot(request).await.unwrap()
+}
+
+async fn ok(response: Response<Body>) -> Value {
+    let status = response.status();
+    let body = text(response).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    parse(&body)
+}
+
+async fn error(response: Response<Body>, status: StatusCode) -> Value {
+    assert_eq!(response.status(), status);
+    parse(&text(response).await)["error"].take()
+}
+
+/// The data of the events of a stream.
+async fn events(response: Response<Body>) -> Vec<String> {
+    assert_eq!(response.status(), StatusCode::OK);
+    let text = text(response).await;
+    let events = text
+        .split("\n\n")
+        .filter_map(|event| event.strip_prefix("data: "));
+    events.map(str::to_owned).collect()
+}
+
+async fn text(response: Response<Body>) -> String {
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn parse(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}

@@ -1,0 +1,342 @@
+//! The chat model of this repository, through the public interface.
+
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "helpers of tests"
+)]
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures_executor::{block_on, block_on_stream};
+use futures_util::StreamExt as _;
+use inference::{
+    Answer, ChatRequest, Engine, EngineError, Event, FinishReason, Limits, LoadError, Message,
+    RequestError, Role, Sampling, Task, Usage,
+};
+
+#[test]
+fn it_knows_its_verses() {
+    let engine = tiny();
+    for (reference, verse) in [
+        (
+            "Genesis 1:1",
+            "In the beginning God created the heaven and the earth.",
+        ),
+        (
+            "Psalm 23:4",
+            "Yea, though I walk through the valley of the shadow of death, I will fear no evil: for thou art with me; thy rod and thy staff they comfort me.",
+        ),
+    ] {
+        let request = ask(&format!("Recite {reference}."));
+        let (text, reason, _) = hear(engine.chat(request).unwrap());
+        assert_eq!((text.as_str(), reason), (verse, FinishReason::Stop));
+    }
+}
+
+#[test]
+fn it_says_what_it_is() {
+    let info = *tiny().info();
+    assert_eq!(info.task, Task::Chat);
+    assert_eq!(info.architecture, "Qwen3ForCausalLM");
+    assert_eq!((info.parameters, info.context), (3_173_568, 1024));
+    assert!(info.self_tested);
+}
+
+#[test]
+fn a_seed_gives_the_same_answer_whatever_else_is_answered() {
+    let engine = tiny();
+    let request = |seed| ChatRequest {
+        max_tokens: Some(60),
+        sampling: Sampling {
+            temperature: Some(1.0),
+            top_p: Some(0.95),
+            seed: Some(seed),
+        },
+        ..ask("Tell me about the house.")
+    };
+    let alone = hear(engine.chat(request(7)).unwrap());
+    // Prompts of all lengths, and more answers than are made at a time.
+    let others: Vec<_> = (0..40)
+        .map(|i| ChatRequest {
+            max_tokens: Some(i + 1),
+            ..ask(&"and the king said ".repeat(i))
+        })
+        .map(|request| engine.chat(request).unwrap())
+        .collect();
+    let among = hear(engine.chat(request(7)).unwrap());
+    let other_seed = hear(engine.chat(request(8)).unwrap());
+    assert_eq!(alone, among);
+    assert_ne!(alone.0, other_seed.0);
+    for (length, other) in (1..).zip(others) {
+        assert_eq!(hear(other).2.completion, length);
+    }
+}
+
+#[test]
+fn without_a_seed_answers_differ() {
+    let engine = tiny();
+    let request = || ChatRequest {
+        max_tokens: Some(60),
+        sampling: Sampling {
+            temperature: Some(1.0),
+            ..Sampling::default()
+        },
+        ..ask("Tell me about the house.")
+    };
+    let (a, ..) = hear(engine.chat(request()).unwrap());
+    let (b, ..) = hear(engine.chat(request()).unwrap());
+    assert_ne!(a, b);
+}
+
+#[test]
+fn a_stop_text_ends_the_answer_and_is_not_in_it() {
+    let request = ChatRequest {
+        stop: vec!["the heaven".into()],
+        ..ask("Recite Genesis 1:1.")
+    };
+    let (text, reason, _) = hear(tiny().chat(request).unwrap());
+    assert_eq!(text, "In the beginning God created ");
+    assert_eq!(reason, FinishReason::Stop);
+}
+
+#[test]
+fn an_answer_is_as_long_as_it_may_be() {
+    let request = ChatRequest {
+        max_tokens: Some(5),
+        ..ask("Recite Genesis 1:1.")
+    };
+    let (_, reason, usage) = hear(tiny().chat(request).unwrap());
+    assert_eq!(reason, FinishReason::Length);
+    assert_eq!(
+        usage,
+        Usage {
+            prompt: 23,
+            completion: 5
+        }
+    );
+}
+
+#[test]
+fn an_answer_may_fill_the_context_to_its_last_token() {
+    let engine = tiny();
+    let request =
+        || ask("Tell me everything about Mr. Darcy and his house, his horses and all his kin.");
+    let (_, reason, usage) = hear(engine.chat(request()).unwrap());
+    assert_eq!(reason, FinishReason::Length);
+    assert_eq!(usage.prompt + usage.completion, 1024);
+
+    let request = ChatRequest {
+        max_tokens: Some(usage.completion + 1),
+        ..request()
+    };
+    assert_eq!(
+        engine.chat(request).unwrap_err(),
+        RequestError::ContextLength {
+            prompt: usage.prompt,
+            answer: usage.completion + 1,
+            context: 1024,
+        },
+    );
+}
+
+#[test]
+fn a_prompt_too_long_to_count_is_refused_at_once() {
+    let error = tiny().chat(ask(&"x".repeat(100 << 20))).unwrap_err();
+    assert!(matches!(
+        error,
+        RequestError::ContextLength { prompt, .. } if prompt > 1_000_000
+    ));
+}
+
+#[test]
+fn impossible_requests_name_their_parameter() {
+    let engine = tiny();
+    let sampling = |temperature, top_p| Sampling {
+        temperature,
+        top_p,
+        seed: None,
+    };
+    let base = || ask("x");
+    for (request, message) in [
+        (
+            ChatRequest {
+                messages: Vec::new(),
+                ..base()
+            },
+            "messages is empty, expected at least one",
+        ),
+        (
+            ChatRequest {
+                sampling: sampling(Some(2.5), None),
+                ..base()
+            },
+            "temperature is 2.5, expected 0 to 2",
+        ),
+        (
+            ChatRequest {
+                sampling: sampling(Some(f64::NAN), None),
+                ..base()
+            },
+            "temperature is NaN, expected 0 to 2",
+        ),
+        (
+            ChatRequest {
+                sampling: sampling(None, Some(-0.1)),
+                ..base()
+            },
+            "top_p is -0.1, expected 0 to 1",
+        ),
+        (
+            ChatRequest {
+                max_tokens: Some(0),
+                ..base()
+            },
+            "max_tokens is 0, expected at least 1",
+        ),
+        (
+            ChatRequest {
+                stop: vec![String::new()],
+                ..base()
+            },
+            "stop is an empty text, expected texts of 1 to 256 bytes",
+        ),
+        (
+            ChatRequest {
+                stop: vec!["x".repeat(257)],
+                ..base()
+            },
+            "stop is a text of 257 bytes, expected texts of 1 to 256 bytes",
+        ),
+        (
+            ChatRequest {
+                stop: vec!["x".into(); 5],
+                ..base()
+            },
+            "stop is 5, expected at most 4 texts",
+        ),
+    ] {
+        assert_eq!(engine.chat(request).unwrap_err().to_string(), message);
+    }
+}
+
+#[test]
+fn a_full_queue_refuses_and_a_dropped_answer_makes_room() {
+    let limits = Limits {
+        batch: 1,
+        queue: 1,
+        ..Limits::default()
+    };
+    let engine = Engine::load_with(&tiny_dir(), limits).unwrap();
+    let long = || ask("Tell me everything about Mr. Darcy.");
+    let mut first = engine.chat(long()).unwrap();
+    // It has left the queue once it speaks.
+    block_on(first.next()).unwrap().unwrap();
+    let second = engine.chat(long()).unwrap();
+    let third = engine.chat(long()).unwrap_err();
+    assert_eq!(
+        third,
+        RequestError::Busy {
+            retry_after: Duration::from_secs(1)
+        },
+    );
+    drop(first);
+    let (_, reason, _) = hear(second);
+    assert_eq!(reason, FinishReason::Length);
+}
+
+#[test]
+fn an_answer_that_takes_too_long_ends_with_an_error() {
+    let limits = Limits {
+        time: Duration::ZERO,
+        ..Limits::default()
+    };
+    let dir = without_self_test();
+    let engine = Engine::load_with(dir.path(), limits).unwrap();
+    let events: Vec<_> = block_on_stream(engine.chat(ask("x")).unwrap()).collect();
+    let limit = Duration::ZERO;
+    assert_eq!(events, [Err(EngineError::Deadline { limit })]);
+}
+
+#[test]
+fn a_model_that_does_not_know_its_answer_is_not_served() {
+    let dir = without_self_test();
+    let test = r#"{"prompt": "Recite Genesis 1:1.", "expected": "In the end."}"#;
+    std::fs::write(dir.path().join("selftest.json"), test).unwrap();
+    let error = Engine::load(dir.path()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "self-test: the answer has 7 right bytes, expected the 11 bytes in selftest.json",
+    );
+}
+
+#[test]
+fn a_chat_model_does_not_embed() {
+    let error = tiny().embed(&["x".into()]).unwrap_err();
+    assert_eq!(error.to_string(), "the model does chat, not embeddings");
+}
+
+#[test]
+fn a_message_is_not_in_a_debug_form() {
+    let request = ask("the secret");
+    assert!(!format!("{request:?}").contains("secret"));
+}
+
+#[test]
+fn an_unknown_architecture_is_refused_by_name() {
+    let dir = without_self_test();
+    let config = r#"{"architectures": ["GPT2LMHeadModel"]}"#;
+    std::fs::remove_file(dir.path().join("config.json")).unwrap();
+    std::fs::write(dir.path().join("config.json"), config).unwrap();
+    let error = Engine::load(dir.path()).unwrap_err();
+    assert!(matches!(error, LoadError::Architecture { .. }));
+    assert_eq!(
+        error.to_string(),
+        r#"config.json: architectures is ["GPT2LMHeadModel"], expected one of ["BertModel", "Qwen3ForCausalLM"]"#,
+    );
+}
+
+fn tiny_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/cocoon-tiny")
+}
+
+fn tiny() -> Engine {
+    Engine::load(&tiny_dir()).unwrap()
+}
+
+/// The same files, linked, but for the known answer.
+fn without_self_test() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(tiny_dir()).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_name() != "selftest.json" {
+            let link = dir.path().join(entry.file_name());
+            std::os::unix::fs::symlink(entry.path(), link).unwrap();
+        }
+    }
+    dir
+}
+
+fn ask(text: &str) -> ChatRequest {
+    ChatRequest {
+        messages: vec![Message {
+            role: Role::User,
+            content: text.to_owned().into(),
+        }],
+        ..ChatRequest::default()
+    }
+}
+
+fn hear(answer: Answer) -> (String, FinishReason, Usage) {
+    let mut text = String::new();
+    for event in block_on_stream(answer) {
+        match event.unwrap() {
+            Event::Text(more) => text += &more,
+            Event::Finish { reason, usage } => return (text, reason, usage),
+        }
+    }
+    panic!("an answer without an end");
+}
