@@ -7,10 +7,10 @@
 use core::fmt;
 
 use crate::der::{
-    BOOLEAN, CONTEXT_0, CONTEXT_3, Der, DerError, GENERALIZED_TIME, OCTET_STRING, OID,
+    BIT_STRING, BOOLEAN, CONTEXT_0, CONTEXT_3, Der, DerError, GENERALIZED_TIME, OCTET_STRING, OID,
     PRINTABLE_STRING, SEQUENCE, SET, UTC_TIME, UTF8_STRING,
 };
-use crate::signature::Scheme;
+use crate::signature::{self, Forged, Scheme, Signature};
 use crate::time::{UnixTime, Window};
 
 /// A well-formed certificate that nobody has verified yet.
@@ -146,7 +146,7 @@ impl<'a> Certificate<'a> {
             return Ok(0);
         };
         let mut outer = Der::new(value);
-        let bits = outer.value(crate::der::BIT_STRING, "key usage")?;
+        let bits = outer.value(BIT_STRING, "key usage")?;
         outer.end("key usage")?;
         match bits {
             [0..8, first, ..] => Ok(*first),
@@ -196,16 +196,10 @@ impl<'a> Signed<'a> {
     }
 
     /// Whether `key` signed.
-    pub fn verify(&self, key: PublicKey<'_>) -> Result<(), crate::signature::Forged> {
-        use crate::signature::{Forged, Signature, verify};
-
+    pub fn verify(&self, key: PublicKey<'_>) -> Result<(), Forged> {
+        let signature = Signature::Asn1(self.signature);
         match key.scheme == self.scheme {
-            true => verify(
-                self.scheme,
-                key.point,
-                self.body,
-                Signature::Asn1(self.signature),
-            ),
+            true => signature::verify(self.scheme, key.point, self.body, signature),
             false => Err(Forged),
         }
     }

@@ -34,7 +34,7 @@ mod verify;
 pub use body::{Td15, Td15Ex, TdAttributes, TdBody, Xfam};
 pub use cache::PlatformCache;
 pub use chain::{ChainError, Fault, Role, TrustAnchor};
-pub use collateral::{Chain, Collateral, CollateralError, CollateralParts, List};
+pub use collateral::{Collateral, CollateralError, CollateralParts, IssuerChain, RevocationList};
 pub use document::{Document, DocumentError, Flaw};
 pub use files::{CollateralFiles, FilesError};
 pub use hex::Hex;

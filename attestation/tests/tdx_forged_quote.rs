@@ -17,7 +17,7 @@ mod paper_td;
 use attestation::tdx::Quote;
 
 use paper_td::Paper;
-use paper_td::der::{integer, octets, sequence};
+use paper_td::der::{integer, octets, sequence, tlv};
 use paper_td::judge::{check, judge, policy};
 use paper_td::pki::{self, Certificate, Key, extension, pem};
 
@@ -159,6 +159,7 @@ fn each_fault_of_a_pck_certificate_gives_its_reason() {
         "pck-malformed": "no SGX type" => |paper| without(paper, 4);
         "pck-malformed": "wide PPID" => |paper| field(paper, 0, &[1], octets(&[0; 17]));
         "pck-malformed": "wide FMSPC" => |paper| field(paper, 3, &[4], octets(&[0; 7]));
+        "pck-malformed": "unknown SGX type" => |paper| field(paper, 4, &[5], tlv(0x0a, &[3]));
         "pck-malformed": "SGX type" => |paper| field(paper, 4, &[5], integer(&[1]));
         "pck-malformed": "setup" => |paper| field(paper, 6, &[7], sequence(&[]));
         "pck-malformed": "flag" => |paper| field(paper, 6, &[7], odd_flag());

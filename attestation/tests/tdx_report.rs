@@ -122,7 +122,7 @@ fn a_policy_may_let_in_more_and_pin_more() {
         statuses = ["UpToDate", "OutOfDate"]
         advisories = ["INTEL-SA-00002"]
     "#;
-    assert_eq!(codes(&built, lenient), [] as [&str; 0]);
+    assert!(codes(&built, lenient).is_empty());
     let pinned = r#"
         [platform]
         statuses = ["OutOfDate"]
@@ -164,7 +164,7 @@ fn a_policy_may_name_the_software_and_what_it_said() {
         zero = digest("00"),
     );
     let built = Paper::good().build();
-    assert_eq!(codes(&built, &identity), [] as [&str; 0]);
+    assert!(codes(&built, &identity).is_empty());
     let other = identity
         .replace(&digest("41"), &digest("51"))
         .replace(&"44".repeat(64), &"45".repeat(64));
@@ -213,7 +213,7 @@ fn files_are_found_under_either_name_and_missed_by_name() {
     };
     for (name, _) in &all {
         let found = read(name).map(|_| ());
-        assert_eq!(found, Err(FilesError::Missing { name: *name }));
+        assert_eq!(found, Err(FilesError::Missing { name }));
     }
     assert_eq!(
         read("tcb_info.json").unwrap_err().to_string(),

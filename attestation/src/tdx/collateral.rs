@@ -89,26 +89,27 @@ fn verify(
     parts: CollateralParts<'_>,
     at: UnixTime,
 ) -> Result<Collateral, CollateralError> {
-    let (revoked, root_window) = List::Root.open(parts.root_crl, anchor.authority(), at)?;
+    let (revoked, root_window) =
+        RevocationList::Root.open(parts.root_crl, anchor.authority(), at)?;
     let root = Root {
         anchor,
         revoked,
         at,
     };
 
-    let pck_issuers = Chain::PckCrl.read(parts.pck_crl_issuer_chain)?;
+    let pck_issuers = IssuerChain::PckCrl.read(parts.pck_crl_issuer_chain)?;
     let ca = root.check(&pck_issuers, Role::PckCa)?;
     let pck_ca = Authority::of(&ca);
-    let (revoked_pcks, pck_window) = List::Pck.open(parts.pck_crl, &pck_ca, at)?;
+    let (revoked_pcks, pck_window) = RevocationList::Pck.open(parts.pck_crl, &pck_ca, at)?;
 
-    let signers = Chain::TcbInfo.read(parts.tcb_info_issuer_chain)?;
+    let signers = IssuerChain::TcbInfo.read(parts.tcb_info_issuer_chain)?;
     let signer = root.check(&signers, Role::TcbSigning)?;
     let (tcb_info, tcb_window) = TcbInfo::open(parts.tcb_info, signer.key, at)?;
 
     // Intel serves one chain for both documents; it need not be checked twice.
     let qe_signers = match parts.qe_identity_issuer_chain == parts.tcb_info_issuer_chain {
         true => None,
-        false => Some(Chain::QeIdentity.read(parts.qe_identity_issuer_chain)?),
+        false => Some(IssuerChain::QeIdentity.read(parts.qe_identity_issuer_chain)?),
     };
     let qe_signer = match &qe_signers {
         None => signer,
@@ -157,7 +158,7 @@ pub enum CollateralError {
     #[error("{list}: {error}")]
     Crl {
         /// Which one.
-        list: List,
+        list: RevocationList,
         /// What is wrong with it.
         error: CrlError,
     },
@@ -178,7 +179,7 @@ pub enum CollateralError {
     #[error("{chain}: {error}")]
     Pem {
         /// Which one.
-        chain: Chain,
+        chain: IssuerChain,
         /// What is wrong with it.
         error: PemError,
     },
@@ -200,14 +201,14 @@ impl CollateralError {
 
 /// A revocation list.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum List {
+pub enum RevocationList {
     /// Of the platform or processor CA.
     Pck,
     /// Of the root.
     Root,
 }
 
-impl List {
+impl RevocationList {
     fn open(
         self,
         der: &[u8],
@@ -228,7 +229,7 @@ impl List {
     }
 }
 
-impl fmt::Display for List {
+impl fmt::Display for RevocationList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Pck => "PCK CRL",
@@ -239,7 +240,7 @@ impl fmt::Display for List {
 
 /// A chain of two certificates.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Chain {
+pub enum IssuerChain {
     /// Above the PCK CRL.
     PckCrl,
     /// Above the QE identity.
@@ -248,13 +249,13 @@ pub enum Chain {
     TcbInfo,
 }
 
-impl Chain {
+impl IssuerChain {
     fn read(self, text: &[u8]) -> Result<[Vec<u8>; 2], CollateralError> {
         pem::certificates(text).map_err(|error| CollateralError::Pem { chain: self, error })
     }
 }
 
-impl fmt::Display for Chain {
+impl fmt::Display for IssuerChain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::PckCrl => "issuer chain of the PCK CRL",

@@ -68,9 +68,7 @@ impl Pck {
         let (components, pcesvn) = entry(&mut fields, &[2], "TCB", read_tcb)?;
         let pceid = Hex(entry(&mut fields, &[3], "PCEID", Der::octets)?);
         let fmspc = Hex(entry(&mut fields, &[4], "FMSPC", Der::octets)?);
-        entry(&mut fields, &[5], "SGX type", |der, field| {
-            der.value(ENUMERATED, field)
-        })?;
+        entry(&mut fields, &[5], "SGX type", read_sgx_type)?;
         let instance = optional(&mut fields, &[6], "platform instance", Der::octets)?;
         let configuration = optional(&mut fields, &[7], "configuration", Configuration::read)?;
         fields.end("SGX extension")?;
@@ -99,6 +97,14 @@ impl Configuration {
         };
         fields.end(field)?;
         Ok(configuration)
+    }
+}
+
+/// Standard, scalable, or scalable with integrity.
+fn read_sgx_type(der: &mut Der<'_>, field: &'static str) -> Result<(), DerError> {
+    match der.value(ENUMERATED, field)? {
+        [0..=2] => Ok(()),
+        _ => Err(DerError::Value { field }),
     }
 }
 

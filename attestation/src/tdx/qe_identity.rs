@@ -114,8 +114,7 @@ pub(super) struct QeReport {
 }
 
 impl QeReport {
-    pub(super) fn read(bytes: &[u8; 384]) -> Result<Self, Truncated> {
-        let mut reader = Reader::new(bytes);
+    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, Truncated> {
         reader.array::<16>("CPUSVN")?;
         let miscselect = *reader.array("MISCSELECT")?;
         let reserved_1 = reader.array::<28>("reserved")?;

@@ -28,6 +28,7 @@ use crate::reader::{Reader, Truncated};
 
 use super::body::TdBody;
 use super::pck::{Pck, Platform};
+use super::qe_identity::QeReport;
 
 /// A well-formed quote that nobody has verified yet.
 #[derive(Clone, Debug)]
@@ -40,7 +41,9 @@ pub struct Quote<'a> {
     /// `x || y`.
     pub(super) attestation_key: &'a [u8; 64],
     /// What the PCK signed.
-    pub(super) qe_report: &'a [u8; 384],
+    pub(super) signed_by_pck: &'a [u8; 384],
+    /// The same, read.
+    pub(super) qe_report: QeReport,
     pub(super) qe_report_signature: &'a [u8; 64],
     pub(super) qe_auth_data: &'a [u8],
     /// PEM.
@@ -66,7 +69,8 @@ impl<'a> Quote<'a> {
         let attestation_key = reader.array("attestation key")?;
         expect_type(&mut reader, "certification data type", QE_REPORT)?;
         expect_to_end(&mut reader, "certification data")?;
-        let qe_report = reader.array("QE report")?;
+        let signed_by_pck = reader.clone().array("QE report")?;
+        let qe_report = QeReport::read(&mut reader)?;
         let qe_report_signature = reader.array("QE report signature")?;
         let len = reader.u16_le("QE authentication data length")?;
         let qe_auth_data = reader.slice("QE authentication data", usize::from(len))?;
@@ -78,6 +82,7 @@ impl<'a> Quote<'a> {
             signature,
             platform,
             attestation_key,
+            signed_by_pck,
             qe_report,
             qe_report_signature,
             qe_auth_data,
@@ -284,3 +289,60 @@ const PCK_CHAIN: u16 = 5;
 const INTEL: [u8; 16] = [
     0x93, 0x9a, 0x72, 0x33, 0xf7, 0x9c, 0x4c, 0xa9, 0x94, 0x0a, 0x0d, 0xb3, 0x95, 0x7f, 0x06, 0x07,
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+    use alloc::vec;
+    use alloc::vec::Vec;
+
+    /// The start of a quote of version 4.
+    fn header() -> Vec<u8> {
+        let start = [4, 0, 2, 0, 0x81, 0, 0, 0, 0, 0, 0, 0];
+        [&start[..], &INTEL, &[0; 20]].concat()
+    }
+
+    #[test]
+    fn messages_name_field_offset_and_sizes() {
+        let error = Quote::parse(&[4, 0, 2]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "attestation key type at offset 2 needs 2 bytes, 1 left"
+        );
+        let error = Quote::parse(&header()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "TEE_TCB_SVN at offset 48 needs 16 bytes, 0 left"
+        );
+    }
+
+    #[test]
+    fn messages_say_what_was_found_and_what_was_expected() {
+        let changed = |at: usize, byte| {
+            let mut quote = header();
+            quote[at] = byte;
+            Quote::parse(&quote).unwrap_err().to_string()
+        };
+        assert_eq!(changed(0, 3), "quote version is 3, expected 4 or 5");
+        assert_eq!(
+            changed(2, 3),
+            "attestation key type is 3, expected 2 (ECDSA P-256)"
+        );
+        assert_eq!(changed(4, 0), "TEE type is 0x0, expected 0x81 (TDX)");
+        assert_eq!(
+            changed(12, 0),
+            "QE vendor is 009a7233f79c4ca9940a0db3957f0607, expected Intel"
+        );
+    }
+
+    #[test]
+    fn no_length_of_a_peer_is_allocated_or_wraps() {
+        let quote = [header(), vec![0; 584], vec![0xff; 4]].concat();
+        let error = Quote::parse(&quote).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "signature data at offset 636 needs 4294967295 bytes, 0 left"
+        );
+    }
+}

@@ -18,7 +18,6 @@ use sha2::{Digest, Sha256};
 
 use crate::certificate::Serial;
 use crate::pem::{self, PemError};
-use crate::reader::Truncated;
 use crate::register::Digest256;
 use crate::signature::{Scheme, Signature, verify as verify_signature};
 use crate::time::{OutsideWindow, UnixTime, Window};
@@ -129,11 +128,11 @@ impl Endorsed {
         verify_signature(
             certificate.key.scheme,
             certificate.key.point,
-            quote.qe_report,
+            quote.signed_by_pck,
             Signature::Fixed(quote.qe_report_signature),
         )
         .map_err(|_| VerifyError::QeReportSignature)?;
-        let qe_report = QeReport::read(quote.qe_report)?;
+        let qe_report = quote.qe_report;
         let key_digest = Sha256::new()
             .chain_update(quote.attestation_key)
             .chain_update(quote.qe_auth_data)
@@ -203,8 +202,8 @@ fn judge(
 
 fn check_signature(quote: &Quote<'_>) -> Result<(), VerifyError> {
     let mut point = [UNCOMPRESSED; 65];
-    if let Some((_, coordinates)) = point.split_first_chunk_mut::<1>() {
-        coordinates.copy_from_slice(quote.attestation_key);
+    for (byte, coordinate) in point.iter_mut().skip(1).zip(quote.attestation_key) {
+        *byte = *coordinate;
     }
     verify_signature(
         Scheme::P256Sha256,
@@ -296,9 +295,6 @@ pub enum VerifyError {
         /// As read.
         isvsvn: u16,
     },
-    /// The QE report is cut short.
-    #[error(transparent)]
-    QeReport(#[from] Truncated),
     /// The platform's key did not sign the QE report.
     #[error("the signature of the QE report does not verify under the PCK")]
     QeReportSignature,
@@ -334,7 +330,6 @@ impl VerifyError {
             Self::PlatformLevel => "platform-level".into(),
             Self::QeIdentity { field, .. } => alloc::format!("qe-{field}"),
             Self::QeLevel { .. } => "qe-level".into(),
-            Self::QeReport(_) => "qe-report-truncated".into(),
             Self::QeReportSignature => "qe-report-signature".into(),
             Self::QeReserved => "qe-report-reserved".into(),
             Self::QuoteSignature => "quote-signature".into(),
