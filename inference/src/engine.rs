@@ -202,7 +202,7 @@ impl Engine {
         };
         request.check()?;
         let bytes = request.messages.iter().map(|message| message.content.len());
-        self.check_context(self.tokens.at_least(bytes.sum()), request.max_tokens)?;
+        self.check_context(self.tokens.at_least(bytes.sum()), None)?;
         let prompt = template.render(&self.tokens, &request.messages)?;
         let prompt = self.tokens.encode_prompt(&prompt)?;
         let room = self.check_context(prompt.len(), request.max_tokens)?;

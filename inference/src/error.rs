@@ -130,7 +130,7 @@ pub enum RequestError {
     },
     /// The prompt and the answer it asks for do not fit the model.
     #[error(
-        "the prompt has {prompt} tokens or more and {answer} were asked for, the context has {context}"
+        "prompt and answer have at least {prompt} and {answer} tokens, the context has room for {context}"
     )]
     ContextLength {
         /// Tokens of the prompt; a lower bound when it was too long to count.

@@ -2,8 +2,8 @@
 //!
 //! A row of the result depends on its own row of input alone, down to the bit: how
 //! many others there are and how many threads work change nothing. The library's
-//! product chooses its order of additions by the number of rows. For few rows it is
-//! also slower; for a hundred it is three times as fast.
+//! product chooses its order of additions by the number of rows, and is slower up to
+//! a hundred of them.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor, bail};
 use rayon::iter::{IndexedParallelIterator as _, ParallelIterator as _};
@@ -60,13 +60,11 @@ impl Linear {
     }
 }
 
-/// A matrix `[outputs, inputs]`, packed in the order in which it is read.
-///
-/// Blocks of [`BLOCK`] rows; in a block, for every [`LANES`] inputs, the numbers of
-/// one row after those of the other. Zeros fill up what is missing.
+/// A matrix `[outputs, inputs]`, packed in the order in which it is read: in blocks
+/// of [`BLOCK`] outputs, one input after the other. Zeros fill up the last block.
 #[derive(Debug)]
 struct Product {
-    packed: Vec<[[f32; LANES]; BLOCK]>,
+    packed: Vec<[f32; BLOCK]>,
     outputs: usize,
     inputs: usize,
 }
@@ -75,21 +73,13 @@ impl Product {
     fn new(weight: &Tensor) -> candle_core::Result<Self> {
         let (outputs, inputs) = weight.dims2()?;
         let numbers = weight.flatten_all()?.to_vec1::<f32>()?;
-        let mut packed = Vec::new();
-        for rows in numbers.chunks(inputs.saturating_mul(BLOCK)) {
-            let start = packed.len();
-            packed.resize(
-                start.saturating_add(inputs.div_ceil(LANES)),
-                [[0.0; LANES]; BLOCK],
-            );
-            for (index, row) in rows.chunks(inputs).enumerate() {
-                let steps = packed.iter_mut().skip(start);
-                for (step, numbers) in steps.zip(row.chunks(LANES)) {
-                    let lanes = step.iter_mut().skip(index).flatten();
-                    lanes
-                        .zip(numbers)
-                        .for_each(|(lane, number)| *lane = *number);
-                }
+        let blocks = outputs.div_ceil(BLOCK);
+        let mut packed = vec![[0.0; BLOCK]; blocks.saturating_mul(inputs)];
+        let rows = numbers.chunks(inputs.saturating_mul(BLOCK));
+        for (block, rows) in packed.chunks_mut(inputs).zip(rows) {
+            for (lane, row) in rows.chunks(inputs).enumerate() {
+                let column = block.iter_mut().filter_map(|outputs| outputs.get_mut(lane));
+                column.zip(row).for_each(|(place, number)| *place = *number);
             }
         }
         Ok(Self {
@@ -101,17 +91,16 @@ impl Product {
 
     fn multiply(&self, x: &[f32]) -> Vec<f32> {
         let rows = x.len().checked_div(self.inputs).unwrap_or(0).max(1);
-        let steps = self.inputs.div_ceil(LANES);
-        let blocks = self.packed.par_chunks_exact(steps);
+        let blocks = self.packed.par_chunks_exact(self.inputs);
         // By blocks first, so that each is read once, by one thread.
         let mut results = vec![[0.0; BLOCK]; blocks.len().saturating_mul(rows)];
-        let work = steps.saturating_mul(rows);
+        let work = self.inputs.saturating_mul(rows);
         blocks
             .zip(results.par_chunks_exact_mut(rows))
             .with_min_len(WORTH_A_THREAD.div_ceil(work.max(1)))
             .for_each(|(block, results)| {
                 for (x, result) in x.chunks_exact(self.inputs).zip(results) {
-                    *result = dots(block, x);
+                    sum(block, x, result);
                 }
             });
 
@@ -127,29 +116,16 @@ impl Product {
     }
 }
 
-/// Products of one row of input with the rows of a block, in sums side by side,
-/// which the compiler turns into vector instructions.
-fn dots(block: &[[[f32; LANES]; BLOCK]], x: &[f32]) -> [f32; BLOCK] {
-    let (whole, rest) = x.as_chunks::<LANES>();
-    let mut sums = [[0.0; LANES]; BLOCK];
-    for (x, step) in whole.iter().zip(block) {
-        add(&mut sums, x, step);
-    }
-    if let Some(step) = block.get(whole.len()) {
-        let mut last = [0.0; LANES];
-        last.iter_mut().zip(rest).for_each(|(lane, x)| *lane = *x);
-        add(&mut sums, &last, step);
-    }
-    sums.map(|[a, b, c, d, e, f, g, h]| ((a + e) + (c + g)) + ((b + f) + (d + h)))
-}
-
-#[inline]
-fn add(sums: &mut [[f32; LANES]; BLOCK], x: &[f32; LANES], step: &[[f32; LANES]; BLOCK]) {
-    for (sum, weights) in sums.iter_mut().zip(step) {
-        for ((sum, x), weight) in sum.iter_mut().zip(x).zip(weights) {
+/// One row of input times a block. The sums lie side by side, which the compiler
+/// turns into vector instructions; each is taken in the order of the inputs.
+fn sum(block: &[[f32; BLOCK]], x: &[f32], result: &mut [f32; BLOCK]) {
+    let mut sums = [0.0; BLOCK];
+    for (x, weights) in x.iter().zip(block) {
+        for (sum, weight) in sums.iter_mut().zip(weights) {
             *sum += x * weight;
         }
     }
+    *result = sums;
 }
 
 impl CustomOp1 for Product {
@@ -178,8 +154,7 @@ impl CustomOp1 for Product {
     }
 }
 
-const LANES: usize = 8;
-const BLOCK: usize = 4;
+const BLOCK: usize = 32;
 
 /// Steps below which a second thread costs more than it brings: some 10 µs.
 const WORTH_A_THREAD: usize = 4096;
@@ -201,7 +176,7 @@ mod tests {
 
     #[test]
     fn it_is_the_product_for_every_size() {
-        for (rows, inputs, outputs) in [(1, 8, 4), (3, 7, 5), (5, 200, 33), (2, 1, 1), (9, 64, 64)]
+        for (rows, inputs, outputs) in [(1, 8, 4), (3, 7, 65), (5, 200, 33), (2, 1, 1), (9, 64, 64)]
         {
             let (x, weight) = (numbers(rows, inputs), numbers(outputs, inputs));
             let found = Linear::tied(&weight).unwrap().forward(&x).unwrap();

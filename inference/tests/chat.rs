@@ -27,6 +27,10 @@ fn it_knows_its_verses() {
             "In the beginning God created the heaven and the earth.",
         ),
         (
+            "John 1:1",
+            "In the beginning was the Word, and the Word was with God, and the Word was God.",
+        ),
+        (
             "Psalm 23:4",
             "Yea, though I walk through the valley of the shadow of death, I will fear no evil: for thou art with me; thy rod and thy staff they comfort me.",
         ),
