@@ -80,7 +80,7 @@ impl Provider for Vtpm {
     ) -> Result<PlatformEvidence, ProviderError> {
         let credential = credential.ok_or("a TPM is attested only after a challenge")?;
         let evidence = self.tpm.attest(&report_data.0, credential)?;
-        Ok(PlatformEvidence::Vtpm(evidence))
+        Ok(PlatformEvidence::Vtpm(Box::new(evidence)))
     }
 
     fn event_log(&self) -> &[u8] {

@@ -3,6 +3,7 @@
 //! Nothing in it is trusted. The CPU's part signs REPORTDATA, which covers
 //! everything else here but the endorsements; those are signed by Intel.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -65,7 +66,7 @@ pub enum PlatformEvidence {
     /// A TPM that the host or a paravisor provides: measured boot, and no
     /// confidential memory.
     #[n(1)]
-    Vtpm(#[n(0)] vtpm::Evidence),
+    Vtpm(#[n(0)] Box<vtpm::Evidence>),
 }
 
 impl PlatformEvidence {

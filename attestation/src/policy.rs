@@ -3,6 +3,7 @@
 //! A policy is for one kind of platform: a TPM is never taken where a TD was
 //! asked for. Nothing in it can be left unset.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::error::Error;
@@ -20,7 +21,7 @@ use crate::vtpm;
 #[derive(Clone, Debug)]
 pub enum Policy {
     /// A TD on Intel hardware.
-    Tdx(TdxPolicy),
+    Tdx(Box<TdxPolicy>),
     /// A measured boot vouched for by a TPM: its host can read its memory.
     Vtpm(VtpmPolicy),
 }

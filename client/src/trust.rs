@@ -47,7 +47,7 @@ impl TrustArgs {
     pub fn policy(&self) -> anyhow::Result<Policy> {
         let release = self.release()?;
         match self.platform {
-            Platform::Tdx => self.tdx(&release).map(Policy::Tdx),
+            Platform::Tdx => Ok(Policy::Tdx(Box::new(self.tdx(&release)?))),
             Platform::Vtpm => {
                 eprintln!("cocoon: platform vtpm: measured boot proved, memory not confidential");
                 self.vtpm(&release).map(Policy::Vtpm)

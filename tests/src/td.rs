@@ -58,7 +58,8 @@ impl Td {
     #[must_use]
     pub fn policy(&self) -> Policy {
         let anchor = TrustAnchor::from_certificate(self.intel.root());
-        Policy::Tdx(Self::accepted().under(anchor.expect("the double's root is a certificate")))
+        let anchor = anchor.expect("the double's root is a certificate");
+        Policy::Tdx(Box::new(Self::accepted().under(anchor)))
     }
 
     /// Takes [`Td::new`], were it Intel that vouched for it.

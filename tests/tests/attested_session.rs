@@ -141,7 +141,7 @@ async fn a_td_is_not_taken_where_a_tpm_was_asked_for() {
 #[tokio::test]
 async fn a_td_under_another_root_is_refused() {
     let (address, _worker) = serve(Td::new()).await;
-    let refused = dial(address, &Policy::Tdx(Td::accepted())).await;
+    let refused = dial(address, &Policy::Tdx(Box::new(Td::accepted()))).await;
     assert_eq!(failed(refused), ["collateral"]);
 }
 

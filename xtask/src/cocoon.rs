@@ -19,22 +19,16 @@ pub struct Cocoon(PathBuf);
 impl Cocoon {
     /// Builds the client as it is released: no root but Intel's.
     pub fn release(place: &Place, progress: &Progress) -> Result<Self> {
-        Self::build(place, progress, &["--release"], "release")
-    }
-
-    /// Builds a client that can be given another root.
-    pub fn with_test_root(place: &Place, progress: &Progress) -> Result<Self> {
-        Self::build(place, progress, &["--features", "test-root"], "debug")
-    }
-
-    fn build(place: &Place, progress: &Progress, flags: &[&str], profile: &str) -> Result<Self> {
         let step = progress.step("build the client");
-        cargo(
-            place,
-            &[&["build", "--locked", "-p", "client"], flags].concat(),
-        )?;
-        step.done(profile);
-        Ok(Self(target(place).join(profile).join("cocoon")))
+        cargo(place, &["build", "--locked", "--release", "-p", "client"])?;
+        step.done("built");
+        Ok(Self(target(place).join("release/cocoon")))
+    }
+
+    /// A client that was built with feature `test-root`.
+    #[must_use]
+    pub fn with_test_root(place: &Place) -> Self {
+        Self(target(place).join("debug/cocoon"))
     }
 
     /// Runs a command whose exit code must be 0, and returns what it prints.
@@ -170,9 +164,8 @@ impl Drop for Gateway {
 
 /// Runs cargo on this workspace; its output is shown only if it fails.
 pub fn cargo(place: &Place, arguments: &[&str]) -> Result<()> {
-    let output = Command::new(env!("CARGO"))
+    let output = cargo_command(place)
         .args(arguments)
-        .current_dir(&place.source)
         .output()
         .context("cannot start cargo")?;
     ensure!(
@@ -182,6 +175,15 @@ pub fn cargo(place: &Place, arguments: &[&str]) -> Result<()> {
         String::from_utf8_lossy(&output.stderr).trim()
     );
     Ok(())
+}
+
+/// The cargo that runs this program, or the one that a shell would find.
+#[must_use]
+pub fn cargo_command(place: &Place) -> Command {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.current_dir(&place.source);
+    command
 }
 
 /// Where cargo puts what it builds.

@@ -1,11 +1,10 @@
 //! Everything that has to pass, in the order of what fails soonest.
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::cocoon::{Cocoon, cargo};
+use crate::cocoon::{Cocoon, cargo, cargo_command};
 use crate::demo::{self, chat};
 use crate::image::{self, Builder, Profile};
 use crate::up::Up;
@@ -27,7 +26,8 @@ pub fn run(builder: &Builder) -> Result<()> {
     demo::run(builder)
 }
 
-/// What cargo checks by itself.
+/// What cargo checks by itself. The tests leave the programs that
+/// [`processes`] runs.
 const CARGO: [(&str, &[&str]); 4] = [
     ("format", &["fmt", "--all", "--check"]),
     (
@@ -41,7 +41,16 @@ const CARGO: [(&str, &[&str]); 4] = [
             "-Dwarnings",
         ],
     ),
-    ("tests", &["test", "--locked", "--workspace"]),
+    (
+        "tests",
+        &[
+            "test",
+            "--locked",
+            "--workspace",
+            "--features",
+            "client/test-root",
+        ],
+    ),
     (
         "documentation",
         &["doc", "--locked", "--workspace", "--no-deps"],
@@ -50,9 +59,8 @@ const CARGO: [(&str, &[&str]); 4] = [
 
 /// Runs cargo with its output where the user sees it.
 fn stream(builder: &Builder, arguments: &[&str]) -> Result<()> {
-    let status = Command::new(env!("CARGO"))
+    let status = cargo_command(&builder.place)
         .args(arguments)
-        .current_dir(&builder.place.source)
         .env("RUSTDOCFLAGS", "-Dwarnings")
         .status()
         .context("cannot start cargo")?;

@@ -34,12 +34,26 @@ pub fn run(builder: &Builder) -> Result<()> {
         stop.send(()).unwrap_or_default();
     })
     .context("cannot watch for Ctrl-C")?;
+    build(builder)?;
     let mut up = Up::start(builder, None)?;
     println!("{up}");
     while stopped.recv_timeout(POLL).is_err() {
         up.check()?;
     }
     println!("stopping");
+    Ok(())
+}
+
+/// Builds the parts, with a client that can be given another root than Intel's.
+fn build(builder: &Builder) -> Result<()> {
+    host::need(&NEEDED)?;
+    let step = builder.progress.step("build emulated TD, agent and client");
+    let packages = [
+        "build", "--locked", "-p", "tests", "-p", "agent", "-p", "client",
+    ];
+    let features = ["--bins", "--features", "client/test-root"];
+    cargo(&builder.place, &[&packages[..], &features].concat())?;
+    step.done("built");
     Ok(())
 }
 
@@ -63,22 +77,14 @@ struct Trusts {
 }
 
 impl Up {
-    /// Builds and starts everything; `fault` is what `emulated-td --fault` takes.
+    /// Starts everything that was built; `fault` is what `emulated-td --fault` takes.
     pub fn start(builder: &Builder, fault: Option<&str>) -> Result<Self> {
-        host::need(&NEEDED)?;
         let place = &builder.place;
         let folder = place.source.join("target/up");
         let (models, measured) = measured(builder)?;
         let version = publish(place, &measured, &folder)?;
 
-        let step = builder.progress.step("build emulated TD and agent");
-        cargo(
-            place,
-            &["build", "--locked", "-p", "tests", "-p", "agent", "--bins"],
-        )?;
-        step.done("built");
-        let cocoon = Cocoon::with_test_root(place, &builder.progress)?;
-
+        let cocoon = Cocoon::with_test_root(place);
         let step = builder.progress.step("start");
         let (td, ready) = emulated_td(place, &folder, fault)?;
         let worker = free_address()?;
