@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A parameter is honoured, or known to be without effect, or refused by name:
-//! [`chat`] and [`embeddings`] list which. Every error is an OpenAI error object.
+//! the modules `chat` and `embeddings` list which. Every error is an OpenAI error object.
 //! Nothing of a request or an answer is logged or repeated in an error, but for
 //! the names of parameters. It does not know who asks: by the time a request is
 //! here, the transport has proved to the client what it talks to.

@@ -1,5 +1,6 @@
 //! What a caller gets.
 
+use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -17,8 +18,8 @@ pub struct Answer {
     pub(crate) events: Option<mpsc::UnboundedReceiver<Result<Event, EngineError>>>,
 }
 
-/// A part of an answer.
-#[derive(Clone, Debug, Eq, PartialEq)]
+/// A part of an answer. Its text is not in its `Debug` form.
+#[derive(Clone, Eq, PartialEq)]
 pub enum Event {
     /// More text, in whole characters; never empty.
     Text(String),
@@ -29,6 +30,19 @@ pub enum Event {
         /// What it cost.
         usage: Usage,
     },
+}
+
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => write!(f, "Text({} bytes)", text.len()),
+            Self::Finish { reason, usage } => f
+                .debug_struct("Finish")
+                .field("reason", reason)
+                .field("usage", usage)
+                .finish(),
+        }
+    }
 }
 
 /// Why an answer ends.

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use crate::tokens::Tokens;
 
 /// Tokens whose text is not all said, after some whose text gives them context.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Detokenizer {
     window: Zeroizing<Vec<u32>>,
     /// Tokens of the window that are there for context.

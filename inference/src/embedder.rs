@@ -8,11 +8,11 @@ use zeroize::Zeroizing;
 
 use crate::answer::{Embeddings, Usage};
 use crate::bert::Bert;
-use crate::engine::{Deadline, turn};
+use crate::deadline::Deadline;
+use crate::engine::turn;
 use crate::error::EngineError;
 
 /// Texts to embed.
-#[derive(Debug)]
 pub(crate) struct Job {
     /// Each has at least one token and fits the context.
     pub(crate) texts: Vec<Zeroizing<Vec<u32>>>,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_channel::{mpsc, oneshot};
 use serde::Deserialize;
@@ -12,13 +12,14 @@ use zeroize::Zeroizing;
 
 use crate::answer::{Answer, PendingEmbeddings};
 use crate::bert::Bert;
+use crate::deadline::Deadline;
 use crate::embedder;
-use crate::error::{EngineError, LoadError, RequestError};
+use crate::error::{LoadError, RequestError};
+use crate::generation::{Defaults, Generation, Ids};
 use crate::model_dir::ModelDir;
 use crate::prompt::Template;
 use crate::qwen3::Qwen3;
-use crate::request::{ChatRequest, Sampling};
-use crate::sampler::Sampler;
+use crate::request::ChatRequest;
 use crate::scheduler::{self, Scheduler};
 use crate::self_test;
 use crate::stop::Stop;
@@ -134,9 +135,8 @@ impl Engine {
             context: model.shape().context,
             self_tested: false,
         };
-        let generation: GenerationConfig = dir.optional_json(GENERATION)?.unwrap_or_default();
-        let defaults = Defaults::load(&generation)?;
-        let ends = generation.eos_token_id.or(config.eos_token_id);
+        let generation = Generation::load(dir)?;
+        let ends = generation.ends.or(config.eos_token_id);
         let ends = ends.ok_or_else(|| LoadError::Config {
             file: "config.json",
             key: "eos_token_id",
@@ -153,7 +153,7 @@ impl Engine {
         spawn(info.parameters, move || scheduler.run(&jobs))?;
         let kind = Kind::Chat {
             template: Box::new(Template::load(dir)?),
-            defaults,
+            defaults: generation.defaults,
             queue,
         };
         Ok(Self {
@@ -307,103 +307,12 @@ pub(crate) fn turn() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// When an answer must be complete.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Deadline {
-    limit: Duration,
-    /// `None` if it lies beyond what the clock can count.
-    end: Option<Instant>,
-}
-
-impl Deadline {
-    fn after(limit: Duration) -> Self {
-        Self {
-            limit,
-            end: Instant::now().checked_add(limit),
-        }
-    }
-
-    pub(crate) fn check(self, now: Instant) -> Result<(), EngineError> {
-        match self.end {
-            Some(end) if now >= end => Err(EngineError::Deadline { limit: self.limit }),
-            _ => Ok(()),
-        }
-    }
-}
-
 /// The part of config.json that all models share.
 #[derive(Debug, Deserialize)]
 struct Config {
     architectures: Vec<String>,
     eos_token_id: Option<Ids>,
 }
-
-#[derive(Debug, Default, Deserialize)]
-struct GenerationConfig {
-    eos_token_id: Option<Ids>,
-    do_sample: Option<bool>,
-    temperature: Option<f64>,
-    top_p: Option<f64>,
-}
-
-/// One id or several.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Ids {
-    One(u32),
-    Several(Vec<u32>),
-}
-
-impl From<Ids> for Vec<u32> {
-    fn from(ids: Ids) -> Self {
-        match ids {
-            Ids::One(id) => vec![id],
-            Ids::Several(ids) => ids,
-        }
-    }
-}
-
-/// What is used where a request says nothing.
-#[derive(Clone, Copy, Debug)]
-struct Defaults {
-    temperature: f64,
-    top_p: f64,
-}
-
-impl Defaults {
-    fn load(generation: &GenerationConfig) -> Result<Self, LoadError> {
-        let temperature = match generation.do_sample {
-            Some(false) => 0.0,
-            _ => generation.temperature.unwrap_or(1.0),
-        };
-        let top_p = generation.top_p.unwrap_or(1.0);
-        for (key, found, limit) in [("temperature", temperature, 2.0), ("top_p", top_p, 1.0)] {
-            if !(0.0..=limit).contains(&found) {
-                return Err(LoadError::Config {
-                    file: GENERATION,
-                    key,
-                    found: found.to_string(),
-                    expected: format!("0 to {limit}"),
-                });
-            }
-        }
-        Ok(Self { temperature, top_p })
-    }
-
-    fn sampler(self, asked: Sampling) -> Result<Sampler, RequestError> {
-        let seed = match asked.seed {
-            Some(seed) => seed,
-            None => getrandom::u64().map_err(|_| RequestError::NoRandomness)?,
-        };
-        Ok(Sampler::new(
-            asked.temperature.unwrap_or(self.temperature),
-            asked.top_p.unwrap_or(self.top_p),
-            seed,
-        ))
-    }
-}
-
-const GENERATION: &str = "generation_config.json";
 
 /// Below this, waiting for other threads takes longer than their help saves.
 const SMALL: u64 = 10_000_000;

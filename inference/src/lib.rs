@@ -17,10 +17,12 @@
 mod answer;
 mod attention;
 mod bert;
+mod deadline;
 mod detokenizer;
 mod embedder;
 mod engine;
 mod error;
+mod generation;
 mod linear;
 mod model_dir;
 mod prompt;

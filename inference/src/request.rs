@@ -7,7 +7,9 @@ use zeroize::Zeroizing;
 use crate::error::RequestError;
 
 /// A conversation to be continued by one answer.
-#[derive(Clone, Debug, Default)]
+///
+/// No text of it is in its `Debug` form.
+#[derive(Clone, Default)]
 pub struct ChatRequest {
     /// Oldest first.
     pub messages: Vec<Message>,
@@ -17,6 +19,17 @@ pub struct ChatRequest {
     pub sampling: Sampling,
     /// Texts that end the answer and are not part of it, four at most.
     pub stop: Vec<String>,
+}
+
+impl fmt::Debug for ChatRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChatRequest")
+            .field("messages", &self.messages)
+            .field("max_tokens", &self.max_tokens)
+            .field("sampling", &self.sampling)
+            .field("stops", &self.stop.len())
+            .finish()
+    }
 }
 
 /// One turn; its text is not in its `Debug` form and is wiped when dropped.

@@ -11,8 +11,9 @@ use futures_channel::mpsc::UnboundedSender;
 use zeroize::Zeroizing;
 
 use crate::answer::{Event, FinishReason, Usage};
+use crate::deadline::Deadline;
 use crate::detokenizer::Detokenizer;
-use crate::engine::{Deadline, turn};
+use crate::engine::turn;
 use crate::error::EngineError;
 use crate::qwen3::{Cache, Qwen3, Span};
 use crate::sampler::Sampler;
@@ -20,7 +21,6 @@ use crate::stop::{Said, Stop};
 use crate::tokens::Tokens;
 
 /// One answer to make.
-#[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) prompt: Zeroizing<Vec<u32>>,
     /// Most tokens of the answer; with the prompt, they fit the context.
@@ -95,7 +95,6 @@ impl Scheduler {
 }
 
 /// An answer under way.
-#[derive(Debug)]
 struct Sequence {
     /// Tokens that the model is to see, and how many of them it has.
     tokens: Zeroizing<Vec<u32>>,

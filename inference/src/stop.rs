@@ -1,7 +1,6 @@
 //! Looks for the texts that end an answer, across the pieces in which it comes.
 
 /// Holds back what may become a stop text.
-#[derive(Debug)]
 pub(crate) struct Stop {
     texts: Vec<String>,
     held: String,

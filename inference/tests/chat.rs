@@ -284,9 +284,13 @@ fn a_chat_model_does_not_embed() {
 }
 
 #[test]
-fn a_message_is_not_in_a_debug_form() {
-    let request = ask("the secret");
-    assert!(!format!("{request:?}").contains("secret"));
+fn no_text_is_in_a_debug_form() {
+    let request = ChatRequest {
+        stop: vec!["secret".into()],
+        ..ask("the secret")
+    };
+    let event = Event::Text("a secret".into());
+    assert!(!format!("{request:?} {event:?}").contains("secret"));
 }
 
 #[test]

@@ -267,7 +267,7 @@ pub(super) fn reason_name(reason: FinishReason) -> &'static str {
     }
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Serialize)]
 struct Completion {
     #[serde(flatten)]
     head: Head,
@@ -275,7 +275,7 @@ struct Completion {
     usage: Usage,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Serialize)]
 struct Choice {
     index: usize,
     message: AssistantMessage,
@@ -283,7 +283,7 @@ struct Choice {
     finish_reason: Option<&'static str>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Serialize)]
 struct AssistantMessage {
     role: &'static str,
     content: String,

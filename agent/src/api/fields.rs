@@ -12,7 +12,6 @@ use serde_json::{Map, Value};
 use super::error::ApiError;
 
 /// A JSON object whose fields have not all been understood.
-#[derive(Debug)]
 pub(super) struct Fields {
     /// Where it is in the request, for `param`: empty or `messages[0].`.
     place: String,

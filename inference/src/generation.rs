@@ -1,0 +1,138 @@
+//! How a model wants to be sampled, where a request says nothing.
+
+use serde::Deserialize;
+
+use crate::error::{LoadError, RequestError};
+use crate::model_dir::ModelDir;
+use crate::request::Sampling;
+use crate::sampler::Sampler;
+
+/// What `generation_config.json` says; it need not be there.
+#[derive(Debug)]
+pub(crate) struct Generation {
+    /// Tokens that end an answer.
+    pub(crate) ends: Option<Ids>,
+    pub(crate) defaults: Defaults,
+}
+
+impl Generation {
+    pub(crate) fn load(dir: &ModelDir) -> Result<Self, LoadError> {
+        let file: File = dir.optional_json(FILE)?.unwrap_or_default();
+        let temperature = match file.do_sample {
+            Some(false) => 0.0,
+            _ => file.temperature.unwrap_or(1.0),
+        };
+        let top_p = file.top_p.unwrap_or(1.0);
+        for (key, found, limit) in [("temperature", temperature, 2.0), ("top_p", top_p, 1.0)] {
+            if !(0.0..=limit).contains(&found) {
+                return Err(LoadError::Config {
+                    file: FILE,
+                    key,
+                    found: found.to_string(),
+                    expected: format!("0 to {limit}"),
+                });
+            }
+        }
+        Ok(Self {
+            ends: file.eos_token_id,
+            defaults: Defaults { temperature, top_p },
+        })
+    }
+}
+
+/// What is used where a request says nothing.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Defaults {
+    temperature: f64,
+    top_p: f64,
+}
+
+impl Defaults {
+    /// Settings for one answer, complete.
+    pub(crate) fn sampler(self, asked: Sampling) -> Result<Sampler, RequestError> {
+        let seed = match asked.seed {
+            Some(seed) => seed,
+            None => getrandom::u64().map_err(|_| RequestError::NoRandomness)?,
+        };
+        Ok(Sampler::new(
+            asked.temperature.unwrap_or(self.temperature),
+            asked.top_p.unwrap_or(self.top_p),
+            seed,
+        ))
+    }
+}
+
+/// One token id or several.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Ids {
+    One(u32),
+    Several(Vec<u32>),
+}
+
+impl From<Ids> for Vec<u32> {
+    fn from(ids: Ids) -> Self {
+        match ids {
+            Ids::One(id) => vec![id],
+            Ids::Several(ids) => ids,
+        }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct File {
+    eos_token_id: Option<Ids>,
+    do_sample: Option<bool>,
+    temperature: Option<f64>,
+    top_p: Option<f64>,
+}
+
+const FILE: &str = "generation_config.json";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(json: Option<&str>) -> Result<Generation, LoadError> {
+        let dir = tempfile::tempdir().unwrap();
+        if let Some(json) = json {
+            std::fs::write(dir.path().join(FILE), json).unwrap();
+        }
+        Generation::load(&ModelDir::new(dir.path()))
+    }
+
+    #[test]
+    fn the_defaults_are_the_models_own() {
+        for (json, temperature, top_p) in [
+            (None, 1.0, 1.0),
+            (Some(r#"{"temperature": 0.6, "top_p": 0.95}"#), 0.6, 0.95),
+            (
+                Some(r#"{"do_sample": false, "temperature": 0.6}"#),
+                0.0,
+                1.0,
+            ),
+        ] {
+            let defaults = load(json).unwrap().defaults;
+            assert_eq!(defaults, Defaults { temperature, top_p });
+        }
+    }
+
+    #[test]
+    fn one_end_may_stand_alone() {
+        for (json, ends) in [
+            (r#"{"eos_token_id": 7}"#, vec![7]),
+            (r#"{"eos_token_id": [7, 8]}"#, vec![7, 8]),
+        ] {
+            assert_eq!(Vec::from(load(Some(json)).unwrap().ends.unwrap()), ends);
+        }
+    }
+
+    #[test]
+    fn a_default_out_of_range_is_refused() {
+        let error = load(Some(r#"{"top_p": 1.5}"#)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "generation_config.json: top_p is 1.5, expected 0 to 1",
+        );
+    }
+}
