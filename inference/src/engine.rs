@@ -82,7 +82,7 @@ impl fmt::Display for Task {
 /// What one engine takes on.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Answers at a time.
+    /// Answers at a time; one at least.
     pub batch: usize,
     /// Requests that wait beside those.
     pub queue: usize,
@@ -147,7 +147,7 @@ impl Engine {
             model,
             tokens: Arc::clone(&tokens),
             ends: ends.into(),
-            batch: limits.batch,
+            batch: limits.batch.max(1),
         };
         let (queue, jobs) = sync_channel(limits.queue);
         spawn(info.parameters, move || scheduler.run(&jobs))?;
