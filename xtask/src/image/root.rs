@@ -114,7 +114,7 @@ fn closed(tools: &Tools, root: &Path) -> Result<()> {
             true => continue,
             false => read(&file)?,
         };
-        if !bytes.starts_with(b"\x7fELF") {
+        if !is_dynamic(&bytes) {
             continue;
         }
         let path = Path::new("/").join(file.strip_prefix(root).unwrap_or(&file));
@@ -143,6 +143,30 @@ fn closed(tools: &Tools, root: &Path) -> Result<()> {
     }
     Ok(())
 }
+
+/// Whether the bytes are ELF that a loader has to complete.
+///
+/// Source: System V ABI, "ELF Header" and "Program Header" (64 bit, little-endian).
+fn is_dynamic(bytes: &[u8]) -> bool {
+    let number = |offset: usize, len| {
+        let bytes = bytes.get(offset..)?.get(..len)?.iter().rev();
+        bytes.copied().try_fold(0_usize, |number, byte| {
+            number.checked_mul(256)?.checked_add(byte.into())
+        })
+    };
+    let (Some(start), Some(size), Some(count)) = (number(32, 8), number(54, 2), number(56, 2))
+    else {
+        return false;
+    };
+    let kinds = (0..count).filter_map(|index| {
+        let offset = index.checked_mul(size)?.checked_add(start)?;
+        number(offset, 4)
+    });
+    bytes.starts_with(b"\x7fELF") && { kinds }.any(|kind| kind == PT_DYNAMIC)
+}
+
+/// A segment that tells a loader what to do.
+const PT_DYNAMIC: usize = 2;
 
 /// Large clusters, no times, no owners, no attributes, and an identity that never changes.
 pub(crate) const OPTIONS: [&str; 7] = [
