@@ -1,13 +1,15 @@
 //! A model disk: a directory as erofs under dm-verity.
 
+use std::fs::{Permissions, set_permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use attestation::verity::Verity;
 
-use crate::image::Builder;
+use crate::image::{Builder, install};
 use crate::image::root::{OPTIONS, seal};
-use crate::place::{Key, read, read_text, remove, write};
+use crate::place::{Key, files, read, read_text, remove, write};
 use crate::tools::Tools;
 
 /// A disk image and what measures it.
@@ -29,16 +31,23 @@ pub fn build(builder: &Builder, tools: &Tools, name: &str, directory: &Path) -> 
         .place
         .cached(&format!("model-{name}"), key, |folder| {
             let step = builder.progress.step(format!("make the disk of {name}"));
+            // The same permissions whatever this user's umask is.
+            let model = folder.join("model");
+            for file in files(directory)? {
+                let name = file.strip_prefix(directory).unwrap_or(&file);
+                install(&file, &model.join(name))?;
+            }
+            set_permissions(&model, Permissions::from_mode(0o755))
+                .with_context(|| format!("cannot open {}", model.display()))?;
             let mut sandbox = tools.sandbox();
-            sandbox
-                .read_only(directory, "/model")
-                .writable(folder, "/folder");
-            let output = ["/folder/data", "/model"];
+            sandbox.writable(folder, "/folder");
+            let output = ["/folder/data", "/folder/model"];
             let log = folder.join("log");
             sandbox.run("mkfs.erofs", OPTIONS.iter().chain(&output), &log, &step)?;
             let data = folder.join("data");
             let (disk, verity) = seal(read(&data)?)?;
             remove(&data)?;
+            remove(&model)?;
             write(&folder.join("image"), &disk)?;
             write(&folder.join("verity"), verity.to_string())?;
             step.done(format!("{} bytes", disk.len()));

@@ -297,7 +297,7 @@ impl Artefact {
 }
 
 /// Copies `from` with the same permissions on every machine; gives its size.
-fn install(from: &Path, to: &Path) -> Result<u64> {
+pub(crate) fn install(from: &Path, to: &Path) -> Result<u64> {
     copy(from, to)?;
     let executable = from
         .metadata()
