@@ -105,13 +105,13 @@ impl<'a> Certificate<'a> {
             let mut set = name.nested(SET, "relative name")?;
             let mut attribute = set.nested(SEQUENCE, "name attribute")?;
             set.end("relative name")?;
-            if attribute.value(OID, "name attribute")? == COMMON_NAME {
-                let tag = match attribute.peek() {
-                    Some(PRINTABLE_STRING) => PRINTABLE_STRING,
-                    _ => UTF8_STRING,
-                };
-                let text = attribute.value(tag, "common name")?;
-                if found.replace(text).is_some() {
+            let kind = attribute.value(OID, "name attribute")?;
+            let tag = attribute.peek().unwrap_or(UTF8_STRING);
+            let text = attribute.value(tag, "name attribute")?;
+            attribute.end("name attribute")?;
+            if kind == COMMON_NAME {
+                let readable = matches!(tag, UTF8_STRING | PRINTABLE_STRING);
+                if !readable || found.replace(text).is_some() {
                     return Err(bad);
                 }
             }
@@ -195,13 +195,11 @@ impl<'a> Signed<'a> {
         }
     }
 
-    /// Whether `key` signed.
+    /// Whether `key` signed. A point of another curve than the scheme's has another
+    /// length, and no signature under it verifies.
     pub fn verify(&self, key: PublicKey<'_>) -> Result<(), Forged> {
         let signature = Signature::Asn1(self.signature);
-        match key.scheme == self.scheme {
-            true => signature::verify(self.scheme, key.point, self.body, signature),
-            false => Err(Forged),
-        }
+        signature::verify(self.scheme, key.point, self.body, signature)
     }
 }
 

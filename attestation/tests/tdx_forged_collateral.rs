@@ -14,19 +14,20 @@
 #[macro_use]
 mod paper_td;
 
-use attestation::tdx::{Collateral, Quote, verify};
+use attestation::tdx::{Collateral, PlatformCache, Quote, verify, verify_cached};
 use attestation::time::UnixTime;
 use serde_json::{Value, json};
 
 use paper_td::judge::{anchor, check, judge, policy};
 use paper_td::pki::{self, Certificate, Key, extension, pem};
-use paper_td::{AT, Built, Paper};
+use paper_td::{AT, Built, Paper, SEAMATTRIBUTES};
 
 #[test]
 fn each_fault_of_an_authority_gives_its_reason() {
     check(faults! {
         "pck-ca-name": "CA name" => |paper| rename(paper, "Intel SGX PCK Other CA");
         "pck-ca-usage": "CA no authority" => |paper| paper.ca.extensions = pki::signer_only();
+        "pck-ca-usage": "CA that is none" => |paper| paper.ca.extensions[0] = pki::signer_only().remove(0);
         "pck-ca-usage": "CA no CRLs" => |paper| drop(paper.ca.extensions.remove(1));
         "pck-ca-issuer": "CA issuer" => |paper| paper.ca.issuer = "Intel";
         "pck-ca-signature": "CA signer" => |paper| paper.ca.signer = Key::STRANGER;
@@ -153,6 +154,10 @@ fn each_fault_of_the_tcb_info_gives_its_reason() {
         "tcb-info-malformed": "wide component" => |paper| tdx_components(paper)[2] = json!({"svn": 256});
         "td-module-version": "module id" => |paper| paper.module()["id"] = "TDX_1".into();
         "td-module-signer": "module signer" => |paper| paper.module()["mrsigner"] = "11".repeat(48).into();
+        "td-module-attributes": "attributes outside the mask" => |paper| {
+            paper.body[SEAMATTRIBUTES] = 1;
+            paper.module()["attributesMask"] = "00".repeat(8).into();
+        };
         "td-module-attributes": "module attributes" => |paper| paper.module()["attributes"] = "0100000000000000".into();
     });
 }
@@ -284,21 +289,76 @@ fn collateral_is_worth_nothing_before_or_after_its_window() {
 
 #[test]
 fn the_window_is_that_in_which_everything_holds() {
-    let later = "20270110000000Z";
-    let sooner = "20270120000000Z";
-    let (later_s, sooner_s) = (1_799_539_200, 1_800_403_200);
-    let changes: [fn(&mut Paper, &'static str, &'static str); 4] = [
-        |paper, from, until| (paper.pck_crl.from, paper.pck_crl.until) = (from, until),
-        |paper, from, until| (paper.root_crl.from, paper.root_crl.until) = (from, until),
-        |paper, from, until| (paper.ca.from, paper.ca.until) = (from, until),
-        |paper, from, until| (paper.tcb_signing.from, paper.tcb_signing.until) = (from, until),
+    let json = ["2027-01-10T00:00:00Z", "2027-01-20T00:00:00Z"].map(Value::from);
+    let changes: [&dyn Fn(&mut Paper); 7] = [
+        &|paper| (paper.pck_crl.from, paper.pck_crl.until) = NARROW,
+        &|paper| (paper.root_crl.from, paper.root_crl.until) = NARROW,
+        &|paper| (paper.ca.from, paper.ca.until) = NARROW,
+        &|paper| {
+            (paper.tcb_signing.from, paper.tcb_signing.until) = NARROW;
+            qe_signing(paper);
+        },
+        &|paper| {
+            let signing = qe_signing(paper);
+            (signing.from, signing.until) = NARROW;
+        },
+        &|paper| {
+            [paper.tcb_info["issueDate"], paper.tcb_info["nextUpdate"]] = json.clone();
+        },
+        &|paper| {
+            [
+                paper.qe_identity["issueDate"],
+                paper.qe_identity["nextUpdate"],
+            ] = json.clone();
+        },
     ];
-    for change in changes {
+    for (index, change) in changes.iter().enumerate() {
         let mut paper = Paper::good();
-        change(&mut paper, later, sooner);
+        change(&mut paper);
         let built = paper.build();
         let collateral = Collateral::verify_under(&anchor(&built), built.parts(), AT).unwrap();
         let window = collateral.validity();
-        assert_eq!((window.from.0, window.until.0), (later_s, sooner_s));
+        let expected = (1_799_539_200, 1_800_403_200);
+        assert_eq!((window.from.0, window.until.0), expected, "{index}");
+    }
+}
+
+const NARROW: (&str, &str) = ("20270110000000Z", "20270120000000Z");
+
+#[test]
+fn a_platform_is_remembered_for_its_own_issuers_only() {
+    let mut cache = PlatformCache::new(4.try_into().unwrap());
+    let good = Paper::good().build();
+    let mut renewed = Paper::good();
+    renewed.ca.until = "20410101000000Z";
+    let renewed = renewed.build();
+    for (collateral, expected) in [
+        (&good, Ok(())),
+        (&renewed, Err("pck-ca-other".into())),
+        (&good, Ok(())),
+    ] {
+        let collateral = Collateral::verify_under(&anchor(&good), collateral.parts(), AT).unwrap();
+        let quote = Quote::parse(&good.quote).unwrap();
+        let found = verify_cached(quote, &collateral, AT, &mut cache);
+        assert_eq!(found.map(|_| ()).map_err(|error| error.code()), expected);
+    }
+    assert_eq!(cache.len(), 1);
+}
+
+#[test]
+fn a_remembered_platform_can_still_expire_and_be_revoked() {
+    let mut cache = PlatformCache::new(4.try_into().unwrap());
+    let good = Paper::good().build();
+    let mut later = Paper::good();
+    later
+        .pck_crl
+        .revoked
+        .push((later.pck.serial.clone(), vec![]));
+    let later = later.build();
+    for (collateral, expected) in [(&good, Ok(())), (&later, Err("pck-revoked".into()))] {
+        let collateral = Collateral::verify_under(&anchor(&good), collateral.parts(), AT).unwrap();
+        let quote = Quote::parse(&good.quote).unwrap();
+        let found = verify_cached(quote, &collateral, AT, &mut cache);
+        assert_eq!(found.map(|_| ()).map_err(|error| error.code()), expected);
     }
 }

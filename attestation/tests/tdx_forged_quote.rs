@@ -156,6 +156,11 @@ fn each_fault_of_a_pck_certificate_gives_its_reason() {
         "pck-malformed": "no TCB" => |paper| without(paper, 1);
         "pck-malformed": "no PCEID" => |paper| without(paper, 2);
         "pck-malformed": "no FMSPC" => |paper| without(paper, 3);
+        "pck-malformed": "algorithm inside" => |paper| paper.pck.algorithm = pki::ECDSA_WITH_SHA384;
+        "pck-malformed": "usage twice" => |paper| paper.pck.extensions.push(pki::signer_only().remove(1));
+        "pck-malformed": "two names" => |paper| paper.pck.subject = "Intel/Intel SGX PCK Certificate";
+        "pck-usage": "an authority that signs data" => |paper| paper.pck.extensions[0] = pki::authority().remove(0);
+        "pck-malformed": "two values" => |paper| field(paper, 0, &[1], [octets(&[0; 16]), octets(&[])].concat());
         "pck-malformed": "no SGX type" => |paper| without(paper, 4);
         "pck-malformed": "wide PPID" => |paper| field(paper, 0, &[1], octets(&[0; 17]));
         "pck-malformed": "wide FMSPC" => |paper| field(paper, 3, &[4], octets(&[0; 7]));

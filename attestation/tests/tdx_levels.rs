@@ -12,7 +12,8 @@
 mod paper_td;
 
 use attestation::tdx::TcbStatus;
-use serde_json::json;
+use attestation::time::UnixTime;
+use serde_json::{Value, json};
 
 use paper_td::judge::{Row, judge, policy, verified};
 use paper_td::{COMPONENTS, Paper, TEE_TCB_SVN, TEE_TCB_SVN_2, level};
@@ -167,4 +168,20 @@ fn advisories_of_platform_module_and_enclave_are_gathered() {
     let verified = verified(&paper.build()).unwrap();
     let expected = ["INTEL-SA-00001", "INTEL-SA-00002", "INTEL-SA-00003"];
     assert!(verified.advisories().iter().eq(expected));
+}
+
+#[test]
+fn the_date_of_a_platform_is_that_of_its_oldest_part() {
+    let old = "2025-01-01T00:00:00Z";
+    let parts: [fn(&mut Paper) -> &mut Value; 3] = [
+        |paper| &mut paper.tcb_info["tcbLevels"][0]["tcbDate"],
+        |paper| &mut paper.module()["tcbLevels"][0]["tcbDate"],
+        |paper| &mut paper.qe_identity["tcbLevels"][0]["tcbDate"],
+    ];
+    for part in parts {
+        let mut paper = Paper::good();
+        *part(&mut paper) = old.into();
+        let verified = verified(&paper.build()).unwrap();
+        assert_eq!(Some(verified.tcb_date()), UnixTime::from_iso8601(old));
+    }
 }

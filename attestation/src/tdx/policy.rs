@@ -200,7 +200,7 @@ impl Verified {
                 "tcb-status",
                 one_of(&policy.statuses),
                 status,
-                policy.statuses.contains(&status) && status != TcbStatus::Revoked,
+                policy.statuses.contains(&status),
             ),
             Check::new(
                 "advisories",

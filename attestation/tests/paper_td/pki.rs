@@ -48,6 +48,8 @@ impl Key {
 pub(crate) struct Certificate {
     pub(crate) version: u8,
     pub(crate) serial: Vec<u8>,
+    /// Inside of what is signed.
+    pub(crate) algorithm: &'static [u8],
     pub(crate) issuer: &'static str,
     pub(crate) from: &'static str,
     pub(crate) until: &'static str,
@@ -94,6 +96,7 @@ impl Certificate {
         Self {
             version: 2,
             serial: vec![1],
+            algorithm: ECDSA_WITH_SHA256,
             issuer: ROOT_NAME,
             from: "20200101000000Z",
             until: "20400101000000Z",
@@ -110,7 +113,7 @@ impl Certificate {
         let body = sequence(&[
             tlv(0xa0, &integer(&[self.version])),
             integer(&self.serial),
-            algorithm(),
+            sequence(&[oid(self.algorithm)]),
             name(self.issuer),
             sequence(&[time(self.from), time(self.until)]),
             name(self.subject),
@@ -253,10 +256,11 @@ pub(crate) const SECP384R1: &[u8] = &[0x2b, 0x81, 0x04, 0x00, 0x22];
 const CRL_NUMBER: &[u8] = &[0x55, 0x1d, 0x14];
 const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
 const ORGANIZATION: &[u8] = &[0x55, 0x04, 0x0a];
-const SGX: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf8, 0x4d, 1, 13, 1];
+pub(crate) const SGX: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf8, 0x4d, 1, 13, 1];
 const EC_KEY: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1];
 const PRIME256V1: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7];
 const ECDSA_WITH_SHA256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2];
+pub(crate) const ECDSA_WITH_SHA384: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 3];
 
 fn sealed(body: Vec<u8>, signer: Key) -> Vec<u8> {
     let signature = bits(&signer.sign_der(&body));
@@ -275,12 +279,12 @@ fn algorithm() -> Vec<u8> {
     sequence(&[oid(ECDSA_WITH_SHA256)])
 }
 
+/// A name; a slash stands between two common names.
 fn name(common: &str) -> Vec<u8> {
     let attribute = |id, text: &str| tlv(0x31, &sequence(&[oid(id), tlv(0x0c, text.as_bytes())]));
-    sequence(&[
-        attribute(COMMON_NAME, common),
-        attribute(ORGANIZATION, "Intel Corporation"),
-    ])
+    let common = common.split('/').map(|text| attribute(COMMON_NAME, text));
+    let organization = attribute(ORGANIZATION, "Intel Corporation");
+    sequence(&common.chain([organization]).collect::<Vec<_>>())
 }
 
 fn time(text: &str) -> Vec<u8> {
