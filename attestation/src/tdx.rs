@@ -12,6 +12,25 @@
 //! server can, with an interposer on its memory, extract its keys and forge quotes
 //! that are up to date; a policy can pin platforms against that.
 //!
+//! ```
+//! use attestation::binding::ReportData;
+//! use attestation::tdx::{Collateral, CollateralParts, Policy, Quote, Trusted, verify};
+//! use attestation::time::UnixTime;
+//!
+//! fn judge(
+//!     quote: &[u8],
+//!     parts: CollateralParts<'_>,
+//!     policy: &Policy,
+//!     session: &ReportData,
+//!     now: UnixTime,
+//! ) -> Result<Trusted, Box<dyn std::error::Error>> {
+//!     let quote = Quote::parse(quote)?;
+//!     let collateral = Collateral::verify(parts, now)?;
+//!     let verified = verify(quote, &collateral, now)?;
+//!     Ok(verified.appraise(policy, session)?)
+//! }
+//! ```
+//!
 //! Source: Intel TDX DCAP Quoting Library API; Intel SGX-TDX-DCAP Quote
 //! Verification Library; Intel PCS API, version 4.
 

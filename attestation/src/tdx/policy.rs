@@ -374,11 +374,9 @@ fn check_registers(found: &TdRegisters, builds: &BTreeSet<TdRegisters>) -> [Chec
             .count()
     };
     let nearest = builds.iter().map(named).max_by_key(common);
-    let mut index = 0..;
+    let mut nearest = nearest.into_iter().flatten().map(|(_, digest)| digest);
     found.map(|(name, found)| {
-        let expected = nearest
-            .zip(index.next())
-            .and_then(|(build, index)| build.get::<usize>(index).map(|(_, digest)| *digest));
+        let expected = nearest.next();
         let text = expected.map_or("no build".into(), |digest| digest.to_string());
         Check::new(name, text, found, expected == Some(found))
     })
