@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, UdpSocket};
+use std::os::unix::fs::fchown;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{self, Command, Stdio};
@@ -244,6 +245,8 @@ impl System for Linux {
 
     fn start(&mut self, program: &str, arguments: &[String]) -> io::Result<u32> {
         let (ours, theirs) = io::pipe()?;
+        // The agent opens it once more, by its path under /proc.
+        fchown(&theirs, Some(Agent::USER), Some(Agent::USER))?;
         let mut command = Command::new(program);
         command
             .args(arguments)
