@@ -3,6 +3,8 @@
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
+use std::{io, thread};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -94,6 +96,8 @@ fn boot(builder: &Builder, profile: Profile, measured: &Path, unmeasured: &Path)
     };
     let mut vm = Vm::start(&tools, &Authority::at(&out.join("authority"))?, &boot)?;
     eprintln!("{accelerator}, guest port 8443 at {}", vm.address());
+    let mut keyboard = vm.keyboard()?;
+    thread::spawn(move || io::copy(&mut io::stdin(), &mut keyboard));
     let mut shown = 0_usize;
     while vm.console().is_open() {
         let lines = vm.console().wait_beyond(shown);
@@ -102,7 +106,7 @@ fn boot(builder: &Builder, profile: Profile, measured: &Path, unmeasured: &Path)
         }
         shown = lines.len();
     }
-    vm.wait(std::time::Duration::from_secs(10))?;
+    vm.wait(Duration::from_secs(10))?;
     Ok(())
 }
 
@@ -160,7 +164,7 @@ enum ImageCommand {
         #[arg(long)]
         skip_kernel: bool,
     },
-    /// Run what was built, with the console here, until it ends.
+    /// Run what was built until it ends; this terminal is its console.
     Boot {
         /// `base` or `debug`.
         #[arg(long, default_value = "base")]

@@ -64,18 +64,14 @@ impl Tools {
         self.root.join(path)
     }
 
-    /// A sandbox whose whole file system is `root`.
-    #[must_use]
-    pub fn inside(&self, root: &Path) -> Sandbox {
-        let mut sandbox = self.empty();
-        sandbox.read_only(root, "/");
-        sandbox
-    }
-
     /// A sandbox that holds the tools and nothing of this machine.
     #[must_use]
     pub fn sandbox(&self) -> Sandbox {
-        let mut sandbox = self.empty();
+        let mut sandbox = Sandbox {
+            root: self.root.clone(),
+            arguments: vec!["--clearenv".into()],
+            network: false,
+        };
         sandbox.read_only(self.root.join("usr"), "/usr");
         sandbox.read_only(self.root.join("etc"), "/etc");
         for name in ["bin", "lib", "lib64", "sbin"] {
@@ -92,14 +88,6 @@ impl Tools {
         sandbox.env("SOURCE_DATE_EPOCH", SOURCE_DATE_EPOCH);
         sandbox.env("TZ", "UTC");
         sandbox
-    }
-
-    fn empty(&self) -> Sandbox {
-        Sandbox {
-            root: self.root.clone(),
-            arguments: vec!["--clearenv".into()],
-            network: false,
-        }
     }
 }
 

@@ -10,11 +10,13 @@ pub mod console;
 pub mod qmp;
 pub mod tpm;
 
+use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ExitStatus, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
-use std::{io::Write as _, thread};
 
 use anyhow::{Context as _, Result, bail};
 use attestation::register::Digest384;
@@ -129,9 +131,10 @@ impl Vm {
         self.started
     }
 
-    /// Types a line on the console.
-    pub fn type_line(&mut self, line: &str) -> Result<()> {
-        writeln!(self.input, "{line}").context("the VM has no console any more")
+    /// Writes to its console.
+    pub fn keyboard(&self) -> Result<File> {
+        let input = self.input.as_fd().try_clone_to_owned();
+        input.map(File::from).context("cannot share the console")
     }
 
     /// Presses the power button.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use attestation::register::Digest256;
 use attestation::verity::{BLOCK, TreeBuilder, Verity};
 
@@ -109,65 +109,44 @@ pub fn seal(mut disk: Vec<u8>) -> Result<(Vec<u8>, Verity)> {
 
 /// Makes sure that every program and library in the root finds the libraries it names there.
 fn closed(tools: &Tools, root: &Path) -> Result<()> {
+    let mut sandbox = tools.sandbox();
+    sandbox.read_only(root, "/root");
     for file in files(root)? {
-        let bytes = match file.is_symlink() {
-            true => continue,
-            false => read(&file)?,
-        };
-        if !is_dynamic(&bytes) {
+        if file.is_symlink() || !read(&file)?.starts_with(b"\x7fELF") {
             continue;
         }
-        let path = Path::new("/").join(file.strip_prefix(root).unwrap_or(&file));
-        let output = tools
-            .inside(root)
-            .command("/lib64/ld-linux-x86-64.so.2")
-            .arg("--list")
-            .arg(&path)
+        let name = file.strip_prefix(root).unwrap_or(&file);
+        let output = sandbox
+            .command("readelf")
+            .args(["--dynamic", "--wide"])
+            .arg(Path::new("/root").join(name))
             .output()
-            .context("cannot start the loader of the root")?;
-        let said = [output.stdout, output.stderr].concat();
-        let said = String::from_utf8_lossy(&said);
-        let is_static = said.contains("statically linked") || said.contains("not a dynamic");
-        if is_static {
-            continue;
-        }
+            .context("cannot start readelf")?;
         ensure!(
-            output.status.success() && !said.contains("not found"),
-            "{} cannot be loaded in the root: {}",
-            path.display(),
-            said.trim(),
+            output.status.success(),
+            "readelf cannot read /{}",
+            name.display()
         );
-    }
-    if !root.join("usr/bin/agent").is_file() {
-        bail!("the root holds no agent");
+        for library in needed(&String::from_utf8_lossy(&output.stdout)) {
+            ensure!(
+                root.join(LIBRARIES).join(library).is_file(),
+                "/{} needs {library}, which is not in the root",
+                name.display(),
+            );
+        }
     }
     Ok(())
 }
 
-/// Whether the bytes are ELF that a loader has to complete.
-///
-/// Source: System V ABI, "ELF Header" and "Program Header" (64 bit, little-endian).
-fn is_dynamic(bytes: &[u8]) -> bool {
-    let number = |offset: usize, len| {
-        let bytes = bytes.get(offset..)?.get(..len)?.iter().rev();
-        bytes.copied().try_fold(0_usize, |number, byte| {
-            number.checked_mul(256)?.checked_add(byte.into())
-        })
-    };
-    let (Some(start), Some(size), Some(count)) = (number(32, 8), number(54, 2), number(56, 2))
-    else {
-        return false;
-    };
-    let kinds = (0..count).filter_map(|index| {
-        let offset = index.checked_mul(size)?.checked_add(start)?;
-        number(offset, 4)
-    });
-    bytes.starts_with(b"\x7fELF") && { kinds }.any(|kind| kind == PT_DYNAMIC)
+/// The libraries that `readelf --dynamic` names.
+fn needed(dynamic: &str) -> impl Iterator<Item = &str> {
+    dynamic
+        .lines()
+        .filter(|line| line.contains("(NEEDED)"))
+        .filter_map(|line| line.split_once('[')?.1.strip_suffix(']'))
 }
 
-/// A segment that tells a loader what to do.
-const PT_DYNAMIC: usize = 2;
-
+const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 /// Large clusters, no times, no owners, no attributes, and an identity that never changes.
 pub(crate) const OPTIONS: [&str; 7] = [
     "--all-root",
@@ -178,3 +157,28 @@ pub(crate) const OPTIONS: [&str; 7] = [
     "-x-1",
     "-U6d0d1f5c-2b1f-4c61-9d6b-0f4f6f0b7c11",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_libraries_that_a_program_names_are_read() {
+        let dynamic = "\nDynamic section at offset 0x2dc0 contains 27 entries:\n\
+             0x0000000000000001 (NEEDED)             Shared library: [libm.so.6]\n\
+             0x0000000000000001 (NEEDED)             Shared library: [libc.so.6]\n\
+             0x000000000000000e (SONAME)             Library soname: [libx.so.1]\n";
+        let needed: Vec<_> = needed(dynamic).collect();
+        assert_eq!(needed, ["libm.so.6", "libc.so.6"]);
+    }
+
+    #[test]
+    fn a_sealed_disk_has_whole_blocks_and_an_own_salt() {
+        let (disk, verity) = seal(vec![7; BLOCK + 1]).unwrap();
+        assert_eq!(verity.data_blocks.get(), 2);
+        // Two blocks of data, the superblock, one block of tree.
+        assert_eq!(disk.len(), 4 * BLOCK);
+        let (_, other) = seal(vec![8; BLOCK + 1]).unwrap();
+        assert_ne!(verity.salt, other.salt);
+    }
+}
