@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use agent::api::{self, Model, Models};
 use agent::collateral::{INTEL, Service};
@@ -22,7 +23,7 @@ use session::provider::Provider;
 use session::server::Worker;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, interval_at};
+use tokio::time::sleep;
 
 /// Everything is passed by PID 1; nothing is read from the environment but the
 /// number of its pipe.
@@ -158,15 +159,15 @@ fn load(directory: &Path, measured: &Measured) -> anyhow::Result<Models> {
 
 /// Half a lifetime before the old certificate ends there is a new one.
 async fn renew(worker: Arc<Worker>) {
-    let period = Identity::LIFETIME / 2;
-    let mut due = interval_at(Instant::now() + period, period);
     loop {
-        due.tick().await;
+        sleep(RENEWAL).await;
         if let Err(error) = worker.renew().await {
             tracing::warn!("the identity was not renewed: {error}");
         }
     }
 }
+
+const RENEWAL: Duration = Duration::from_secs(Identity::LIFETIME.as_secs() >> 1);
 
 /// Memory that this process occupies, in MiB.
 fn resident() -> anyhow::Result<u64> {

@@ -173,8 +173,10 @@ where
             .map_err(ConnectError::Gate)?;
         let answered = Instant::now();
         let next = challenge.next(response, policy);
-        timing.evidence += answered.duration_since(asked);
-        timing.verification += answered.elapsed();
+        timing.evidence = timing
+            .evidence
+            .saturating_add(answered.duration_since(asked));
+        timing.verification = timing.verification.saturating_add(answered.elapsed());
         match next.map_err(ConnectError::Challenge)? {
             Next::Send(next) => request = next,
             Next::Trusted(trusted) => return Ok((trusted, timing)),

@@ -288,5 +288,5 @@ fn policy(root: &Path) -> Policy {
             mrownerconfig: unset,
         },
     };
-    Policy::Tdx(TdxPolicy::new(accepted).under(anchor.unwrap()))
+    Policy::Tdx(Box::new(TdxPolicy::new(accepted).under(anchor.unwrap())))
 }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use attestation::verity::Verity;
 
-use crate::image::{Builder, install};
 use crate::image::root::{OPTIONS, seal};
+use crate::image::{Builder, install};
 use crate::place::{Key, files, read, read_text, remove, write};
 use crate::tools::Tools;
 

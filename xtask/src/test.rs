@@ -76,7 +76,7 @@ fn deny(builder: &Builder) -> Result<()> {
         step.done("installed");
     }
     let step = builder.progress.step("dependencies");
-    let check = ["deny", "--offline", "check", "bans", "licenses", "sources"];
+    let check = ["deny", "check", "bans", "licenses", "sources"];
     cargo(&builder.place, &check)?;
     step.done("as deny.toml allows");
     Ok(())

@@ -24,7 +24,7 @@ pub(super) struct Report {
     pub(super) timing: Option<Timing>,
     pub(super) chat: Option<Chat>,
     pub(super) embedding_ms: Option<f64>,
-    pub(super) agent_memory_mib: Option<u64>,
+    pub(super) agent_memory_mib: Option<u32>,
     pub(super) seconds_to_power_off: Option<f64>,
     pub(super) refusals: Vec<Refusal>,
 }
@@ -94,6 +94,11 @@ impl fmt::Display for Report {
             "tokens/s",
         )?;
         row("embedding", self.embedding_ms, "ms")?;
+        row(
+            "agent, resident",
+            self.agent_memory_mib.map(f64::from),
+            "MiB",
+        )?;
         row("power off", self.seconds_to_power_off, "s")?;
         if let Some(chat) = chat {
             writeln!(f, "\n\"Recite Psalm 23:4.\"  {}", chat.answer)?;

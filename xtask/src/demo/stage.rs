@@ -136,7 +136,7 @@ impl Stage {
 }
 
 /// What the agent said of itself when it was ready, in MiB.
-pub(super) fn agent_memory(vm: &Vm) -> Option<u64> {
+pub(super) fn agent_memory(vm: &Vm) -> Option<u32> {
     let lines = vm.console().lines();
     let line = lines
         .iter()
