@@ -100,6 +100,7 @@ fn download(
     let count = missing.len();
     step.note(format!("{count} files, {} MB", bytes.div_ceil(1_000_000)));
 
+    let mut reasons = Vec::new();
     // A package has one likely kind of mirror; the second round asks the others.
     for likely in [true, false] {
         for mirror in &mirrors {
@@ -108,7 +109,7 @@ fn download(
                 .copied()
                 .filter(|package| mirror.suits(&package.path) == likely)
                 .collect();
-            fetch(mirror, &requests, cache)?;
+            reasons.extend(fetch(mirror, &requests, cache)?);
             missing.retain(|package| !package.is(&cache.join(package.file())));
         }
     }
@@ -120,18 +121,19 @@ fn download(
         bail!(
             "no mirror has {} {} with the locked hash{others}; renew the lock with \
              `cargo xtask image lock`, give a folder that holds {} with `--debs DIR`, \
-             or an archive that still has it with `--mirror URL`",
+             or an archive that still has it with `--mirror URL`; apt says: {}",
             package.name,
             package.version,
             package.file(),
+            reasons.first().map_or("nothing", String::as_str),
         );
     }
     step.done(format!("{count} files, {} MB", bytes.div_ceil(1_000_000)));
     Ok(())
 }
 
-/// Asks apt for every file. What a mirror does not have is simply not there afterwards.
-fn fetch(mirror: &Mirror, packages: &[&Package], cache: &Path) -> Result<()> {
+/// Asks apt for every file. What did not come is not there afterwards; gives apt's reasons.
+fn fetch(mirror: &Mirror, packages: &[&Package], cache: &Path) -> Result<Vec<String>> {
     let share = packages.len().div_ceil(CONNECTIONS).max(1);
     let children: Vec<Child> = packages
         .chunks(share)
@@ -149,18 +151,25 @@ fn fetch(mirror: &Mirror, packages: &[&Package], cache: &Path) -> Result<()> {
                 .args(arguments)
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
-                .stderr(Stdio::null())
+                .stderr(Stdio::piped())
                 .spawn()
                 .with_context(|| format!("cannot start {}", host::APT_HELPER))
         })
         .collect::<Result<_>>()?;
-    for mut child in children {
-        child.wait().context("cannot wait for apt")?;
+    let mut reasons = Vec::new();
+    for child in children {
+        let output = child.wait_with_output().context("cannot wait for apt")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        reasons.extend(
+            said.lines()
+                .filter_map(|line| line.strip_prefix("E: "))
+                .map(Into::into),
+        );
     }
     for package in packages {
         remove(&cache.join(format!("{}.FAILED", package.file())))?;
     }
-    Ok(())
+    Ok(reasons)
 }
 
 fn unpack(deb: &Path, root: &Path) -> Result<()> {

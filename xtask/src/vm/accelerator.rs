@@ -29,7 +29,12 @@ pub enum Accelerator {
 impl Accelerator {
     /// The fastest that works.
     pub fn probe(tools: &Tools) -> Result<Self> {
-        Ok(match kvm_runs(tools)? {
+        let opens = File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/kvm")
+            .is_ok();
+        Ok(match opens && runs(tools, Self::Kvm)? {
             true => Self::Kvm,
             false => Self::Tcg,
         })
@@ -66,32 +71,18 @@ impl fmt::Display for Accelerator {
     }
 }
 
-fn kvm_runs(tools: &Tools) -> Result<bool> {
-    if File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/kvm")
-        .is_err()
-    {
-        return Ok(false);
-    }
+/// Whether a guest gets through the program.
+fn runs(tools: &Tools, accelerator: Accelerator) -> Result<bool> {
     let state = tempfile::tempdir().context("cannot make a folder for the probe")?;
     write(&state.path().join("rom"), rom())?;
+    let (name, processor) = accelerator.arguments();
     let mut sandbox = tools.sandbox();
     sandbox.device("/dev/kvm").read_only(state.path(), "/state");
     let mut qemu = sandbox
         .command(QEMU)
-        .args([
-            "-accel", "kvm", "-cpu", "host", "-machine", "pc", "-m", "16M",
-        ])
-        .args([
-            "-nodefaults",
-            "-display",
-            "none",
-            "-no-reboot",
-            "-bios",
-            "/state/rom",
-        ])
+        .args(["-accel", name, "-cpu", processor])
+        .args(["-machine", "pc", "-m", "16M", "-bios", "/state/rom"])
+        .args(["-nodefaults", "-display", "none", "-no-reboot"])
         .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=1"])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -129,4 +120,17 @@ fn rom() -> Vec<u8> {
 const ROM: usize = 64 << 10;
 /// The device ends QEMU with twice the value written, plus one.
 const EXIT: i32 = 0x15 << 1 | 1;
-const LIMIT: Duration = Duration::from_secs(3);
+const LIMIT: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::Builder;
+    use crate::progress::Progress;
+
+    #[test]
+    fn a_guest_that_runs_gets_through_the_program() {
+        let tools = Builder::here(&Progress::new(true)).unwrap().tools();
+        assert!(runs(&tools.unwrap(), Accelerator::Tcg).unwrap());
+    }
+}
