@@ -7,7 +7,8 @@ use std::{fs, io};
 use anyhow::Context;
 use attestation::appraisal::{Reason, Verdict, chain};
 use attestation::eventlog::Log;
-use attestation::tdx::{CollateralFiles, Quote, QuotePolicy, Report};
+use attestation::register::TdRegisters;
+use attestation::tdx::{CollateralFiles, Quote, QuoteError, QuotePolicy, Report};
 use attestation::time::UnixTime;
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -157,9 +158,8 @@ impl LogArgs {
             let quote = read(path).map_err(|error| {
                 refused("input", "files that can be read", format!("{error:#}"))
             })?;
-            let quote = Quote::parse(&quote)
+            let signed = registers(&quote)
                 .map_err(|error| refused("quote-format", "a TDX quote", chain(&error)))?;
-            let signed = quote.unverified_body().registers;
             let signed = [signed.rtmr0, signed.rtmr1, signed.rtmr2, signed.rtmr3];
             log.verify_rtmrs(&signed).map_err(|error| {
                 refused("log-quote", "the registers of the quote", chain(&error))
@@ -170,6 +170,18 @@ impl LogArgs {
             .map(|(index, value)| (format!("rtmr{index}"), value.to_string()))
             .collect())
     }
+}
+
+/// What a quote claims. Recorded ones are often padded, and the signature is not
+/// looked at here.
+fn registers(quote: &[u8]) -> Result<TdRegisters, QuoteError> {
+    let padding = match Quote::parse(quote) {
+        Err(QuoteError::Trailing { left, .. }) => left,
+        _ => 0,
+    };
+    let end = quote.len().saturating_sub(padding);
+    let quote = Quote::parse(quote.get(..end).unwrap_or_default())?;
+    Ok(quote.unverified_body().registers)
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
