@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use client::address::Address;
 use client::stored::Stored;
 use client::trust::TrustArgs;
-use client::worker::Worker;
+use client::worker::{FRESH, Worker};
 use client::{measure, release, verify};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -103,7 +103,7 @@ async fn serve_gateway(args: GatewayArgs) -> anyhow::Result<Verdict> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
     let policy = Arc::new(args.trust.policy()?);
-    let worker = Arc::new(Worker::new(args.worker, policy));
+    let worker = Arc::new(Worker::new(args.worker, policy, FRESH));
     let listener = TcpListener::bind(args.listen)
         .await
         .with_context(|| format!("cannot listen on {}", args.listen))?;

@@ -10,11 +10,11 @@ use serde_json::json;
 use session::client::{ChallengeError, ConnectError};
 
 use crate::address::Address;
-use crate::worker::{SendError, Worker};
+use crate::worker::{FRESH, SendError, Worker};
 
 /// Connects, verifies, prints, and sends nothing else.
 pub async fn run(address: Address, policy: Arc<Policy>, json: bool) -> anyhow::Result<Verdict> {
-    let worker = Worker::new(address, policy);
+    let worker = Worker::new(address, policy, FRESH);
     let (checks, timing) = match worker.trusted().await {
         Ok((trusted, timing)) => (trusted.checks().to_vec(), Some(timing)),
         Err(error) => match rejection(&error) {

@@ -1,7 +1,7 @@
 //! One worker, reached only over connections that satisfied the policy.
 //!
 //! A request has no other way out: [`Worker::send`] connects, verifies, and asks
-//! again for fresh evidence when the last is older than [`FRESH`].
+//! again for fresh evidence when the last has become too old.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,23 +23,26 @@ use tokio::time::timeout;
 
 use crate::address::Address;
 
-/// Evidence older than this is asked for again before the next request.
+/// How old evidence may be before it is asked for again.
 pub const FRESH: Duration = Duration::from_secs(600);
 
 /// A worker and the policy it has to satisfy.
 pub struct Worker {
     address: Address,
     policy: Arc<Policy>,
+    fresh: Duration,
     connection: Mutex<Option<Connection>>,
 }
 
 impl Worker {
-    /// Does not connect yet.
+    /// Does not connect yet. Before a request, evidence older than `fresh` is
+    /// asked for again.
     #[must_use]
-    pub fn new(address: Address, policy: Arc<Policy>) -> Self {
+    pub fn new(address: Address, policy: Arc<Policy>, fresh: Duration) -> Self {
         Self {
             address,
             policy,
+            fresh,
             connection: Mutex::new(None),
         }
     }
@@ -67,7 +70,7 @@ impl Worker {
             Some(open) => open,
             None => self.connect().await?,
         };
-        if connection.verified.elapsed() > FRESH {
+        if connection.verified.elapsed() > self.fresh {
             connection.verify_again(&self.policy).await?;
         }
         let http = connection.http.clone();
