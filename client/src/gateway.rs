@@ -105,7 +105,7 @@ fn refusal(refused: &SendError) -> Response {
         SendError::Untrusted(_) | SendError::Stale(_) | SendError::NoEvidence { .. } => {
             (StatusCode::BAD_GATEWAY, "worker_not_trusted")
         }
-        SendError::Connect(_) | SendError::Gone | SendError::Http(_) => {
+        SendError::Connect(_) | SendError::Http(_) => {
             (StatusCode::BAD_GATEWAY, "worker_unreachable")
         }
         SendError::Late => (StatusCode::GATEWAY_TIMEOUT, "worker_timeout"),

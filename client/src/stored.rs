@@ -1,5 +1,6 @@
 //! `cocoon verify tdx`, `cocoon verify log`: evidence in files.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -7,11 +8,13 @@ use std::{fs, io};
 use anyhow::Context;
 use attestation::appraisal::{Reason, Verdict, chain};
 use attestation::eventlog::Log;
-use attestation::register::TdRegisters;
+use attestation::register::{Digest384, TdRegisters};
 use attestation::tdx::{CollateralFiles, Quote, QuoteError, QuotePolicy, Report};
 use attestation::time::UnixTime;
 use clap::{Args, Subcommand};
 use serde_json::json;
+
+use crate::artefacts::read;
 
 /// Evidence that lies in files.
 #[derive(Debug, Subcommand)]
@@ -75,11 +78,7 @@ impl TdxArgs {
                 found: format!("{error:#}"),
             })
         });
-        match self.json {
-            true => println!("{}", json!(report)),
-            false => print!("{report}"),
-        }
-        report.verdict
+        print(&report, self.json)
     }
 
     fn judge(&self) -> anyhow::Result<Report> {
@@ -99,51 +98,25 @@ impl LogArgs {
     fn run(&self) -> anyhow::Result<Verdict> {
         let bytes = read(&self.ccel)?;
         let judged = self.judge(&bytes);
-        let reasons: Vec<Reason> = judged.as_ref().err().cloned().into_iter().collect();
         let verdict = match (&judged, &self.quote) {
             (Err(_), _) => Verdict::Rejected,
             (Ok(_), Some(_)) => Verdict::Trusted,
             // A log without a quote proves nothing.
             (Ok(_), None) => Verdict::Undecided,
         };
-        let registers = judged.unwrap_or_default();
-        match self.json {
-            true => {
-                let registers: serde_json::Map<_, _> = registers
-                    .into_iter()
-                    .map(|(name, value)| (name, json!(value)))
-                    .collect();
-                println!(
-                    "{}",
-                    json!({
-                        "verdict": verdict,
-                        "tcb_status": null,
-                        "advisories": [],
-                        "reasons": reasons,
-                        "registers": registers,
-                    })
-                );
-            }
-            false => {
-                println!("verdict {verdict}");
-                for (name, value) in registers {
-                    println!("{name} {value}");
-                }
-                for Reason {
-                    code,
-                    expected,
-                    found,
-                } in reasons
-                {
-                    println!("reason {code}: {found}, expected {expected}");
-                }
-            }
-        }
-        Ok(verdict)
+        let report = Report {
+            verdict,
+            tcb_status: None,
+            advisories: BTreeSet::new(),
+            reasons: judged.as_ref().err().cloned().into_iter().collect(),
+            registers: judged.unwrap_or_default(),
+            checks: Vec::new(),
+        };
+        Ok(print(&report, self.json))
     }
 
     /// The registers that the log replays to, and that the quote has too.
-    fn judge(&self, bytes: &[u8]) -> Result<Vec<(String, String)>, Reason> {
+    fn judge(&self, bytes: &[u8]) -> Result<BTreeMap<&'static str, Digest384>, Reason> {
         let refused = |code: &str, expected: &str, found: String| Reason {
             code: code.into(),
             expected: expected.into(),
@@ -165,11 +138,18 @@ impl LogArgs {
                 refused("log-quote", "the registers of the quote", chain(&error))
             })?;
         }
-        let named = rtmrs.iter().enumerate();
-        Ok(named
-            .map(|(index, value)| (format!("rtmr{index}"), value.to_string()))
-            .collect())
+        let names = ["rtmr0", "rtmr1", "rtmr2", "rtmr3"];
+        Ok(names.into_iter().zip(rtmrs).collect())
     }
+}
+
+/// One JSON object, or one `name value` a line.
+fn print(report: &Report, json: bool) -> Verdict {
+    match json {
+        true => println!("{}", json!(report)),
+        false => print!("{report}"),
+    }
+    report.verdict
 }
 
 /// What a quote claims. Recorded ones are often padded, and the signature is not
@@ -182,10 +162,6 @@ fn registers(quote: &[u8]) -> Result<TdRegisters, QuoteError> {
     let end = quote.len().saturating_sub(padding);
     let quote = Quote::parse(quote.get(..end).unwrap_or_default())?;
     Ok(quote.unverified_body().registers)
-}
-
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 fn read_if_there(path: &Path) -> io::Result<Option<Vec<u8>>> {

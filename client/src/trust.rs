@@ -1,7 +1,6 @@
 //! What to trust, from the command line to a policy.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -11,6 +10,9 @@ use attestation::register::Digest384;
 use attestation::tdx::{IdentityPolicy, PlatformPolicy};
 use clap::{Args, ValueEnum};
 use measurements::release::Release;
+
+use crate::artefacts::read;
+use crate::release::load;
 
 /// Which machines to take.
 #[derive(Args, Debug)]
@@ -57,8 +59,7 @@ impl TrustArgs {
 
     fn release(&self) -> anyhow::Result<Release> {
         match &self.release {
-            Some(path) => Release::parse(&read(path)?)
-                .with_context(|| format!("{} is no release manifest", path.display())),
+            Some(path) => load(path),
             None => Release::parse(PUBLISHED).context("the published release is damaged"),
         }
     }
@@ -112,8 +113,4 @@ fn certificate(path: &Path) -> anyhow::Result<Vec<u8>> {
     let [der] = pem::certificates(&bytes)
         .with_context(|| format!("{} is not one certificate", path.display()))?;
     Ok(der)
-}
-
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }

@@ -18,7 +18,7 @@ use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use session::client::{ChallengeError, ConnectError, MAX_STEPS, Next, Peer, Session, Timing};
 use tokio::net::TcpStream;
-use tokio::sync::Mutex;
+use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard};
 use tokio::time::timeout;
 
 use crate::address::Address;
@@ -49,7 +49,7 @@ impl Worker {
 
     /// Sends `request` to the worker once it is known to be trusted.
     pub async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, SendError> {
-        let mut http = self.verified().await?;
+        let mut http = self.verified().await?.http.clone();
         http.ready().await.map_err(SendError::Http)?;
         http.send_request(request).await.map_err(SendError::Http)
     }
@@ -57,13 +57,11 @@ impl Worker {
     /// Connects if need be, and tells what the worker proved last, and how long
     /// its first proof took.
     pub async fn trusted(&self) -> Result<(Trusted, Timing), SendError> {
-        self.verified().await?;
-        let connection = self.connection.lock().await;
-        let connection = connection.as_ref().ok_or(SendError::Gone)?;
+        let connection = self.verified().await?;
         Ok((connection.trusted.clone(), connection.timing))
     }
 
-    async fn verified(&self) -> Result<SendRequest<Body>, SendError> {
+    async fn verified(&self) -> Result<MappedMutexGuard<'_, Connection>, SendError> {
         let mut slot = self.connection.lock().await;
         // A connection that does not prove itself again is closed by dropping it.
         let mut connection = match slot.take().filter(|open| !open.http.is_closed()) {
@@ -73,9 +71,7 @@ impl Worker {
         if connection.verified.elapsed() > self.fresh {
             connection.verify_again(&self.policy).await?;
         }
-        let http = connection.http.clone();
-        *slot = Some(connection);
-        Ok(http)
+        Ok(MutexGuard::map(slot, |slot| slot.insert(connection)))
     }
 
     async fn connect(&self) -> Result<Connection, SendError> {
@@ -179,9 +175,6 @@ pub enum SendError {
     /// TCP.
     #[error("cannot connect to the worker")]
     Connect(#[source] std::io::Error),
-    /// Between two calls.
-    #[error("the connection ended")]
-    Gone,
     /// HTTP/2 inside the session.
     #[error("the worker's HTTP failed")]
     Http(#[source] hyper::Error),

@@ -19,28 +19,14 @@ fn a_release_is_made_checked_and_predicted() {
     let Some(folder) = artefacts("whole") else {
         return;
     };
-    let release = folder.join("release.json");
-    let release = release.to_str().unwrap();
+    let release = release(&folder);
     let artefacts = folder.to_str().unwrap();
-    let config = folder.join("demo.toml");
-
-    let made = cocoon(&[
-        "release",
-        "make",
-        "--artefacts",
-        artefacts,
-        "--config",
-        config.to_str().unwrap(),
-        "--out",
-        release,
-    ]);
-    assert_eq!(exit(&made), 0, "{made:?}");
 
     let checked = cocoon(&[
         "release",
         "check",
         "--release",
-        release,
+        &release,
         "--artefacts",
         artefacts,
     ]);
@@ -50,7 +36,7 @@ fn a_release_is_made_checked_and_predicted() {
         "measure",
         "predict",
         "--release",
-        release,
+        &release,
         "--shape",
         "gpu1",
     ]);
@@ -61,7 +47,7 @@ fn a_release_is_made_checked_and_predicted() {
         .collect();
     assert_eq!(names, ["mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3"]);
 
-    let shapes = cocoon(&["measure", "shapes", "--release", release]);
+    let shapes = cocoon(&["measure", "shapes", "--release", &release]);
     let mrtd = stdout(&predicted).lines().next().unwrap().to_owned();
     assert!(stdout(&shapes).contains(&format!("gpu1.tdx.{mrtd}\n")));
 }
@@ -71,21 +57,8 @@ fn another_kernel_is_named_with_the_registers_it_changes() {
     let Some(folder) = artefacts("changed") else {
         return;
     };
-    let release = folder.join("release.json");
-    let release = release.to_str().unwrap();
+    let release = release(&folder);
     let artefacts = folder.to_str().unwrap();
-    let config = folder.join("demo.toml");
-    let made = cocoon(&[
-        "release",
-        "make",
-        "--artefacts",
-        artefacts,
-        "--config",
-        config.to_str().unwrap(),
-        "--out",
-        release,
-    ]);
-    assert_eq!(exit(&made), 0, "{made:?}");
     let mut kernel = kernel();
     kernel.push(1);
     fs::write(folder.join("vmlinuz"), kernel).unwrap();
@@ -94,7 +67,7 @@ fn another_kernel_is_named_with_the_registers_it_changes() {
         "release",
         "check",
         "--release",
-        release,
+        &release,
         "--artefacts",
         artefacts,
     ]);
@@ -119,7 +92,7 @@ fn another_kernel_is_named_with_the_registers_it_changes() {
         "measure",
         "predict",
         "--release",
-        release,
+        &release,
         "--shape",
         "small",
     ]);
@@ -182,6 +155,23 @@ fn what_cannot_be_told_exits_with_two_and_says_why() {
     ]);
     assert_eq!(exit(&output), 2);
     assert!(stderr(&output).contains("expected one of small, cpu-4x16, gpu1, gpu8"));
+}
+
+/// Makes the manifest of a folder of artefacts; its path.
+fn release(folder: &Path) -> String {
+    let [release, config] = ["release.json", "demo.toml"].map(|name| folder.join(name));
+    let made = cocoon(&[
+        "release",
+        "make",
+        "--artefacts",
+        folder.to_str().unwrap(),
+        "--config",
+        config.to_str().unwrap(),
+        "--out",
+        release.to_str().unwrap(),
+    ]);
+    assert_eq!(exit(&made), 0, "{made:?}");
+    release.to_str().unwrap().into()
 }
 
 fn cocoon(arguments: &[&str]) -> Output {
