@@ -41,6 +41,7 @@ mod collateral;
 mod document;
 mod files;
 mod hex;
+mod log;
 mod pck;
 mod policy;
 mod qe_identity;

@@ -1,15 +1,12 @@
 //! `cocoon verify tdx`, `cocoon verify log`: evidence in files.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use anyhow::Context;
-use attestation::appraisal::{Reason, Verdict, chain};
-use attestation::eventlog::Log;
-use attestation::register::{Digest384, TdRegisters};
-use attestation::tdx::{CollateralFiles, Quote, QuoteError, QuotePolicy, Report};
+use attestation::appraisal::{Reason, Verdict};
+use attestation::tdx::{CollateralFiles, QuotePolicy, Report};
 use attestation::time::UnixTime;
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -96,50 +93,9 @@ impl TdxArgs {
 
 impl LogArgs {
     fn run(&self) -> anyhow::Result<Verdict> {
-        let bytes = read(&self.ccel)?;
-        let judged = self.judge(&bytes);
-        let verdict = match (&judged, &self.quote) {
-            (Err(_), _) => Verdict::Rejected,
-            (Ok(_), Some(_)) => Verdict::Trusted,
-            // A log without a quote proves nothing.
-            (Ok(_), None) => Verdict::Undecided,
-        };
-        let report = Report {
-            verdict,
-            tcb_status: None,
-            advisories: BTreeSet::new(),
-            reasons: judged.as_ref().err().cloned().into_iter().collect(),
-            registers: judged.unwrap_or_default(),
-            checks: Vec::new(),
-        };
-        Ok(print(&report, self.json))
-    }
-
-    /// The registers that the log replays to, and that the quote has too.
-    fn judge(&self, bytes: &[u8]) -> Result<BTreeMap<&'static str, Digest384>, Reason> {
-        let refused = |code: &str, expected: &str, found: String| Reason {
-            code: code.into(),
-            expected: expected.into(),
-            found,
-        };
-        let log = Log::parse_ccel(bytes)
-            .map_err(|error| refused("log-format", "a TCG event log", chain(&error)))?;
-        let rtmrs = log.replay_rtmrs().map_err(|error| {
-            refused("log-replay", "events that match their data", chain(&error))
-        })?;
-        if let Some(path) = &self.quote {
-            let quote = read(path).map_err(|error| {
-                refused("input", "files that can be read", format!("{error:#}"))
-            })?;
-            let signed = registers(&quote)
-                .map_err(|error| refused("quote-format", "a TDX quote", chain(&error)))?;
-            let signed = [signed.rtmr0, signed.rtmr1, signed.rtmr2, signed.rtmr3];
-            log.verify_rtmrs(&signed).map_err(|error| {
-                refused("log-quote", "the registers of the quote", chain(&error))
-            })?;
-        }
-        let names = ["rtmr0", "rtmr1", "rtmr2", "rtmr3"];
-        Ok(names.into_iter().zip(rtmrs).collect())
+        let ccel = read(&self.ccel)?;
+        let quote = self.quote.as_deref().map(read).transpose()?;
+        Ok(print(&Report::of_log(&ccel, quote.as_deref()), self.json))
     }
 }
 
@@ -150,18 +106,6 @@ fn print(report: &Report, json: bool) -> Verdict {
         false => print!("{report}"),
     }
     report.verdict
-}
-
-/// What a quote claims. Recorded ones are often padded, and the signature is not
-/// looked at here.
-fn registers(quote: &[u8]) -> Result<TdRegisters, QuoteError> {
-    let padding = match Quote::parse(quote) {
-        Err(QuoteError::Trailing { left, .. }) => left,
-        _ => 0,
-    };
-    let end = quote.len().saturating_sub(padding);
-    let quote = Quote::parse(quote.get(..end).unwrap_or_default())?;
-    Ok(quote.unverified_body().registers)
 }
 
 fn read_if_there(path: &Path) -> io::Result<Option<Vec<u8>>> {

@@ -1,13 +1,11 @@
 //! What to trust, from the command line to a policy.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use attestation::pem;
 use attestation::policy::{Policy, TdxPolicy, VtpmBuild, VtpmPolicy};
-use attestation::register::Digest384;
-use attestation::tdx::{IdentityPolicy, PlatformPolicy};
+use attestation::tdx::PlatformPolicy;
 use clap::{Args, ValueEnum};
 use measurements::release::Release;
 
@@ -70,15 +68,9 @@ impl TrustArgs {
                 .with_context(|| format!("{} is no TDX platform policy", path.display()))?,
             None => PlatformPolicy::strict(),
         };
-        let unset = BTreeSet::from([Digest384::ZERO]);
         let policy = TdxPolicy::new(attestation::tdx::Policy {
             platform,
-            identity: IdentityPolicy {
-                builds: release.td_registers(),
-                mrconfigid: release.mrconfigids(),
-                mrowner: unset.clone(),
-                mrownerconfig: unset,
-            },
+            identity: release.td_identity(),
         });
         #[cfg(feature = "test-root")]
         if let Some(path) = &self.test_root {

@@ -12,6 +12,7 @@ use alloc::vec::Vec;
 
 use attestation::config::{ConfigError, Measured};
 use attestation::register::{Digest256, Digest384, TdRegisters};
+use attestation::tdx::IdentityPolicy;
 use attestation::verity::Verity;
 use serde::{Deserialize, Serialize};
 
@@ -129,6 +130,19 @@ impl Release {
     #[must_use]
     pub fn mrconfigids(&self) -> BTreeSet<Digest384> {
         self.configs.iter().map(|config| config.sha384).collect()
+    }
+
+    /// Which TDs are of this release, in any shape and configuration. The host has no
+    /// owner to name.
+    #[must_use]
+    pub fn td_identity(&self) -> IdentityPolicy {
+        let unset = BTreeSet::from([Digest384::ZERO]);
+        IdentityPolicy {
+            builds: self.td_registers(),
+            mrconfigid: self.mrconfigids(),
+            mrowner: unset.clone(),
+            mrownerconfig: unset,
+        }
     }
 
     /// PCR 0 to 15 of a virtual TPM of this release: every shape in every configuration,
