@@ -5,24 +5,18 @@
 
 use alloc::vec::Vec;
 
-use minicbor::encode::write::Cursor;
-use minicbor::{CborLen, Decode, Encode};
+use minicbor::{Decode, Encode};
 
 /// Writes `value`.
-pub fn encode<T: Encode<()> + CborLen<()>>(value: &T) -> Vec<u8> {
-    let mut bytes = alloc::vec![0; minicbor::len(value)];
-    let mut cursor = Cursor::new(bytes.as_mut_slice());
-    match minicbor::encode(value, &mut cursor) {
-        Ok(()) => bytes,
-        // The buffer has the length that the value asked for.
-        Err(_) => Vec::new(),
-    }
+pub fn encode<T: Encode<()>>(value: &T) -> Vec<u8> {
+    // Memory takes everything, and no value of ours refuses to be written.
+    minicbor::to_vec(value).unwrap_or_default()
 }
 
 /// Reads one value that is the whole of `bytes`.
 pub fn decode<'b, T>(bytes: &'b [u8]) -> Result<T, CborError>
 where
-    T: Decode<'b, ()> + Encode<()> + CborLen<()>,
+    T: Decode<'b, ()> + Encode<()>,
 {
     let value = minicbor::decode(bytes).map_err(|error| CborError::Malformed {
         offset: error.position(),

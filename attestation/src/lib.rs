@@ -13,6 +13,8 @@ pub mod binding;
 pub mod cbor;
 #[cfg(feature = "verify")]
 pub mod certificate;
+#[cfg(feature = "verify")]
+mod cmw;
 pub mod config;
 #[cfg(feature = "verify")]
 pub mod crl;

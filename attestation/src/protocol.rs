@@ -14,14 +14,14 @@
 
 use alloc::boxed::Box;
 
-use minicbor::{CborLen, Decode, Encode};
+use minicbor::{Decode, Encode};
 
 use crate::binding::Nonce;
 use crate::evidence::Evidence;
 use crate::vtpm;
 
 /// From the client.
-#[derive(CborLen, Clone, Debug, Decode, Encode, Eq, PartialEq)]
+#[derive(Clone, Debug, Decode, Encode, Eq, PartialEq)]
 pub enum Request {
     /// Show yourself, for this nonce.
     #[n(0)]
@@ -43,7 +43,7 @@ impl Request {
 }
 
 /// From the worker.
-#[derive(CborLen, Clone, Debug, Decode, Encode, Eq, PartialEq)]
+#[derive(Clone, Debug, Decode, Encode, Eq, PartialEq)]
 pub enum Response {
     /// The last word of a conversation.
     #[n(0)]
@@ -63,7 +63,7 @@ impl Response {
 }
 
 /// Why a worker shows nothing. It says no more than a client can act upon.
-#[derive(CborLen, Clone, Copy, Debug, Decode, Encode, Eq, PartialEq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, Decode, Encode, Eq, PartialEq, thiserror::Error)]
 pub enum Refusal {
     /// Too many others are asking.
     #[n(0)]

@@ -17,7 +17,7 @@
 use alloc::vec::Vec;
 
 use minicbor::bytes::ByteVec;
-use minicbor::{CborLen, Decode, Encode};
+use minicbor::{Decode, Encode};
 
 use crate::binding::ReportData;
 use crate::register::Digest256;
@@ -44,7 +44,7 @@ pub const PCR_COUNT: usize = 16;
 pub type Pcrs = [Digest256; PCR_COUNT];
 
 /// The keys of one TPM, before it has proved anything.
-#[derive(CborLen, Clone, Debug, Decode, Encode, Eq, PartialEq)]
+#[derive(Clone, Debug, Decode, Encode, Eq, PartialEq)]
 #[cbor(map)]
 pub struct Endorsement {
     /// X.509 of the endorsement key, DER.
@@ -124,7 +124,7 @@ impl Challenge {
 }
 
 /// A TPM's answer to a challenge.
-#[derive(CborLen, Clone, Debug, Decode, Encode, Eq, PartialEq)]
+#[derive(Clone, Debug, Decode, Encode, Eq, PartialEq)]
 #[cbor(map)]
 pub struct Evidence {
     /// TPMS_ATTEST.

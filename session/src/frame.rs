@@ -4,14 +4,14 @@ use std::io;
 
 use attestation::cbor::{self, CborError};
 use attestation::protocol::{FrameTooLong, frame_len};
-use minicbor::{CborLen, Decode, Encode};
+use minicbor::{Decode, Encode};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Reads one message of at most `max` bytes.
 pub async fn read<S, T>(stream: &mut S, max: usize) -> Result<T, FrameError>
 where
     S: AsyncRead + Unpin,
-    T: for<'b> Decode<'b, ()> + Encode<()> + CborLen<()>,
+    T: for<'b> Decode<'b, ()> + Encode<()>,
 {
     let mut header = [0; 4];
     stream
@@ -19,19 +19,24 @@ where
         .await
         .map_err(FrameError::Io)?;
     let len = frame_len(header, max).map_err(FrameError::TooLong)?;
-    let mut bytes = vec![0; len];
-    stream
-        .read_exact(&mut bytes)
+    let mut bytes = Vec::new();
+    // Grows with what arrives, not with what was announced.
+    let mut message = stream.take(u64::try_from(len).unwrap_or(u64::MAX));
+    let arrived = message
+        .read_to_end(&mut bytes)
         .await
         .map_err(FrameError::Io)?;
-    cbor::decode(&bytes).map_err(FrameError::Malformed)
+    match arrived == len {
+        true => cbor::decode(&bytes).map_err(FrameError::Malformed),
+        false => Err(FrameError::Io(io::ErrorKind::UnexpectedEof.into())),
+    }
 }
 
 /// Writes one message.
 pub async fn write<S, T>(stream: &mut S, message: &T) -> Result<(), FrameError>
 where
     S: AsyncWrite + Unpin,
-    T: Encode<()> + CborLen<()>,
+    T: Encode<()>,
 {
     let bytes = cbor::encode(message);
     let len = u32::try_from(bytes.len()).map_err(|_| {

@@ -33,14 +33,17 @@ pub struct Worker {
 impl Worker {
     /// Makes the first identity.
     pub async fn start(provider: Arc<dyn Provider>) -> Result<Arc<Self>, StartError> {
-        let mut boot = [0; 16];
-        rand::fill(&mut boot).map_err(|_| StartError::Random)?;
+        let mut boot_seed = [0; 32];
+        rand::fill(&mut boot_seed).map_err(|_| StartError::Random)?;
         let event_log = *Digest384::of(provider.event_log()).as_bytes();
         let identity = new_identity(&provider).await?;
         Ok(Arc::new(Self {
             provider,
             identity: RwLock::new(Arc::new(identity)),
-            state: State { boot, event_log },
+            state: State {
+                boot_seed,
+                event_log,
+            },
             platform: Mutex::new(()),
             waiting: Semaphore::new(MAX_WAITING),
         }))

@@ -253,7 +253,7 @@ impl Process {
             platform: provider.attest(&asked, None).unwrap(),
             gpus: Vec::new(),
             state: State {
-                boot: [0; 16],
+                boot_seed: [0; 32],
                 event_log: *Digest384::of(&[]).as_bytes(),
             },
             event_log: Vec::new(),

@@ -11,14 +11,14 @@ use alloc::vec::Vec;
 use aes::Aes128;
 use aes::cipher::{BlockEncrypt, KeyInit};
 use hmac::{Hmac, Mac};
-use minicbor::{CborLen, Decode, Encode};
+use minicbor::{Decode, Encode};
 use sha2::Sha256;
 
 use super::key::Name;
 use super::rsa;
 
 /// A secret for one attestation key in one TPM.
-#[derive(CborLen, Clone, Debug, Decode, Encode, Eq, PartialEq)]
+#[derive(Clone, Debug, Decode, Encode, Eq, PartialEq)]
 #[cbor(map)]
 pub struct Credential {
     /// TPMS_ID_OBJECT, marshalled: the content of a TPM2B_ID_OBJECT.
