@@ -24,6 +24,7 @@ use std::str;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use attestation::appraisal::chain;
 use attestation::evidence::Collateral;
 use attestation::time::UnixTime;
 use rustls::crypto::aws_lc_rs;
@@ -77,7 +78,7 @@ impl Service {
                 Ok(Arc::clone(&kept.insert(next).collateral))
             }
             (Err(error), Some(known)) if now < known.valid_until => {
-                tracing::warn!(%error, "collateral was not renewed");
+                tracing::warn!("collateral was not renewed: {}", chain(&error));
                 Ok(Arc::clone(&known.collateral))
             }
             (Err(error), _) => Err(error),

@@ -15,6 +15,7 @@ use agent::serve::serve;
 use agent::tsm::Tsm;
 use agent::vtpm::Tpm;
 use anyhow::Context;
+use attestation::appraisal::chain;
 use attestation::config::{Measured, Unmeasured};
 use clap::Parser;
 use inference::Engine;
@@ -162,7 +163,7 @@ async fn renew(worker: Arc<Worker>) {
     loop {
         sleep(RENEWAL).await;
         if let Err(error) = worker.renew().await {
-            tracing::warn!("the identity was not renewed: {error}");
+            tracing::warn!("the identity was not renewed: {}", chain(&error));
         }
     }
 }

@@ -163,29 +163,6 @@ mod tests {
     use super::*;
     use crate::binding::Nonce;
 
-    fn evidence() -> Evidence {
-        Evidence {
-            platform: PlatformEvidence::Tdx {
-                quote: [4, 0].to_vec(),
-                collateral: Collateral {
-                    tcb_info: "{}".into(),
-                    tcb_info_issuer_chain: String::new(),
-                    qe_identity: String::new(),
-                    qe_identity_issuer_chain: String::new(),
-                    pck_crl: [1].to_vec(),
-                    pck_crl_issuer_chain: String::new(),
-                    root_ca_crl: [2].to_vec(),
-                },
-            },
-            gpus: Vec::new(),
-            state: State {
-                boot_seed: [7; 32],
-                event_log: [8; 48],
-            },
-            event_log: [9; 3].to_vec(),
-        }
-    }
-
     fn gpu(report: &[u8], chain: &[u8]) -> GpuEvidence {
         GpuEvidence {
             report: report.to_vec(),
@@ -208,12 +185,17 @@ mod tests {
     #[test]
     fn the_platform_signs_gpus_and_state() {
         let binding = Binding::new(&Digest384::ZERO, &[0; 64], &Nonce([0; 32]));
-        let shown = evidence();
-        let mut other = shown.clone();
-        other.state.boot_seed = [0; 32];
-        assert_ne!(shown.report_data(&binding), other.report_data(&binding));
-        let mut other = shown.clone();
-        other.gpus.push(gpu(b"", b""));
-        assert_ne!(shown.report_data(&binding), other.report_data(&binding));
+        let state = |boot_seed, event_log| State {
+            boot_seed,
+            event_log,
+        };
+        let shown = report_data(&binding, &[], &state([7; 32], [8; 48]));
+        for (gpus, state) in [
+            (&[][..], state([0; 32], [8; 48])),
+            (&[], state([7; 32], [0; 48])),
+            (&[gpu(b"", b"")], state([7; 32], [8; 48])),
+        ] {
+            assert_ne!(shown, report_data(&binding, gpus, &state));
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use attestation::appraisal::chain;
 use attestation::binding::{Binding, Nonce};
 use attestation::evidence::{Evidence, State, report_data};
 use attestation::protocol::{Refusal, Request, Response};
@@ -105,7 +106,7 @@ impl Worker {
             .map_err(ProviderError::from)
             .flatten()
             .map_err(|error| {
-                tracing::warn!("no evidence: {error}");
+                tracing::warn!("no evidence: {}", chain(error.as_ref()));
                 Refusal::NoEvidence
             })?;
         Ok(Evidence {
@@ -159,7 +160,7 @@ impl<S> Attester<S> {
         credential: Option<vtpm::Credential>,
     ) -> Result<Evidence, Refusal> {
         let ekm = self.exporter.export(&nonce).map_err(|error| {
-            tracing::warn!("no keying material: {error}");
+            tracing::warn!("no keying material: {}", chain(&error));
             Refusal::NoEvidence
         })?;
         let binding = Binding::new(&self.spki, &ekm, &nonce);
