@@ -11,7 +11,7 @@ use client::address::Address;
 use client::stored::Stored;
 use client::trust::TrustArgs;
 use client::worker::{FRESH, Worker};
-use client::{measure, release, verify};
+use client::{host, measure, release, verify};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -33,6 +33,9 @@ enum Command {
     Verify(VerifyArgs),
     /// Serve an OpenAI-compatible endpoint that forwards only to a verified worker.
     Gateway(GatewayArgs),
+    /// Set up a server, and run machines on it.
+    #[command(subcommand)]
+    Host(host::Command),
     /// Compute what a machine must report.
     #[command(subcommand)]
     Measure(measure::Measure),
@@ -94,6 +97,7 @@ fn run(command: Command) -> anyhow::Result<Verdict> {
             runtime()?.block_on(verify::run(worker, policy, args.json))
         }
         Command::Gateway(args) => runtime()?.block_on(serve_gateway(args)),
+        Command::Host(command) => host::run(command),
         Command::Measure(command) => measure::run(command),
         Command::Release(command) => release::run(command),
     }
