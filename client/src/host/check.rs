@@ -11,6 +11,8 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 
+use self::processor::Processor;
+use super::gpu::Gpu;
 use super::server::Server;
 
 mod capacity;
@@ -69,9 +71,15 @@ impl CheckArgs {
 
     /// Everything, in the order in which a server is set up.
     fn findings(&self, server: &Server) -> Vec<Finding> {
-        let mut findings = processor::check(server);
-        findings.extend(quotes::check(server, self.pccs.as_deref()));
-        findings.extend(pci::check(server));
+        let processor = Processor::of(server);
+        let mut findings = processor::check(server, &processor);
+        // Where there will be no TD, nobody has to sign its quotes.
+        if processor.is_candidate() {
+            findings.extend(quotes::check(server, self.pccs.as_deref()));
+        }
+        if !Gpu::all(server).is_empty() {
+            findings.extend(pci::check(server));
+        }
         findings.extend(gpus::check(server, self.gpu_tools.as_deref()));
         findings.push(qemu::check(server, &self.qemu));
         findings.extend(capacity::check(server, &self.disk));

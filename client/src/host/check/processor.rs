@@ -8,20 +8,18 @@
 use super::Finding;
 use crate::host::server::Server;
 
-pub(super) fn check(server: &Server) -> Vec<Finding> {
-    let processor = Processor::of(server);
+pub(super) fn check(server: &Server, processor: &Processor) -> Vec<Finding> {
     let mut findings = Vec::from([processor.check()]);
-    // The rest would only repeat that this is the wrong processor.
-    if processor.is_intel && !processor.has("hypervisor") {
-        findings.push(bios(&processor));
+    if processor.is_candidate() {
+        findings.push(bios(processor));
         findings.push(kernel(server));
         findings.push(hibernation(server));
     }
-    findings.push(kvm(server, &processor));
+    findings.push(kvm(server, processor));
     findings
 }
 
-struct Processor {
+pub(super) struct Processor {
     name: String,
     is_intel: bool,
     model: u32,
@@ -29,7 +27,7 @@ struct Processor {
 }
 
 impl Processor {
-    fn of(server: &Server) -> Self {
+    pub(super) fn of(server: &Server) -> Self {
         let field = |key| server.field(CPUINFO, key).unwrap_or_default();
         let family = field("cpu family");
         Self {
@@ -38,6 +36,11 @@ impl Processor {
             model: field("model").parse().unwrap_or_default(),
             flags: field("flags").split(' ').map(Into::into).collect(),
         }
+    }
+
+    /// Whether anything but another machine can bring TDX.
+    pub(super) fn is_candidate(&self) -> bool {
+        self.is_intel && !self.has("hypervisor")
     }
 
     fn has(&self, flag: &str) -> bool {
@@ -132,9 +135,7 @@ fn kvm(server: &Server, processor: &Processor) -> Finding {
     }
     match server.text(PARAMETER).as_deref() {
         Some("Y") => Finding::ok("kvm", "with TDX"),
-        _ if !processor.is_intel || processor.has("hypervisor") => {
-            Finding::ok("kvm", "without TDX")
-        }
+        _ if !processor.is_candidate() => Finding::ok("kvm", "without TDX"),
         Some(_) => Finding::fail(
             "kvm",
             "TDX is off: /sys/module/kvm_intel/parameters/tdx is not Y",
