@@ -12,10 +12,9 @@
 #[path = "../tests/recorded/mod.rs"]
 mod recorded;
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::RefCell;
+use std::fmt;
 use std::hint::black_box;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use attestation::tdx::{Collateral, PlatformCache, Quote, verify, verify_cached};
@@ -80,6 +79,8 @@ struct Bench {
 #[derive(Clone, Copy)]
 struct Cost {
     time: Duration,
+    /// Allocations, and what they asked for in all.
+    pieces: usize,
     bytes: usize,
 }
 
@@ -98,11 +99,13 @@ impl Bench {
                 elapsed
             });
         });
-        let before = ALLOCATED.load(Ordering::Relaxed);
+        let before = counting::allocated();
         black_box(once());
+        let after = counting::allocated();
         let cost = Cost {
             time: best.into_inner(),
-            bytes: ALLOCATED.load(Ordering::Relaxed) - before,
+            pieces: after[0] - before[0],
+            bytes: after[1] - before[1],
         };
         self.best.push((name, cost));
     }
@@ -117,34 +120,80 @@ impl Bench {
         };
         let (a, b) = (best(theirs), best(ours));
         println!(
-            "{:6.1}x  {ours} ({:.1?}, {} bytes allocated) against {theirs} ({:.1?}, {} bytes)",
+            "{:6.1}x  {ours} ({b}) against {theirs} ({a}); allocations {}, bytes {}",
             a.time.div_duration_f64(b.time),
-            b.time,
-            b.bytes,
-            a.time,
-            a.bytes,
+            ratio(a.pieces, b.pieces),
+            ratio(a.bytes, b.bytes),
         );
     }
 }
 
-/// Counts what is asked of the system's allocator.
-struct Counting;
+impl fmt::Display for Cost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            time,
+            pieces,
+            bytes,
+        } = self;
+        write!(f, "{time:.1?}, {pieces} allocations of {bytes} bytes")
+    }
+}
 
-static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
+/// How many times less, in words where there is nothing left.
+fn ratio(theirs: usize, ours: usize) -> String {
+    let number = |count| f64::from(u32::try_from(count).unwrap());
+    match ours {
+        0 => "none".into(),
+        _ => format!("{:.1}x fewer", number(theirs) / number(ours)),
+    }
+}
 
-#[global_allocator]
-static COUNTING: Counting = Counting;
+/// Counts what is asked of the C library's allocator, which AWS-LC asks too.
+mod counting {
+    use std::ffi::c_void;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
-// SAFETY: passes every call on as it came; the counter is no memory of anyone's.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATED.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller keeps the contract, which is the same one.
-        unsafe { System.alloc(layout) }
+    /// Pieces and bytes so far.
+    pub(super) fn allocated() -> [usize; 2] {
+        [&PIECES, &BYTES].map(|counter| counter.load(Ordering::Relaxed))
     }
 
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: `memory` came from `alloc` above, with this layout.
-        unsafe { System.dealloc(memory, layout) }
+    static PIECES: AtomicUsize = AtomicUsize::new(0);
+    static BYTES: AtomicUsize = AtomicUsize::new(0);
+
+    fn count(bytes: usize) {
+        PIECES.fetch_add(1, Ordering::Relaxed);
+        BYTES.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    unsafe extern "C" {
+        fn __libc_malloc(size: usize) -> *mut c_void;
+        fn __libc_calloc(count: usize, size: usize) -> *mut c_void;
+        fn __libc_realloc(memory: *mut c_void, size: usize) -> *mut c_void;
+    }
+
+    // SAFETY: each passes its call on as it came to the function that glibc has under
+    // the other name; what comes back is freed by glibc's own `free`.
+    #[unsafe(no_mangle)]
+    unsafe extern "C" fn malloc(size: usize) -> *mut c_void {
+        count(size);
+        // SAFETY: the caller keeps the contract, which is the same one.
+        unsafe { __libc_malloc(size) }
+    }
+
+    // SAFETY: as above.
+    #[unsafe(no_mangle)]
+    unsafe extern "C" fn calloc(number: usize, size: usize) -> *mut c_void {
+        count(number.saturating_mul(size));
+        // SAFETY: the caller keeps the contract, which is the same one.
+        unsafe { __libc_calloc(number, size) }
+    }
+
+    // SAFETY: as above.
+    #[unsafe(no_mangle)]
+    unsafe extern "C" fn realloc(memory: *mut c_void, size: usize) -> *mut c_void {
+        count(size);
+        // SAFETY: the caller keeps the contract, which is the same one.
+        unsafe { __libc_realloc(memory, size) }
     }
 }

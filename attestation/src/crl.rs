@@ -64,6 +64,12 @@ impl<'a> Crl<'a> {
         })
     }
 
+    /// DER of the name that it says it is by: fit for choosing one, not for trust.
+    #[must_use]
+    pub const fn unverified_issuer(&self) -> &'a [u8] {
+        self.issuer
+    }
+
     /// Checks issuer, window and signature.
     pub fn verify(
         self,
@@ -122,3 +128,6 @@ fn read_entry(entries: &mut Der<'_>) -> Result<Serial, DerError> {
 }
 
 const V2: u16 = 1;
+
+/// An entry of Intel's: number of 20 bytes, time, reason.
+const ENTRY_LEN: usize = 53;

@@ -119,6 +119,12 @@ impl<'a> Der<'a> {
         self.0.rest().is_empty()
     }
 
+    /// Bytes not read yet.
+    #[must_use]
+    pub const fn rest(&self) -> &'a [u8] {
+        self.0.rest()
+    }
+
     /// Tag of the next value.
     #[must_use]
     pub fn peek(&self) -> Option<u8> {

@@ -60,7 +60,9 @@ fn first(text: &str) -> Option<(Vec<u8>, &str)> {
     if begin != "-----BEGIN CERTIFICATE-----" {
         return None;
     }
-    let mut der = Vec::with_capacity(TYPICAL_LEN);
+    // Up to the line that ends it, which begins with what base64 does not have.
+    let characters = rest.find('-')?;
+    let mut der = Vec::with_capacity(base64::decoded_len_estimate(characters));
     while !rest.is_empty() {
         let (content, after) = line(rest);
         rest = after;
@@ -82,9 +84,6 @@ fn line(text: &str) -> (&str, &str) {
 
 /// 64 characters of base64 (RFC 7468, section 2) are 48 bytes.
 const LINE_LEN: usize = 48;
-
-/// Room for a PCK certificate, the largest of its chain.
-const TYPICAL_LEN: usize = 1400;
 
 #[cfg(test)]
 mod tests {
