@@ -46,6 +46,7 @@ impl<'a> Crl<'a> {
         };
         let mut revoked = Vec::new();
         if let Some(mut entries) = body.optional(SEQUENCE, "revokedCertificates")? {
+            revoked.reserve(entries.rest().len().checked_div(ENTRY_LEN).unwrap_or(0));
             while !entries.is_empty() {
                 revoked.push(read_entry(&mut entries)?);
             }

@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use attestation::appraisal::Verdict;
 use attestation::tdx::{
-    Collateral, PlatformCache, Quote, QuoteError, QuotePolicy, Report, TrustAnchor, verify,
-    verify_cached,
+    Collateral, CollateralParts, PlatformCache, Quote, QuoteError, QuotePolicy, Report,
+    TrustAnchor, verify, verify_cached,
 };
 use attestation::time::UnixTime;
 
@@ -71,6 +71,26 @@ const ORACLE_ERRORS: [(&str, &str); 5] = [
     ("No matching TCB level found", "platform-level"),
     ("SEPT_VE_DISABLE is not enabled", "sept-ve-disable"),
 ];
+
+#[test]
+fn the_processor_ca_and_its_list_verify_as_those_of_the_platform_ca() {
+    let Some(vectors) = recorded::tdx() else {
+        return;
+    };
+    let bytes = vectors.read(COCOON);
+    let files = vectors.collateral("collateral/2026-01-12_90c06f000000");
+    let roots = ["pck_processor_ca", "root_ca"];
+    let roots = roots.map(|name| vectors.read(&format!("roots/intel_sgx_{name}.pem")));
+    let parts = CollateralParts {
+        pck_crl: &vectors.read("collateral/pck_processor_crls/2026-01-12_2026-02-11.der"),
+        pck_crl_issuer_chain: &roots.concat(),
+        ..files.parts(&Quote::parse(&bytes).unwrap())
+    };
+    let at = UnixTime(1_769_529_299);
+    let collateral = Collateral::verify(parts, at).unwrap();
+    let error = verify(Quote::parse(&bytes).unwrap(), &collateral, at).unwrap_err();
+    assert_eq!(error.code(), "pck-ca-other");
+}
 
 /// Why each synthetic case that is refused is refused. The cases that are not
 /// here are trusted.

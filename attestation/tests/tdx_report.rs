@@ -223,6 +223,52 @@ fn files_are_found_under_either_name_and_missed_by_name() {
     assert_eq!(text.unwrap_err().to_string(), "tcb_info.json is not UTF-8");
 }
 
+#[test]
+fn of_several_lists_a_quote_gets_that_of_its_own_authority() {
+    let papers = [Paper::good(), Paper::processor()];
+    let lists = papers.clone().map(|paper| paper.pck_crl.sign());
+    for (mut paper, own) in papers.into_iter().zip(0..) {
+        let verdict = |built: &Built, platform: &[u8], processor: &[u8]| {
+            let mut all = files(built).to_vec();
+            all.retain(|(name, _)| *name != "pck_platform_crl.der");
+            all.push(("pck_platform_crl.der", platform.to_vec()));
+            all.push(("pck_processor_crl.der", processor.to_vec()));
+            let report = report_on(built, "", &all);
+            let code = |reason: Reason| reason.code;
+            report.reasons.into_iter().map(code).collect::<Vec<_>>()
+        };
+        let built = paper.build();
+        assert!(verdict(&built, &lists[0], &lists[1]).is_empty());
+        assert!(verdict(&built, &lists[1], &lists[0]).is_empty());
+        let other = &lists[1 - own];
+        assert_eq!(verdict(&built, other, other), ["pck-crl-malformed"]);
+
+        let serial = paper.pck.serial.clone();
+        paper.pck_crl.revoked.push((serial, vec![]));
+        let revoking = paper.pck_crl.sign();
+        assert_eq!(verdict(&built, &revoking, other), ["pck-revoked"]);
+        assert_eq!(verdict(&built, other, &revoking), ["pck-revoked"]);
+    }
+}
+
+#[test]
+fn one_list_may_be_of_either_authority_and_have_any_of_the_names() {
+    for (paper, name) in [
+        (Paper::processor(), "pck_processor_crl.der"),
+        (Paper::processor(), "pck_crl.der"),
+        (Paper::good(), "pck_crl.der"),
+    ] {
+        let built = paper.build();
+        let mut all = files(&built).to_vec();
+        let list = all.iter_mut().find(|(name, _)| name.starts_with("pck"));
+        list.unwrap().0 = name;
+        assert!(report_on(&built, "", &all).reasons.is_empty(), "{name}");
+        let chain = built.pck_crl_chain.clone();
+        all.push(("pck_crl_issuer_chain.pem", chain.into()));
+        assert!(report_on(&built, "", &all).reasons.is_empty(), "{name}");
+    }
+}
+
 fn codes(built: &Built, policy: &str) -> Vec<String> {
     let report = report(built, policy);
     report
@@ -233,8 +279,11 @@ fn codes(built: &Built, policy: &str) -> Vec<String> {
 }
 
 fn report(built: &Built, policy: &str) -> Report {
+    report_on(built, policy, &files(built))
+}
+
+fn report_on(built: &Built, policy: &str, all: &[(&str, Vec<u8>)]) -> Report {
     let policy = toml::from_str(policy).unwrap();
-    let all = files(built);
     let files = CollateralFiles::read(|name| {
         let file = all.iter().find(|(other, _)| *other == name);
         Ok::<_, Infallible>(file.map(|(_, bytes)| bytes.clone()))

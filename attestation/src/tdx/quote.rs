@@ -23,6 +23,8 @@
 //!
 //! Source: Intel TDX DCAP Quoting Library API, revision 0.9, "Quote Format".
 
+use alloc::vec::Vec;
+
 use crate::certificate::Certificate;
 use crate::reader::{Reader, Truncated};
 
@@ -104,6 +106,13 @@ impl<'a> Quote<'a> {
     #[must_use]
     pub fn unverified_pck_issuer_chain(&self) -> &'a [u8] {
         crate::pem::after_first(self.pck_chain)
+    }
+
+    /// DER of the name that the quote's first certificate says issued it.
+    pub(super) fn unverified_pck_issuer(&self) -> Option<Vec<u8>> {
+        let [leaf, _, _] = crate::pem::certificates(self.pck_chain).ok()?;
+        let certificate = Certificate::parse(&leaf).ok()?;
+        Some(certificate.issuer.to_vec())
     }
 
     /// The platform that the quote's first certificate names: fit for fetching

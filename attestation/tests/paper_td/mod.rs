@@ -116,6 +116,23 @@ impl Paper {
         }
     }
 
+    /// A TD on a single processor: another CA, which says less of the platform.
+    pub(crate) fn processor() -> Self {
+        let ca = Certificate::processor_ca();
+        let mut pck = Certificate {
+            issuer: ca.subject,
+            signer: ca.key,
+            ..Certificate::pck()
+        };
+        pck.extensions[2] = pki::sgx_extension(&pki::sgx_fields()[..5]);
+        Self {
+            pck_crl: Crl::of(&ca),
+            ca,
+            pck,
+            ..Self::good()
+        }
+    }
+
     /// A TD of version 5 with the fields of body type 3.
     pub(crate) fn td15() -> Self {
         let mut paper = Self::good();

@@ -20,6 +20,7 @@ impl Key {
     pub(crate) const ATTESTATION: Self = Self(5);
     /// A key that has no part in this.
     pub(crate) const STRANGER: Self = Self(6);
+    pub(crate) const PROCESSOR_CA: Self = Self(7);
 
     /// `x || y`.
     pub(crate) fn coordinates(self) -> Vec<u8> {
@@ -77,6 +78,15 @@ impl Certificate {
             key: Key::CA,
             extensions: authority(),
             ..Self::tcb_signing()
+        }
+    }
+
+    pub(crate) fn processor_ca() -> Self {
+        Self {
+            serial: vec![3],
+            subject: "Intel SGX PCK Processor CA",
+            key: Key::PROCESSOR_CA,
+            ..Self::platform_ca()
         }
     }
 
