@@ -49,7 +49,7 @@ fn a_release_is_made_checked_and_predicted() {
 
     let shapes = cocoon(&["measure", "shapes", "--release", &release]);
     let mrtd = stdout(&predicted).lines().next().unwrap().to_owned();
-    assert!(stdout(&shapes).contains(&format!("gpu1.tdx.{mrtd}\n")));
+    assert!(stdout(&shapes).contains(&format!("gpu1-v16-m128g.tdx.{mrtd}\n")));
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn what_cannot_be_told_exits_with_two_and_says_why() {
         "huge",
     ]);
     assert_eq!(exit(&output), 2);
-    assert!(stderr(&output).contains("expected one of small, cpu-4x16, gpu1, gpu8"));
+    assert!(stderr(&output).contains("expected one of small, cpu-v4-m16g, "));
 }
 
 /// Makes the manifest of a folder of artefacts; its path.

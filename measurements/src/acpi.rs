@@ -14,7 +14,15 @@ use alloc::vec::Vec;
 
 use attestation::reader::{Reader, Truncated};
 
+use self::loader::{ALLOCATE, COMMAND, File, NAME};
 use crate::digests::Digests;
+use crate::machine::Machine;
+
+mod dsdt;
+mod fadt;
+mod loader;
+mod madt;
+mod tables;
 
 /// The three blobs of one VM shape.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -36,6 +44,11 @@ impl Blobs {
         }
     }
 
+    /// Those that QEMU makes for a machine.
+    pub(crate) fn of(machine: &Machine) -> Self {
+        tables::blobs(machine)
+    }
+
     /// What firmware measures, in its order: the script, then each allocated file.
     pub fn measured(&self) -> Result<Vec<(String, Digests)>, AcpiError> {
         let mut measured = Vec::new();
@@ -45,15 +58,15 @@ impl Blobs {
             if reader.u32_le("command")? != ALLOCATE {
                 continue;
             }
-            let name = reader.array::<56>("file name")?;
+            let name = reader.array::<NAME>("file name")?;
             let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
-            let digests = match name {
-                b"etc/acpi/rsdp" => Digests::of(&self.rsdp),
-                b"etc/acpi/tables" => Digests::of(&self.tables),
+            let digests = match File::named(name) {
+                Some(File::Rsdp) => Digests::of(&self.rsdp),
+                Some(File::Tables) => Digests::of(&self.tables),
                 // Where firmware of the BIOS kind would log; QEMU serves it zeroed
                 // (hw/i386/acpi-build.c, acpi_setup()).
-                b"etc/tpm/log" => Digests::of(&[0; TPM_LOG]),
-                _ => {
+                Some(File::TpmLog) => Digests::of(&[0; TPM_LOG]),
+                None => {
                     let name = String::from_utf8_lossy(name).into_owned();
                     return Err(AcpiError::UnknownFile { name });
                 }
@@ -76,10 +89,6 @@ fn padded(bytes: &[u8], align: usize) -> Vec<u8> {
     padded
 }
 
-/// Bytes per command.
-const COMMAND: usize = 128;
-/// BIOS_LINKER_LOADER_COMMAND_ALLOCATE.
-const ALLOCATE: u32 = 1;
 /// ACPI_BUILD_ALIGN_SIZE.
 const LOADER_ALIGN: usize = 0x1000;
 /// ACPI_BUILD_TABLE_SIZE.

@@ -37,6 +37,8 @@ pub mod tdvf;
 pub mod variable;
 pub mod volume;
 
+mod aml;
 mod guid;
+mod machine;
 #[cfg(test)]
 mod vectors;

@@ -2,7 +2,8 @@
 //!
 //! Whoever starts a VM takes these arguments as they are and adds only what no
 //! register sees: accelerator, processor model, firmware, kernel, back ends
-//! (`net0`, `root`, `model0`.., `tpm0`), fw_cfg files, monitors. Exactly one
+//! (`net0`, `root`, `model0`.., `tpm0`), fw_cfg files, monitors, and one
+//! `-device vfio-pci,host=..,bus=PORT` for each of [`ports`]. Exactly one
 //! `-serial` belongs to that, since the first serial port is in the tables.
 //!
 //! Every shape has the same slots: a model slot that is not used holds an empty
@@ -12,6 +13,9 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use crate::machine::{
+    DESKTOP_BITS, FIRST_MODEL, MODELS, Machine, NETWORK, ROOT_DISK, address_bits,
+};
 use crate::shape::{Platform, Shape};
 
 /// QEMU's versioned machine type. Tables also differ between releases of QEMU.
@@ -21,7 +25,7 @@ pub const MACHINE: &str = "pc-q35-11.1";
 pub const VERSION: &str = "11.1";
 
 /// Model disks that a VM may have.
-pub const MODEL_SLOTS: usize = 4;
+pub const MODEL_SLOTS: u8 = MODELS;
 
 /// The measured arguments. `models` are the names of the model disks, whose back
 /// ends the caller names `model0`, `model1` and so on.
@@ -30,7 +34,7 @@ pub fn arguments(
     platform: Platform,
     models: &[&str],
 ) -> Result<Vec<String>, TooManyModels> {
-    if models.len() > MODEL_SLOTS {
+    if models.len() > usize::from(MODEL_SLOTS) {
         return Err(TooManyModels {
             found: models.len(),
         });
@@ -39,6 +43,7 @@ pub fn arguments(
         Platform::Tdx => ",kernel-irqchip=split,confidential-guest-support=tdx0",
         Platform::Vtpm => "",
     };
+    let machine = Machine::of(shape, platform);
     let vcpus = shape.vcpus;
     let mut arguments = Arguments::default();
     arguments.flag("-nodefaults");
@@ -48,32 +53,30 @@ pub fn arguments(
     arguments.pair("-smp", format!("{vcpus},sockets=1,cores={vcpus},threads=1"));
     arguments.pair("-m", format!("{}M", shape.memory.mib));
     // As large as OVMF's own window, so that neither devices nor their BARs move its end.
-    let window = aperture_gib(shape, platform);
+    let window = machine.window.end.saturating_sub(machine.window.start) >> 30;
     arguments.pair("-global", format!("q35-pcihost.pci-hole64-size={window}G"));
     arguments.pair("-global", NO_ACPI_HOTPLUG);
     arguments.device(format!(
-        "virtio-net-pci,netdev=net0,addr=0x2,romfile={MODERN}"
+        "virtio-net-pci,netdev=net0,addr={NETWORK:#x},romfile={MODERN}"
     ));
     arguments.device(format!(
-        "virtio-blk-pci,drive=root,addr=0x3,serial=cocoon-root{MODERN}"
+        "virtio-blk-pci,drive=root,addr={ROOT_DISK:#x},serial=cocoon-root{MODERN}"
     ));
-    for slot in 0..MODEL_SLOTS {
-        let serial = match models.get(slot) {
+    for (slot, address) in (0..MODEL_SLOTS).zip(FIRST_MODEL..) {
+        let serial = match models.get(usize::from(slot)) {
             Some(name) => format!(",serial=model-{name}"),
             None => {
                 arguments.pair("-blockdev", format!("{EMPTY_DISK},node-name=model{slot}"));
                 String::new()
             }
         };
-        let address = slot.saturating_add(4);
         arguments.device(format!(
             "virtio-blk-pci,drive=model{slot},addr={address:#x}{serial}{MODERN}"
         ));
     }
-    for gpu in 0..shape.gpus {
-        let (chassis, address) = (gpu.saturating_add(1), gpu.saturating_add(0x10));
+    for ((port, address), chassis) in ports(shape).zip(machine.root_ports).zip(1..) {
         arguments.device(format!(
-            "pcie-root-port,id=gpu{gpu},bus=pcie.0,chassis={chassis},addr={address:#x},hotplug=off"
+            "pcie-root-port,id={port},bus=pcie.0,chassis={chassis},addr={address:#x},hotplug=off"
         ));
     }
     if platform == Platform::Vtpm {
@@ -82,24 +85,21 @@ pub fn arguments(
     Ok(arguments.0)
 }
 
+/// Root ports by the names that a device behind one is given as `bus=`: `gpu0`,
+/// `gpu1`.., then `switch0`... The tables say that exactly one device is there, not which.
+pub fn ports(shape: &Shape) -> impl Iterator<Item = String> + use<> {
+    let gpus = (0..shape.gpus).map(|gpu| format!("gpu{gpu}"));
+    gpus.chain((0..shape.switches).map(|switch| format!("switch{switch}")))
+}
+
 /// What to append to `-cpu MODEL`, so that OVMF puts its 64-bit PCI window where the
 /// tables say. In a TD nothing is needed: the window ends at 46 address bits.
 #[must_use]
 pub const fn cpu_properties(shape: &Shape, platform: Platform) -> &'static str {
-    match (platform, shape.gpus) {
+    match (platform, address_bits(shape, platform)) {
         (Platform::Tdx, _) => "",
-        // What any processor of the last ten years has.
-        (Platform::Vtpm, 0) => ",guest-phys-bits=39",
+        (Platform::Vtpm, DESKTOP_BITS) => ",guest-phys-bits=39",
         (Platform::Vtpm, _) => ",phys-bits=46,guest-phys-bits=46",
-    }
-}
-
-/// The window is the top eighth of the address space (edk2
-/// OvmfPkg/Library/PlatformInitLib/MemDetect.c, PlatformDynamicMmioWindow()).
-const fn aperture_gib(shape: &Shape, platform: Platform) -> u64 {
-    match (platform, shape.gpus) {
-        (Platform::Vtpm, 0) => 1 << (39 - 3 - 30),
-        _ => 1 << (46 - 3 - 30),
     }
 }
 
@@ -173,6 +173,26 @@ mod tests {
         assert!(found.contains("confidential-guest-support=tdx0"));
         assert!(found.contains("pci-hole64-size=8192G"));
         assert!(!found.contains("tpm"));
+        assert_eq!(ports(shape).last().unwrap(), "gpu7");
+    }
+
+    #[test]
+    fn switches_have_the_ports_behind_the_gpus() {
+        let shape = Shape::named("gpu8sw4-v128-m2048g").unwrap();
+        let found = arguments(shape, Platform::Tdx, &[]).unwrap().join(" ");
+        assert!(found.contains("id=switch3,bus=pcie.0,chassis=12,addr=0x1b,hotplug=off"));
+        assert_eq!(ports(shape).count(), 12);
+    }
+
+    #[test]
+    fn memory_that_39_address_bits_cannot_hold_gets_46() {
+        for (name, expected) in [
+            ("cpu-v16-m256g", ",guest-phys-bits=39"),
+            ("cpu-v32-m512g", ",phys-bits=46,guest-phys-bits=46"),
+        ] {
+            let shape = Shape::named(name).unwrap();
+            assert_eq!(cpu_properties(shape, Platform::Vtpm), expected);
+        }
     }
 
     #[test]

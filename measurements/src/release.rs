@@ -278,6 +278,8 @@ pub struct ShapeValues {
     pub memory_mib: u32,
     /// Passed through.
     pub gpus: u8,
+    /// NVSwitches, passed through.
+    pub switches: u8,
     /// A TD's registers.
     pub tdx: TdRegisters,
     /// A virtual TPM's.
@@ -291,6 +293,7 @@ impl ShapeValues {
             vcpus: shape.vcpus,
             memory_mib: shape.memory.mib,
             gpus: shape.gpus,
+            switches: shape.switches,
             tdx: artefacts.tdx(shape)?.registers,
             vtpm: BootPcrs::of(&artefacts.vtpm(shape)?.bank),
         })
@@ -515,7 +518,7 @@ mod tests {
         let event = Digest256::of(config.as_bytes());
         assert_eq!(pcrs[8], Digest256::ZERO.extend(event));
         assert_eq!(pcrs[9], release.shapes[0].vtpm.pcr9);
-        assert_eq!(release.shape("gpu1").unwrap().gpus, 1);
+        assert_eq!(release.shape("gpu1-v16-m128g").unwrap().gpus, 1);
         let error = release.shape("huge").unwrap_err();
         assert_eq!(error.to_string(), "release has no shape \"huge\"");
     }

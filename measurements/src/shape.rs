@@ -1,9 +1,9 @@
 //! The closed list of VM shapes that a release runs in.
 //!
 //! Firmware measures QEMU's ACPI tables, which describe the virtual hardware.
-//! So processors, memory and devices are part of the identity, and each shape
-//! has its own registers. The tables of each are under `shapes/`, whose README
-//! says how they were made.
+//! So processors, devices and, in a TD, memory are part of the identity, and
+//! each shape has its own registers. A virtual TPM is not told how much memory
+//! there is: shapes that differ in nothing else have the same PCRs.
 
 use core::fmt;
 
@@ -11,6 +11,7 @@ use serde::{Serialize, Serializer};
 
 use crate::acpi::Blobs;
 use crate::hob::Memory;
+use crate::machine::Machine;
 
 /// One kind of VM.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -24,13 +25,15 @@ pub struct Shape {
     pub memory: Memory,
     /// Each behind its own root port.
     pub gpus: u8,
-    tdx: Raw,
-    vtpm: Raw,
+    /// NVSwitches, the same way: eight Hopper GPUs in protected PCIe mode need theirs.
+    pub switches: u8,
 }
 
 impl Shape {
-    /// The shape of that name.
+    /// The shape of that name, or of that short name.
     pub fn named(name: &str) -> Result<&'static Self, UnknownShape> {
+        let short = SHORT_NAMES.iter().find(|(short, _)| *short == name);
+        let name = short.map_or(name, |(_, name)| name);
         let mut shapes = SHAPES.iter();
         shapes.find(|shape| shape.name == name).ok_or(UnknownShape)
     }
@@ -38,58 +41,52 @@ impl Shape {
     /// QEMU's ACPI blobs.
     #[must_use]
     pub fn acpi(&self, platform: Platform) -> Blobs {
-        let raw = match platform {
-            Platform::Tdx => self.tdx,
-            Platform::Vtpm => self.vtpm,
-        };
-        Blobs::new(raw.loader, raw.rsdp, raw.tables)
+        Blobs::of(&Machine::of(self, platform))
     }
 }
 
-macro_rules! shape {
-    ($name:literal, $vcpus:literal, $mib:literal, $gpus:literal) => {
-        Shape {
-            name: $name,
+/// `"prefix" GPUs switches: vCPUs [GiB ..] ..;` to an array of shapes, after the given ones.
+macro_rules! shapes {
+    ($first:expr; $($prefix:literal $gpus:literal $switches:literal: $($vcpus:literal [$($gib:literal)+])+;)+) => {
+        [$first, $($($(Shape {
+            name: concat!($prefix, "-v", $vcpus, "-m", $gib, "g"),
             vcpus: $vcpus,
-            memory: Memory { mib: $mib },
+            memory: Memory { mib: $gib << 10 },
             gpus: $gpus,
-            tdx: raw!(concat!("../shapes/", $name, "-tdx")),
-            vtpm: raw!(concat!("../shapes/", $name, "-vtpm")),
-        }
-    };
-}
-
-macro_rules! raw {
-    ($folder:expr) => {
-        Raw {
-            loader: include_bytes!(concat!($folder, "/table-loader")),
-            rsdp: include_bytes!(concat!($folder, "/rsdp")),
-            tables: include_bytes!(concat!($folder, "/tables")),
-        }
+            switches: $switches,
+        },)+)+)+]
     };
 }
 
 /// Every shape, small ones first.
-pub const SHAPES: [Shape; 4] = [
-    shape!("small", 2, 2048, 0),
-    shape!("cpu-4x16", 4, 16384, 0),
-    shape!("gpu1", 16, 131_072, 1),
-    shape!("gpu8", 64, 524_288, 8),
+pub static SHAPES: [Shape; 83] = shapes! {
+    SMALL;
+    "cpu" 0 0: 4 [16 32 64] 8 [32 64 128] 16 [64 128 256] 32 [128 256 512] 64 [256 512 1024] 128 [512 1024 2048];
+    "gpu1" 1 0: 4 [16 32 64] 8 [32 64 128] 16 [64 128 256] 32 [128 256 512];
+    "gpu2" 2 0: 8 [64 128] 16 [128 256] 32 [256 512] 64 [512 1024];
+    "gpu3" 3 0: 16 [128 256] 32 [256 512] 64 [512 1024];
+    "gpu4" 4 0: 16 [128 256] 32 [256 512] 64 [512 1024] 128 [1024 2048];
+    "gpu5" 5 0: 32 [256 512] 64 [512 1024] 128 [1024 2048];
+    "gpu6" 6 0: 32 [256 512] 64 [512 1024] 128 [1024 2048];
+    "gpu7" 7 0: 32 [256 512] 64 [512 1024] 128 [1024 2048];
+    "gpu8" 8 0: 32 [256 512] 64 [512 1024] 128 [1024 2048];
+    "gpu8sw4" 8 4: 32 [256 512] 64 [512 1024] 128 [1024 2048];
+};
+
+/// For a demonstration on any computer.
+const SMALL: Shape = Shape {
+    name: "small",
+    vcpus: 2,
+    memory: Memory { mib: 2048 },
+    gpus: 0,
+    switches: 0,
+};
+
+const SHORT_NAMES: [(&str, &str); 3] = [
+    ("cpu-4x16", "cpu-v4-m16g"),
+    ("gpu1", "gpu1-v16-m128g"),
+    ("gpu8", "gpu8-v64-m512g"),
 ];
-
-/// The blobs as stored: without the zeros at their ends.
-#[derive(Clone, Copy, Eq, PartialEq)]
-struct Raw {
-    loader: &'static [u8],
-    rsdp: &'static [u8],
-    tables: &'static [u8],
-}
-
-impl fmt::Debug for Raw {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes of tables", self.tables.len())
-    }
-}
 
 /// Who vouches for the registers.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -140,6 +137,7 @@ impl fmt::Display for Names {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::format;
     use alloc::string::{String, ToString};
     use alloc::vec::Vec;
 
@@ -148,20 +146,57 @@ mod tests {
         for shape in &SHAPES {
             assert_eq!(Shape::named(shape.name), Ok(shape));
         }
-        assert_eq!(
-            Shape::named("huge").unwrap_err().to_string(),
-            "no such shape, expected one of small, cpu-4x16, gpu1, gpu8"
-        );
+        for (short, name) in SHORT_NAMES {
+            assert_eq!(Shape::named(short).unwrap().name, name);
+        }
+        let error = Shape::named("huge").unwrap_err().to_string();
+        assert!(error.starts_with("no such shape, expected one of small, cpu-v4-m16g, "));
     }
 
     #[test]
-    fn no_two_shapes_measure_alike() {
-        let mut seen = Vec::new();
-        for (shape, platform) in SHAPES.iter().zip(Platform::ALL) {
-            seen.push(shape.acpi(platform).measured().unwrap());
+    fn a_name_says_what_the_shape_is() {
+        for shape in SHAPES.iter().filter(|shape| shape.name != "small") {
+            let prefix = match (shape.gpus, shape.switches) {
+                (0, 0) => "cpu".to_string(),
+                (gpus, 0) => format!("gpu{gpus}"),
+                (gpus, switches) => format!("gpu{gpus}sw{switches}"),
+            };
+            let gib = shape.memory.mib / 1024;
+            assert_eq!(shape.name, format!("{prefix}-v{}-m{gib}g", shape.vcpus));
         }
-        for (index, tables) in seen.iter().enumerate() {
-            assert!(!seen[..index].contains(tables));
+    }
+
+    #[test]
+    fn what_was_promised_is_in_the_list() {
+        for gpus in 0..=8 {
+            assert!(SHAPES.iter().any(|shape| shape.gpus == gpus));
+        }
+        let vcpus = SHAPES.iter().map(|shape| shape.vcpus);
+        let gib = SHAPES.iter().map(|shape| shape.memory.mib / 1024);
+        assert_eq!((vcpus.clone().min(), vcpus.max()), (Some(2), Some(128)));
+        assert_eq!((gib.clone().min(), gib.max()), (Some(2), Some(2048)));
+    }
+
+    #[test]
+    fn no_two_shapes_are_the_same() {
+        for (index, shape) in SHAPES.iter().enumerate() {
+            let parts = |shape: &Shape| (shape.vcpus, shape.memory.mib, shape.gpus, shape.switches);
+            let before = &SHAPES[..index];
+            assert!(!before.iter().any(|other| parts(other) == parts(shape)));
+        }
+    }
+
+    #[test]
+    fn other_processors_or_gpus_have_other_tables() {
+        for platform in Platform::ALL {
+            let mut seen: Vec<((u16, u8, u8), _)> = Vec::new();
+            for shape in &SHAPES {
+                let parts = (shape.vcpus, shape.gpus, shape.switches);
+                let tables = shape.acpi(platform).measured().unwrap();
+                let differ = |(other, seen): &(_, _)| *other == parts || *seen != tables;
+                assert!(seen.iter().all(differ), "{} {platform}", shape.name);
+                seen.push((parts, tables));
+            }
         }
     }
 

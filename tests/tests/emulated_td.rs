@@ -137,6 +137,7 @@ fn release() -> Value {
             "vcpus": 1,
             "memory_mib": 1024,
             "gpus": 0,
+            "switches": 0,
             "tdx": TdRegisters { rtmr1: Digest384::of(name.as_bytes()), ..Td::REGISTERS },
             "vtpm": pcrs,
         })
