@@ -3,7 +3,8 @@
 //! ```text
 //! EKM        = TLS-Exporter("EXPORTER-cocoon-attest-v1", SHA-384(nonce || ALPN || role), 64)
 //! Binding    = SHA-512("cocoon/attest/v1\0" || SHA-384(SPKI) || EKM || nonce)
-//! REPORTDATA = SHA-512("cocoon/quote/v1\0" || Binding || G || SHA-384(state))
+//! TreeHead   = of the tree over the bindings that one quote serves (batch.rs)
+//! REPORTDATA = SHA-512("cocoon/quote/v1\0" || TreeHead || G || SHA-384(state))
 //! G          = SHA-384 over the length-prefixed GPU reports and chains
 //! ```
 //!
@@ -64,27 +65,9 @@ impl Binding {
         Self(hash.finalize().into())
     }
 
-    /// What GPU `index` of `count` has to sign.
-    #[must_use]
-    pub fn gpu_nonce(&self, index: u32, count: u32) -> [u8; 32] {
-        Sha256::new()
-            .chain_update(b"cocoon/gpu/v1\0")
-            .chain_update(self.0)
-            .chain_update(index.to_le_bytes())
-            .chain_update(count.to_le_bytes())
-            .finalize()
-            .into()
-    }
-
-    /// What the CPU has to sign. `gpus` and `state` are digests of what else is shown.
-    #[must_use]
-    pub fn report_data(&self, gpus: &Digest384, state: &Digest384) -> ReportData {
-        let hash = Sha512::new()
-            .chain_update(b"cocoon/quote/v1\0")
-            .chain_update(self.0)
-            .chain_update(gpus.as_bytes())
-            .chain_update(state.as_bytes());
-        ReportData(hash.finalize().into())
+    /// For the leaf of a tree.
+    pub(crate) const fn as_bytes(&self) -> &[u8; 64] {
+        &self.0
     }
 }
 
@@ -136,25 +119,9 @@ mod tests {
     }
 
     #[test]
-    fn gpus_and_state_each_change_the_report_data() {
-        let binding = Binding::new(&SPKI, &EKM, &NONCE);
-        let data = binding.report_data(&SPKI, &SPKI);
-        assert_ne!(data, binding.report_data(&Digest384::ZERO, &SPKI));
-        assert_ne!(data, binding.report_data(&SPKI, &Digest384::ZERO));
-    }
-
-    #[test]
-    fn each_gpu_signs_its_own_nonce() {
-        let binding = Binding::new(&SPKI, &EKM, &NONCE);
-        assert_ne!(binding.gpu_nonce(0, 2), binding.gpu_nonce(1, 2));
-        assert_ne!(binding.gpu_nonce(0, 1), binding.gpu_nonce(0, 2));
-    }
-
-    #[test]
-    fn a_certificate_claim_is_never_a_session_value() {
+    fn a_certificate_claim_ends_in_zeros() {
         let claims = ReportData::of_claims(b"claims");
+        assert_eq!(claims.0[..32], Sha256::digest(b"claims")[..]);
         assert_eq!(claims.0[32..], [0; 32]);
-        let binding = Binding::new(&SPKI, &EKM, &NONCE);
-        assert_ne!(binding.report_data(&SPKI, &SPKI).0[32..], [0; 32]);
     }
 }

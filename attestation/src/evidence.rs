@@ -11,7 +11,8 @@ use core::fmt;
 use minicbor::{Decode, Encode};
 use sha2::{Digest, Sha384};
 
-use crate::binding::{Binding, ReportData};
+use crate::batch::TreeHead;
+use crate::binding::ReportData;
 use crate::cbor;
 use crate::register::Digest384;
 use crate::tdx::CollateralParts;
@@ -33,18 +34,18 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// What the platform must have signed for this bundle in this session.
+    /// What the platform must have signed for this bundle in this round.
     #[must_use]
-    pub fn report_data(&self, binding: &Binding) -> ReportData {
-        report_data(binding, &self.gpus, &self.state)
+    pub fn report_data(&self, head: &TreeHead) -> ReportData {
+        report_data(head, &self.gpus, &self.state)
     }
 }
 
 /// What the platform has to sign, before it has signed.
 #[must_use]
-pub fn report_data(binding: &Binding, gpus: &[GpuEvidence], state: &State) -> ReportData {
+pub fn report_data(head: &TreeHead, gpus: &[GpuEvidence], state: &State) -> ReportData {
     let state = Digest384::of(&cbor::encode(state));
-    binding.report_data(&gpus_digest(gpus), &state)
+    head.report_data(&gpus_digest(gpus), &state)
 }
 
 /// The root of trust that speaks.
@@ -161,7 +162,7 @@ fn gpus_digest(gpus: &[GpuEvidence]) -> Digest384 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::binding::Nonce;
+    use crate::batch;
 
     fn gpu(report: &[u8], chain: &[u8]) -> GpuEvidence {
         GpuEvidence {
@@ -184,18 +185,18 @@ mod tests {
 
     #[test]
     fn the_platform_signs_gpus_and_state() {
-        let binding = Binding::new(&Digest384::ZERO, &[0; 64], &Nonce([0; 32]));
+        let (head, _) = batch::tree(&[]);
         let state = |boot_seed, event_log| State {
             boot_seed,
             event_log,
         };
-        let shown = report_data(&binding, &[], &state([7; 32], [8; 48]));
+        let shown = report_data(&head, &[], &state([7; 32], [8; 48]));
         for (gpus, state) in [
             (&[][..], state([0; 32], [8; 48])),
             (&[], state([7; 32], [0; 48])),
             (&[gpu(b"", b"")], state([7; 32], [8; 48])),
         ] {
-            assert_ne!(shown, report_data(&binding, gpus, &state));
+            assert_ne!(shown, report_data(&head, gpus, &state));
         }
     }
 }

@@ -9,6 +9,7 @@
 extern crate alloc;
 
 pub mod appraisal;
+pub mod batch;
 pub mod binding;
 pub mod cbor;
 #[cfg(feature = "verify")]

@@ -16,6 +16,7 @@ use alloc::boxed::Box;
 
 use minicbor::{Decode, Encode};
 
+use crate::batch::Path;
 use crate::binding::Nonce;
 use crate::evidence::Evidence;
 use crate::vtpm;
@@ -45,9 +46,10 @@ impl Request {
 /// From the worker.
 #[derive(Clone, Debug, Decode, Encode, Eq, PartialEq)]
 pub enum Response {
-    /// The last word of a conversation.
+    /// The last word of a conversation: evidence for a round of clients, and the
+    /// way from this one's binding to it.
     #[n(0)]
-    Evidence(#[n(0)] Box<Evidence>),
+    Evidence(#[n(0)] Box<Evidence>, #[n(1)] Path),
     /// What the client needs to challenge a TPM.
     #[n(1)]
     Endorsement(#[n(0)] vtpm::Endorsement),

@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use attestation::batch::PathError;
 use attestation::binding::{ALPN, Binding, Nonce};
 use attestation::policy::{Policy, Rejection, Trusted};
 use attestation::protocol::{Refusal, Request, Response};
@@ -119,8 +120,9 @@ impl Challenge {
     pub fn next(&mut self, response: Response, policy: &Policy) -> Result<Next, ChallengeError> {
         let at = now().ok_or(ChallengeError::Clock)?;
         match response {
-            Response::Evidence(evidence) => {
-                let data = evidence.report_data(&self.binding);
+            Response::Evidence(evidence, path) => {
+                let head = path.head(&self.binding).map_err(ChallengeError::Path)?;
+                let data = evidence.report_data(&head);
                 let trusted = policy.judge(&evidence, &data, self.tpm.take(), at);
                 trusted.map(Next::Trusted).map_err(ChallengeError::Rejected)
             }
@@ -271,6 +273,9 @@ pub enum ChallengeError {
     /// The exporter.
     #[error("the TLS session gives no keying material")]
     KeyingMaterial(#[source] rustls::Error),
+    /// The evidence is of another round.
+    #[error("the evidence has no way to this session")]
+    Path(#[source] PathError),
     /// The system gives no randomness.
     #[error("no randomness")]
     Random,

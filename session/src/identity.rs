@@ -87,6 +87,9 @@ pub enum IdentityError {
     /// The platform is silent.
     #[error("the platform does not speak for the new key")]
     NoEvidence(#[source] ProviderError),
+    /// A defect of ours.
+    #[error("making an identity panicked")]
+    Panicked(#[source] tokio::task::JoinError),
     /// Settings that rustls refuses.
     #[error("cannot set up TLS")]
     Tls(#[source] rustls::Error),

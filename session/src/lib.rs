@@ -14,6 +14,7 @@
 pub mod client;
 pub mod frame;
 pub mod identity;
+mod platform;
 mod possession;
 pub mod provider;
 pub mod server;

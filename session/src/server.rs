@@ -1,59 +1,44 @@
 //! The worker's end: accepts, shows evidence, then hands the stream on.
 
-use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use attestation::appraisal::chain;
 use attestation::binding::{Binding, Nonce};
-use attestation::evidence::{Evidence, State, report_data};
 use attestation::protocol::{Refusal, Request, Response};
 use attestation::register::Digest384;
 use attestation::vtpm;
-use aws_lc_rs::rand;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{Mutex, Semaphore};
-use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use crate::frame::{self, FrameError};
 use crate::identity::{Identity, IdentityError};
-use crate::provider::{Provider, ProviderError};
+use crate::platform::{Answer, Platform};
+use crate::provider::Provider;
 use crate::stream::{Exporter, Stream};
 
 /// A machine that can prove what it is, to many clients.
+#[derive(Debug)]
 pub struct Worker {
-    provider: Arc<dyn Provider>,
+    platform: Arc<Platform>,
     identity: RwLock<Arc<Identity>>,
-    state: State,
-    platform: Mutex<()>,
-    waiting: Semaphore,
 }
 
 impl Worker {
     /// Makes the first identity.
     pub async fn start(provider: Arc<dyn Provider>) -> Result<Arc<Self>, StartError> {
-        let mut boot_seed = [0; 32];
-        rand::fill(&mut boot_seed).map_err(|_| StartError::Random)?;
-        let event_log = *Digest384::of(provider.event_log()).as_bytes();
-        let identity = new_identity(&provider).await?;
+        let platform = Platform::new(provider).map_err(|_| StartError::Random)?;
+        let identity = platform.identity().await.map_err(StartError::Identity)?;
         Ok(Arc::new(Self {
-            provider,
+            platform: Arc::new(platform),
             identity: RwLock::new(Arc::new(identity)),
-            state: State {
-                boot_seed,
-                event_log,
-            },
-            platform: Mutex::new(()),
-            waiting: Semaphore::new(MAX_WAITING),
         }))
     }
 
     /// Replaces the identity. Open connections keep theirs.
-    pub async fn renew(&self) -> Result<(), StartError> {
-        let _one_at_a_time = self.platform.lock().await;
-        let identity = Arc::new(new_identity(&self.provider).await?);
+    pub async fn renew(&self) -> Result<(), IdentityError> {
+        let identity = Arc::new(self.platform.identity().await?);
         *self
             .identity
             .write()
@@ -81,7 +66,7 @@ impl Worker {
         }
         let mut stream = Stream::new(tls);
         let mut attester = Attester {
-            worker: Arc::clone(self),
+            platform: Arc::clone(&self.platform),
             spki: identity.spki,
             exporter: stream.exporter(),
             pending: None,
@@ -91,43 +76,12 @@ impl Worker {
             .map_err(|_| AcceptError::Late)??;
         Ok((stream, attester))
     }
-
-    async fn attest(
-        &self,
-        binding: &Binding,
-        credential: Option<vtpm::Credential>,
-    ) -> Result<Evidence, Refusal> {
-        let _place = self.waiting.try_acquire().map_err(|_| Refusal::Busy)?;
-        let _one_at_a_time = self.platform.lock().await;
-        let data = report_data(binding, &[], &self.state);
-        let provider = Arc::clone(&self.provider);
-        let platform = spawn_blocking(move || provider.attest(&data, credential.as_ref()))
-            .await
-            .map_err(ProviderError::from)
-            .flatten()
-            .map_err(|error| {
-                tracing::warn!("no evidence: {}", chain(error.as_ref()));
-                Refusal::NoEvidence
-            })?;
-        Ok(Evidence {
-            platform,
-            gpus: Vec::new(),
-            state: self.state.clone(),
-            event_log: self.provider.event_log().to_vec(),
-        })
-    }
-}
-
-impl fmt::Debug for Worker {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Worker").finish_non_exhaustive()
-    }
 }
 
 /// Answers challenges about one session: at the gate, and on request again.
 #[derive(Debug)]
 pub struct Attester<S> {
-    worker: Arc<Worker>,
+    platform: Arc<Platform>,
     spki: Digest384,
     exporter: Exporter<S>,
     pending: Option<Nonce>,
@@ -136,7 +90,7 @@ pub struct Attester<S> {
 impl<S> Attester<S> {
     /// One step of the conversation.
     pub async fn answer(&mut self, request: Request) -> Response {
-        let endorsement = self.worker.provider.endorsement();
+        let endorsement = self.platform.endorsement();
         let evidence = match (request, endorsement, self.pending.take()) {
             (Request::Challenge(nonce), None, _) => self.attest(Nonce(nonce), None).await,
             (Request::Challenge(nonce), Some(endorsement), _) => {
@@ -149,22 +103,18 @@ impl<S> Attester<S> {
             (Request::Credential(_), _, _) => Err(Refusal::OutOfOrder),
         };
         match evidence {
-            Ok(evidence) => Response::Evidence(Box::new(evidence)),
+            Ok((evidence, path)) => Response::Evidence(evidence, path),
             Err(refusal) => Response::Refused(refusal),
         }
     }
 
-    async fn attest(
-        &self,
-        nonce: Nonce,
-        credential: Option<vtpm::Credential>,
-    ) -> Result<Evidence, Refusal> {
+    async fn attest(&self, nonce: Nonce, credential: Option<vtpm::Credential>) -> Answer {
         let ekm = self.exporter.export(&nonce).map_err(|error| {
             tracing::warn!("no keying material: {}", chain(&error));
             Refusal::NoEvidence
         })?;
         let binding = Binding::new(&self.spki, &ekm, &nonce);
-        self.worker.attest(&binding, credential).await
+        self.platform.attest(binding, credential).await
     }
 
     async fn open_gate(&mut self, stream: &mut Stream<S>) -> Result<(), AcceptError>
@@ -181,24 +131,12 @@ impl<S> Attester<S> {
                 .map_err(AcceptError::Gate)?;
             match response {
                 Response::Endorsement(_) => {}
-                Response::Evidence(_) => return Ok(()),
+                Response::Evidence(..) => return Ok(()),
                 Response::Refused(refusal) => return Err(AcceptError::Refused(refusal)),
             }
         }
     }
 }
-
-async fn new_identity(provider: &Arc<dyn Provider>) -> Result<Identity, StartError> {
-    let provider = Arc::clone(provider);
-    spawn_blocking(move || Identity::new(&*provider))
-        .await
-        .map_err(StartError::Panicked)?
-        .map_err(StartError::Identity)
-}
-
-/// Clients that may wait for the platform together; each quote takes about a
-/// second on real hardware, and a client waits no longer than [`GATE`].
-const MAX_WAITING: usize = 32;
 
 /// From the first byte to the end of the TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -212,9 +150,6 @@ pub enum StartError {
     /// Key, certificate, or the platform behind it.
     #[error("cannot make an identity")]
     Identity(#[source] IdentityError),
-    /// A defect of ours.
-    #[error("making an identity panicked")]
-    Panicked(#[source] JoinError),
     /// The system gives no randomness.
     #[error("no randomness")]
     Random,

@@ -17,7 +17,7 @@ use session::stream::Stream;
 use tests::adversary::{self, Anybody};
 use tests::quote::{DEBUG, TdState};
 use tests::td::Td;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
@@ -107,18 +107,48 @@ async fn asked_again_the_worker_proves_itself_again_and_an_old_answer_does_not_c
 }
 
 #[tokio::test]
+async fn a_place_in_a_round_is_nobody_elses() {
+    let policy = Td::new().policy();
+    let worker = Worker::start(Arc::new(Td::new())).await.unwrap();
+    let (ours, mut our_attester) = pair(&worker, &policy).await;
+    let (theirs, mut their_attester) = pair(&worker, &policy).await;
+    let (mut our_challenge, our_request) = ours.peer.challenge().unwrap();
+    let (mut their_challenge, their_request) = theirs.peer.challenge().unwrap();
+    let (our_answer, their_answer) = tokio::join!(
+        our_attester.answer(our_request),
+        their_attester.answer(their_request)
+    );
+    for (challenge, answer) in [
+        (&mut our_challenge, &their_answer),
+        (&mut their_challenge, &our_answer),
+    ] {
+        let Err(ChallengeError::Rejected(rejection)) = challenge.next(answer.clone(), &policy)
+        else {
+            panic!("another client's place was taken");
+        };
+        assert_eq!(names(&rejection.checks), ["report-data"]);
+    }
+    for (mut challenge, answer) in [(our_challenge, our_answer), (their_challenge, their_answer)] {
+        assert!(matches!(
+            challenge.next(answer, &policy),
+            Ok(Next::Trusted(_))
+        ));
+    }
+}
+
+#[tokio::test]
 async fn a_log_that_the_platform_did_not_sign_for_is_refused() {
     let policy = Td::new().policy();
     let (address, worker) = serve(Td::new()).await;
     let session = dial(address, &policy).await.unwrap();
     let (_stream, mut attester) = worker.await.unwrap().unwrap();
     let (mut challenge, request) = session.peer.challenge().unwrap();
-    let Response::Evidence(mut evidence) = attester.answer(request).await else {
+    let Response::Evidence(mut evidence, path) = attester.answer(request).await else {
         panic!("no evidence");
     };
     evidence.event_log.push(0);
     let Err(ChallengeError::Rejected(rejection)) =
-        challenge.next(Response::Evidence(evidence), &policy)
+        challenge.next(Response::Evidence(evidence, path), &policy)
     else {
         panic!("another log was taken");
     };
@@ -216,6 +246,16 @@ async fn serve(td: Td) -> (SocketAddr, JoinHandle<Accepted>) {
         worker.accept(tcp).await
     });
     (address, accepted)
+}
+
+/// A session with `worker`, both ends.
+async fn pair(
+    worker: &Arc<Worker>,
+    policy: &Policy,
+) -> (Session<DuplexStream>, Attester<DuplexStream>) {
+    let (client, server) = tokio::io::duplex(1 << 16);
+    let (session, accepted) = tokio::join!(connect(client, policy), worker.accept(server));
+    (session.unwrap(), accepted.unwrap().1)
 }
 
 async fn dial(address: SocketAddr, policy: &Policy) -> Result<Session<TcpStream>, ConnectError> {
