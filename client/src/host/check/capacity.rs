@@ -24,8 +24,8 @@ fn memory(server: &Server) -> Finding {
         needed <= available
     });
     let found = format!("{} GiB are available", available >> 10);
-    match fitting.max_by_key(|shape| shape.memory.mib) {
-        Some(largest) => Finding::ok("memory", format!("{found}: up to shape {}", largest.name)),
+    match fitting.map(|shape| shape.memory.mib >> 10).max() {
+        Some(most) => Finding::ok("memory", format!("{found}: shapes of up to {most} GiB")),
         None => Finding::fail("memory", found, "no shape fits: free some", "free --gibi"),
     }
 }
@@ -116,16 +116,16 @@ mod tests {
     use crate::host::server::tests::{Double, H100};
 
     #[test]
-    fn the_largest_shape_that_fits_is_told() {
+    fn the_memory_of_the_shapes_that_fit_is_told() {
         let double = Double::ready();
         assert_eq!(
             found(&double, "memory").found,
-            "991 GiB are available: up to shape gpu8"
+            "991 GiB are available: shapes of up to 512 GiB"
         );
         double.file("proc/meminfo", "MemAvailable:   4000000 kB\n");
         assert_eq!(
             found(&double, "memory").found,
-            "3 GiB are available: up to shape small"
+            "3 GiB are available: shapes of up to 2 GiB"
         );
         double.file("proc/meminfo", "MemAvailable:   2000000 kB\n");
         assert_eq!(found(&double, "memory").level, Level::Fail);
