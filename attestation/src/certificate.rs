@@ -10,7 +10,7 @@ use crate::der::{
     BIT_STRING, BOOLEAN, CONTEXT_0, CONTEXT_3, Der, DerError, GENERALIZED_TIME, OCTET_STRING, OID,
     PRINTABLE_STRING, SEQUENCE, SET, UTC_TIME, UTF8_STRING,
 };
-use crate::signature::{self, Forged, Scheme, Signature};
+use crate::signature::{self, Forged, Hash, Scheme, Signature};
 use crate::time::{UnixTime, Window};
 
 /// A well-formed certificate that nobody has verified yet.
@@ -30,6 +30,8 @@ pub struct Certificate<'a> {
     pub key: PublicKey<'a>,
     /// Whether the holder may issue certificates (basic constraints).
     pub authority: bool,
+    /// How many authorities may stand between it and the last certificate, where it says.
+    pub path_len: Option<u16>,
     /// First byte of the key usage: [`DIGITAL_SIGNATURE`] and so on; zero where absent.
     pub key_usage: u8,
     extensions: &'a [u8],
@@ -38,6 +40,11 @@ pub struct Certificate<'a> {
 impl<'a> Certificate<'a> {
     /// Reads one certificate and nothing after it.
     pub fn parse(der: &'a [u8]) -> Result<Self, DerError> {
+        Self::parse_knowing(der, &[])
+    }
+
+    /// The same, where the caller reads these extensions too, critical or not.
+    pub fn parse_knowing(der: &'a [u8], extensions_read: &[&[u8]]) -> Result<Self, DerError> {
         let (signed, mut body) = Signed::read(der, "certificate")?;
         let mut version = body.nested(CONTEXT_0, "version")?;
         if version.u16("version")? != V3 {
@@ -45,7 +52,7 @@ impl<'a> Certificate<'a> {
         }
         version.end("version")?;
         let serial = Serial::read(&mut body)?;
-        signed.expect_scheme(&mut body)?;
+        signed.expect_hash(&mut body)?;
         let issuer = body.whole(SEQUENCE, "issuer")?;
         let mut times = body.nested(SEQUENCE, "validity")?;
         let validity = Window {
@@ -68,12 +75,16 @@ impl<'a> Certificate<'a> {
             validity,
             key,
             authority: false,
+            path_len: None,
             key_usage: 0,
             extensions: list,
         };
-        refuse_critical(Der::new(list), &[BASIC_CONSTRAINTS, KEY_USAGE])?;
+        let understood = [&[BASIC_CONSTRAINTS, KEY_USAGE], extensions_read].concat();
+        refuse_critical(Der::new(list), &understood)?;
+        let (authority, path_len) = certificate.read_authority()?;
         Ok(Self {
-            authority: certificate.read_authority()?,
+            authority,
+            path_len,
             key_usage: certificate.read_key_usage()?,
             ..certificate
         })
@@ -121,9 +132,9 @@ impl<'a> Certificate<'a> {
             .ok_or(bad)
     }
 
-    fn read_authority(&self) -> Result<bool, DerError> {
+    fn read_authority(&self) -> Result<(bool, Option<u16>), DerError> {
         let Some(value) = self.extension(BASIC_CONSTRAINTS)? else {
-            return Ok(false);
+            return Ok((false, None));
         };
         let mut outer = Der::new(value);
         let mut fields = outer.nested(SEQUENCE, "basic constraints")?;
@@ -133,11 +144,12 @@ impl<'a> Certificate<'a> {
             Some(BOOLEAN) => fields.boolean("cA")?,
             _ => false,
         };
-        if authority && !fields.is_empty() {
-            fields.u16("pathLenConstraint")?;
-        }
+        let path_len = match authority && !fields.is_empty() {
+            true => Some(fields.u16("pathLenConstraint")?),
+            false => None,
+        };
         fields.end("basic constraints")?;
-        Ok(authority)
+        Ok((authority, path_len))
     }
 
     fn read_key_usage(&self) -> Result<u8, DerError> {
@@ -162,8 +174,8 @@ pub struct Signed<'a> {
     pub body: &'a [u8],
     /// DER `SEQUENCE { r, s }`.
     pub signature: &'a [u8],
-    /// What signed.
-    pub scheme: Scheme,
+    /// What was signed of the body.
+    pub hash: Hash,
 }
 
 impl<'a> Signed<'a> {
@@ -172,22 +184,24 @@ impl<'a> Signed<'a> {
         let mut whole = Der::new(der);
         let mut outer = whole.nested(SEQUENCE, field)?;
         whole.end(field)?;
-        let body = outer.whole(SEQUENCE, field)?;
-        let scheme = read_scheme(&mut outer)?;
-        let signature = outer.bits("signature value")?;
+        let signed = Self::read_fields(&mut outer, field)?;
         outer.end(field)?;
-        let signed = Self {
-            body,
-            signature,
-            scheme,
-        };
-        let body = Der::new(body).nested(SEQUENCE, field)?;
+        let body = Der::new(signed.body).nested(SEQUENCE, field)?;
         Ok((signed, body))
     }
 
+    /// Reads the three fields, after which there may be more.
+    pub fn read_fields(outer: &mut Der<'a>, field: &'static str) -> Result<Self, DerError> {
+        Ok(Self {
+            body: outer.whole(SEQUENCE, field)?,
+            hash: read_hash(outer)?,
+            signature: outer.bits("signature value")?,
+        })
+    }
+
     /// The body repeats the algorithm (RFC 5280, section 4.1.2.3).
-    pub fn expect_scheme(&self, body: &mut Der<'a>) -> Result<(), DerError> {
-        match read_scheme(body)? == self.scheme {
+    pub fn expect_hash(&self, body: &mut Der<'a>) -> Result<(), DerError> {
+        match read_hash(body)? == self.hash {
             true => Ok(()),
             false => Err(DerError::Value {
                 field: "signature algorithm of the body",
@@ -195,11 +209,11 @@ impl<'a> Signed<'a> {
         }
     }
 
-    /// Whether `key` signed. A point of another curve than the scheme's has another
-    /// length, and no signature under it verifies.
+    /// Whether `key` signed.
     pub fn verify(&self, key: PublicKey<'_>) -> Result<(), Forged> {
+        let scheme = key.scheme.with(self.hash).ok_or(Forged)?;
         let signature = Signature::Asn1(self.signature);
-        signature::verify(self.scheme, key.point, self.body, signature)
+        signature::verify(scheme, key.point, self.body, signature)
     }
 }
 
@@ -253,6 +267,12 @@ impl Serial {
             })?
             .copy_from_slice(magnitude);
         Ok(Self(bytes))
+    }
+
+    /// Padded in front.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 20] {
+        &self.0
     }
 }
 
@@ -312,16 +332,16 @@ pub fn read_time(der: &mut Der<'_>, field: &'static str) -> Result<UnixTime, Der
     .ok_or(DerError::Value { field })
 }
 
-fn read_scheme(der: &mut Der<'_>) -> Result<Scheme, DerError> {
+fn read_hash(der: &mut Der<'_>) -> Result<Hash, DerError> {
     let field = "signature algorithm";
     let mut algorithm = der.nested(SEQUENCE, field)?;
-    let scheme = match algorithm.value(OID, field)? {
-        ECDSA_WITH_SHA256 => Scheme::P256Sha256,
-        ECDSA_WITH_SHA384 => Scheme::P384Sha384,
+    let hash = match algorithm.value(OID, field)? {
+        ECDSA_WITH_SHA256 => Hash::Sha256,
+        ECDSA_WITH_SHA384 => Hash::Sha384,
         _ => return Err(DerError::Value { field }),
     };
     algorithm.end(field)?;
-    Ok(scheme)
+    Ok(hash)
 }
 
 /// Key usage: may sign data.

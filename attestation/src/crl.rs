@@ -38,7 +38,7 @@ impl<'a> Crl<'a> {
         if body.u16("version")? != V2 {
             return Err(DerError::Value { field: "version" });
         }
-        signed.expect_scheme(&mut body)?;
+        signed.expect_hash(&mut body)?;
         let issuer = body.whole(SEQUENCE, "issuer")?;
         let window = Window {
             from: read_time(&mut body, "thisUpdate")?,

@@ -21,8 +21,32 @@ pub fn verify(
 pub enum Scheme {
     /// ECDSA on P-256 with SHA-256.
     P256Sha256,
+    /// ECDSA on P-384 with SHA-256: NVIDIA's revocation lists.
+    P384Sha256,
     /// ECDSA on P-384 with SHA-384.
     P384Sha384,
+}
+
+impl Scheme {
+    /// The same curve with this hash, if we take the two together.
+    #[must_use]
+    pub const fn with(self, hash: Hash) -> Option<Self> {
+        match (self, hash) {
+            (Self::P256Sha256, Hash::Sha256) => Some(self),
+            (Self::P256Sha256, Hash::Sha384) => None,
+            (Self::P384Sha256 | Self::P384Sha384, Hash::Sha256) => Some(Self::P384Sha256),
+            (Self::P384Sha256 | Self::P384Sha384, Hash::Sha384) => Some(Self::P384Sha384),
+        }
+    }
+}
+
+/// What is signed of a message.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Hash {
+    /// SHA-256.
+    Sha256,
+    /// SHA-384.
+    Sha384,
 }
 
 /// How the two numbers are written.
@@ -42,8 +66,8 @@ pub struct Forged;
 #[cfg(not(target_arch = "wasm32"))]
 mod backend {
     use aws_lc_rs::signature::{
-        ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_ASN1,
-        ECDSA_P384_SHA384_FIXED, UnparsedPublicKey,
+        ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA256_ASN1,
+        ECDSA_P384_SHA384_ASN1, ECDSA_P384_SHA384_FIXED, UnparsedPublicKey,
     };
 
     use super::{Forged, Scheme, Signature};
@@ -57,6 +81,9 @@ mod backend {
         let (algorithm, signature) = match (scheme, signature) {
             (Scheme::P256Sha256, Signature::Asn1(der)) => (&ECDSA_P256_SHA256_ASN1, der),
             (Scheme::P256Sha256, Signature::Fixed(raw)) => (&ECDSA_P256_SHA256_FIXED, raw),
+            (Scheme::P384Sha256, Signature::Asn1(der)) => (&ECDSA_P384_SHA256_ASN1, der),
+            // Nobody writes these.
+            (Scheme::P384Sha256, Signature::Fixed(_)) => return Err(Forged),
             (Scheme::P384Sha384, Signature::Asn1(der)) => (&ECDSA_P384_SHA384_ASN1, der),
             (Scheme::P384Sha384, Signature::Fixed(raw)) => (&ECDSA_P384_SHA384_FIXED, raw),
         };
@@ -137,6 +164,24 @@ mod tests {
         assert_eq!(verify(scheme, key, message, signature), Err(Forged));
         let portable = portable::verify(scheme, key, message, signature);
         assert_eq!(portable, Err(Forged));
+    }
+
+    #[test]
+    fn both_backends_know_one_form_of_the_shorter_hash_on_the_larger_curve() {
+        use p384::ecdsa::signature::hazmat::PrehashSigner as _;
+        use sha2::{Digest, Sha256};
+
+        let signer = p384::ecdsa::SigningKey::from_slice(&[7; 48]).unwrap();
+        let point = signer.verifying_key().to_encoded_point(false);
+        let (scheme, key) = (Scheme::P384Sha256, point.as_bytes());
+        let signed: p384::ecdsa::Signature = signer.sign_prehash(&Sha256::digest(MESSAGE)).unwrap();
+        let der = signed.to_der();
+        let signature = Signature::Asn1(der.as_bytes());
+        assert_eq!(verify(scheme, key, MESSAGE, signature), Ok(()));
+        assert_eq!(portable::verify(scheme, key, MESSAGE, signature), Ok(()));
+        refuse(scheme, key, b"massage", signature);
+        refuse(scheme, key, MESSAGE, Signature::Fixed(&signed.to_bytes()));
+        refuse(Scheme::P384Sha384, key, MESSAGE, signature);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The RustCrypto backend, for targets that AWS-LC does not reach.
 
+use sha2::{Digest, Sha256, Sha384};
+
 use super::{Forged, Scheme, Signature};
 
 pub(super) fn verify(
@@ -8,9 +10,12 @@ pub(super) fn verify(
     message: &[u8],
     signature: Signature<'_>,
 ) -> Result<(), Forged> {
-    match scheme {
-        Scheme::P256Sha256 => p256(key, message, signature),
-        Scheme::P384Sha384 => p384(key, message, signature),
+    match (scheme, signature) {
+        (Scheme::P256Sha256, _) => p256(key, &Sha256::digest(message), signature),
+        (Scheme::P384Sha256, Signature::Asn1(_)) => p384(key, &Sha256::digest(message), signature),
+        // Nobody writes these.
+        (Scheme::P384Sha256, Signature::Fixed(_)) => return Err(Forged),
+        (Scheme::P384Sha384, _) => p384(key, &Sha384::digest(message), signature),
     }
     .map_err(|_| Forged)
 }
@@ -19,16 +24,16 @@ macro_rules! curve {
     ($curve:ident) => {
         fn $curve(
             key: &[u8],
-            message: &[u8],
+            digest: &[u8],
             signature: Signature<'_>,
         ) -> Result<(), $curve::ecdsa::Error> {
-            use $curve::ecdsa::signature::Verifier as _;
+            use $curve::ecdsa::signature::hazmat::PrehashVerifier as _;
 
             let signature = match signature {
                 Signature::Asn1(der) => $curve::ecdsa::Signature::from_der(der)?,
                 Signature::Fixed(raw) => $curve::ecdsa::Signature::from_slice(raw)?,
             };
-            $curve::ecdsa::VerifyingKey::from_sec1_bytes(key)?.verify(message, &signature)
+            $curve::ecdsa::VerifyingKey::from_sec1_bytes(key)?.verify_prehash(digest, &signature)
         }
     };
 }
