@@ -199,6 +199,8 @@ pub const INTEGER: u8 = 0x02;
 pub const BIT_STRING: u8 = 0x03;
 /// `OCTET STRING`.
 pub const OCTET_STRING: u8 = 0x04;
+/// `NULL`.
+pub const NULL: u8 = 0x05;
 /// `OBJECT IDENTIFIER`.
 pub const OID: u8 = 0x06;
 /// `ENUMERATED`.
@@ -217,6 +219,10 @@ pub const SEQUENCE: u8 = 0x30;
 pub const SET: u8 = 0x31;
 /// `[0]`, constructed.
 pub const CONTEXT_0: u8 = 0xa0;
+/// `[1]`, constructed.
+pub const CONTEXT_1: u8 = 0xa1;
+/// `[2]`, constructed.
+pub const CONTEXT_2: u8 = 0xa2;
 /// `[3]`, constructed.
 pub const CONTEXT_3: u8 = 0xa3;
 

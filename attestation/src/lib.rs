@@ -25,6 +25,10 @@ pub mod eventlog;
 #[cfg(feature = "verify")]
 pub mod evidence;
 #[cfg(feature = "verify")]
+pub mod nvidia;
+#[cfg(feature = "verify")]
+pub mod ocsp;
+#[cfg(feature = "verify")]
 pub mod pem;
 #[cfg(feature = "verify")]
 pub mod policy;

@@ -2,6 +2,7 @@
 
 use alloc::borrow::Cow;
 use core::fmt;
+use core::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -21,6 +22,27 @@ impl<const N: usize> fmt::Debug for Hex<N> {
     }
 }
 
+impl<const N: usize> FromStr for Hex<N> {
+    type Err = HexError;
+
+    /// Digits of either case: Intel writes capitals.
+    fn from_str(text: &str) -> Result<Self, HexError> {
+        let mut bytes = [0; N];
+        match hex::decode_to_slice(text, &mut bytes) {
+            Ok(()) => Ok(Self(bytes)),
+            Err(_) => Err(HexError { expected: N }),
+        }
+    }
+}
+
+/// Text that is not that many bytes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("expected {expected} bytes in hex")]
+pub struct HexError {
+    /// How many bytes were wanted.
+    pub expected: usize,
+}
+
 impl<const N: usize> Serialize for Hex<N> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(self)
@@ -28,12 +50,8 @@ impl<const N: usize> Serialize for Hex<N> {
 }
 
 impl<'de, const N: usize> Deserialize<'de> for Hex<N> {
-    /// Digits of either case: Intel writes capitals.
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let text = Cow::<'de, str>::deserialize(from)?;
-        let mut bytes = [0; N];
-        hex::decode_to_slice(&*text, &mut bytes)
-            .map_err(|_| de::Error::custom(format_args!("expected {N} bytes in hex")))?;
-        Ok(Self(bytes))
+        text.parse().map_err(de::Error::custom)
     }
 }

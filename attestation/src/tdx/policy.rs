@@ -382,7 +382,7 @@ fn check_registers(found: &TdRegisters, builds: &BTreeSet<TdRegisters>) -> [Chec
     })
 }
 
-fn pin<T: Ord + fmt::Display>(
+pub(crate) fn pin<T: Ord + fmt::Display>(
     name: &'static str,
     accepted: &Accept<T>,
     found: Option<&T>,

@@ -18,6 +18,15 @@ use attestation::tdx::CollateralFiles;
 
 /// The recorded TDX evidence, or `None` where there is none.
 pub fn tdx() -> Option<Vectors> {
+    directory("tdx")
+}
+
+/// The recorded NVIDIA evidence, or `None` where there is none.
+pub fn nvidia() -> Option<Vectors> {
+    directory("nvidia")
+}
+
+fn directory(name: &str) -> Option<Vectors> {
     let root = std::env::var_os("COCOON_VECTORS").map_or_else(
         || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/vectors")),
         PathBuf::from,
@@ -27,10 +36,10 @@ pub fn tdx() -> Option<Vectors> {
         println!("skipped: no vectors");
         return None;
     }
-    Some(Vectors(root.join("tdx")))
+    Some(Vectors(root.join(name)))
 }
 
-/// A directory of quotes and collateral.
+/// A directory of evidence and of what goes with it.
 pub struct Vectors(PathBuf);
 
 impl Vectors {
