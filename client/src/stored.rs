@@ -1,4 +1,4 @@
-//! `cocoon verify tdx`, `cocoon verify log`: evidence in files.
+//! `cocoon verify tdx`, `gpu`, `log`: evidence in files.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -12,12 +12,15 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use crate::artefacts::read;
+use crate::gpu::GpuArgs;
 
 /// Evidence that lies in files.
 #[derive(Debug, Subcommand)]
 pub enum Stored {
     /// Judge a TDX quote under Intel's root.
     Tdx(TdxArgs),
+    /// Judge the report of an NVIDIA GPU or switch under NVIDIA's roots.
+    Gpu(GpuArgs),
     /// Replay an event log, and compare it with a quote of the same boot.
     Log(LogArgs),
 }
@@ -61,6 +64,7 @@ impl Stored {
     pub fn run(&self) -> anyhow::Result<Verdict> {
         match self {
             Self::Tdx(args) => Ok(args.run()),
+            Self::Gpu(args) => Ok(args.run()),
             Self::Log(args) => args.run(),
         }
     }
@@ -100,7 +104,7 @@ impl LogArgs {
 }
 
 /// One JSON object, or one `name value` a line.
-fn print(report: &Report, json: bool) -> Verdict {
+pub(crate) fn print(report: &Report, json: bool) -> Verdict {
     match json {
         true => println!("{}", json!(report)),
         false => print!("{report}"),
