@@ -6,6 +6,7 @@
 //! are all that is asked of the machine it runs on ([`host`]).
 
 pub mod cocoon;
+pub mod contracts;
 pub mod demo;
 pub mod disk;
 pub mod host;

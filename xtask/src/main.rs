@@ -18,7 +18,7 @@ use xtask::vm::accelerator::Accelerator;
 use xtask::vm::acpi;
 use xtask::vm::tpm::Authority;
 use xtask::vm::{Boot, Vm};
-use xtask::{demo, test, up};
+use xtask::{contracts, demo, test, up};
 
 fn main() -> ExitCode {
     match run(Arguments::parse()) {
@@ -39,6 +39,9 @@ fn run(arguments: Arguments) -> Result<()> {
     };
     builder.jobs = arguments.jobs.unwrap_or(builder.jobs);
     match arguments.command {
+        Command::Contracts {
+            command: ContractsCommand::Build,
+        } => contracts::build(&builder),
         Command::Demo => demo::run(&builder),
         Command::Image { checkout, command } => {
             if let Some(checkout) = checkout {
@@ -134,6 +137,11 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// The contracts on TON.
+    Contracts {
+        #[command(subcommand)]
+        command: ContractsCommand,
+    },
     /// The whole chain once: build, predict, boot, verify, chat; then tamper and be refused.
     Demo,
     /// Make and check the image.
@@ -148,6 +156,12 @@ enum Command {
     Test,
     /// An emulated TD, an agent and a gateway on loopback, until Ctrl-C.
     Up,
+}
+
+#[derive(Debug, Subcommand)]
+enum ContractsCommand {
+    /// Compile them all to contracts/compiled.
+    Build,
 }
 
 #[derive(Debug, Subcommand)]

@@ -8,12 +8,13 @@ use crate::cocoon::{Cocoon, cargo, cargo_command};
 use crate::demo::{self, chat};
 use crate::image::{self, Builder, Profile};
 use crate::up::Up;
-use crate::{host, models};
+use crate::{contracts, host, models};
 
 /// Runs all of it; the first failure ends it.
 pub fn run(builder: &Builder) -> Result<()> {
     host::need(&NEEDED)?;
     models::prepare(&builder.place, &builder.progress)?;
+    contracts::prepare(&builder.place, &builder.progress)?;
     for (name, arguments) in STATIC {
         stream(builder, name, arguments)?;
     }

@@ -1,0 +1,63 @@
+//! The compiled contracts, as they are deployed.
+//!
+//! `cargo xtask contracts build` compiles them; a test says when source and code
+//! differ. A code's hash is half of every address that it lives at, so a test build
+//! (another root of trust) can never be taken for a production build.
+
+use tycho_types::boc::Boc;
+use tycho_types::boc::de::Error;
+use tycho_types::cell::Cell;
+
+/// One compiled contract.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Code {
+    name: &'static str,
+    boc: &'static [u8],
+}
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $file:literal;)*) => {
+        impl Code {
+            $($(#[$doc])* pub const $name: Self = Self {
+                name: $file,
+                boc: include_bytes!(concat!("../compiled/", $file, ".boc")),
+            };)*
+
+            /// Every contract, test builds included.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+        }
+    };
+}
+
+codes! {
+    /// For tests of the P-256 construction.
+    P256_PROBE = "p256-probe";
+}
+
+impl Code {
+    /// As in the list of golden hashes.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Its root cell.
+    pub fn cell(&self) -> Result<Cell, Error> {
+        Boc::decode(self.boc)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_has_its_golden_hash() {
+        let golden = include_str!("../compiled/HASHES");
+        let found: String = Code::ALL
+            .iter()
+            .map(|code| format!("{}  {}\n", code.cell().unwrap().repr_hash(), code.name()))
+            .collect();
+        assert_eq!(found, golden);
+    }
+}

@@ -1,0 +1,14 @@
+//! What is agreed on TON, from this side of it.
+//!
+//! The contracts are written in Tolk (`tolk/`), compiled once (`compiled/`) and
+//! embedded here ([`code`]). Beside them is what their senders need: one type for
+//! each message and state, both ways, and the preparation of evidence, since a
+//! contract checks what it could not find out.
+//!
+//! A pure library: no clock, socket, file or randomness. It needs `std` for the
+//! crate of cells.
+
+#![forbid(unsafe_code)]
+
+pub mod code;
+pub mod p256;

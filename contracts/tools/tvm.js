@@ -1,0 +1,140 @@
+// The reference TVM for tests that are not written in JavaScript: one request a line
+// on standard input, one answer a line on standard output, both JSON.
+//
+// Cells travel as bags of cells in base64, amounts as decimal text. Wallets are named;
+// each has a million coins. A request that fails is answered with {"error": ...}.
+
+const readline = require('node:readline');
+const { Address, Cell, beginCell, contractAddress, parseTuple, serializeTuple } = require('@ton/core');
+const { Blockchain } = require('@ton/sandbox');
+const { config2026 } = require('./network');
+
+const cell = (base64) => Cell.fromBase64(base64);
+const text = (value) => value.toBoc().toString('base64');
+const raw = (address) => address?.toRawString() ?? null;
+
+let chain;
+
+const REQUESTS = {
+    // A new world at a time, with the masterchain blocks that contracts can see.
+    async start({ now, blocks }) {
+        chain = await Blockchain.create({ config: config2026() });
+        chain.now = now;
+        chain.prevBlocks = blocks && seenBlocks(blocks);
+        return {};
+    },
+
+    async time({ now, blocks }) {
+        chain.now = now;
+        if (blocks) chain.prevBlocks = seenBlocks(blocks);
+        return {};
+    },
+
+    async wallet({ name }) {
+        return { address: raw((await chain.treasury(name)).address) };
+    },
+
+    // A message from a named wallet, and all that follows from it.
+    async send({ wallet, to, value, body, init, bounce = true }) {
+        const sender = await chain.treasury(wallet);
+        const state = init && { code: cell(init.code), data: cell(init.data) };
+        const { transactions } = await sender.send({
+            to: to ? Address.parse(to) : contractAddress(0, state),
+            value: BigInt(value),
+            body: body ? cell(body) : beginCell().endCell(),
+            init: state,
+            bounce,
+        });
+        return { transactions: transactions.map(summary) };
+    },
+
+    // A message whose sender is whoever the request says, as no wallet could.
+    async forge({ from, to, value, body }) {
+        const { transactions } = await chain.sendMessage({
+            info: {
+                type: 'internal', ihrDisabled: true, bounce: true, bounced: false,
+                src: Address.parse(from), dest: Address.parse(to),
+                value: { coins: BigInt(value) }, ihrFee: 0n, forwardFee: 0n, createdAt: 0, createdLt: 0n,
+            },
+            body: cell(body),
+        });
+        return { transactions: transactions.map(summary) };
+    },
+
+    async get({ address, method, stack, gas }) {
+        const result = await chain.runGetMethod(
+            Address.parse(address), method, parseTuple(cell(stack)),
+            { gasLimit: BigInt(gas ?? 100_000_000) },
+        ).catch((error) => {
+            if (error.exitCode === undefined) throw error;
+            return { exitCode: error.exitCode, gasUsed: error.gasUsed ?? 0n, stack: [] };
+        });
+        return {
+            exit: result.exitCode,
+            gas: Number(result.gasUsed),
+            stack: text(serializeTuple(result.stack)),
+        };
+    },
+
+    async state({ address }) {
+        const { accountState, balance } = await chain.getContract(Address.parse(address));
+        const active = accountState?.type === 'active' ? accountState.state : undefined;
+        return {
+            balance: balance.toString(),
+            code: active?.code && text(active.code),
+            data: active?.data && text(active.data),
+        };
+    },
+};
+
+function summary(transaction) {
+    const { description, inMessage, outMessages, totalFees } = transaction;
+    const compute = description.computePhase;
+    const info = inMessage.info;
+    return {
+        from: raw(info.src),
+        to: raw(info.dest),
+        value: (info.value?.coins ?? 0n).toString(),
+        body: text(inMessage.body),
+        bounced: info.bounced ?? false,
+        exit: compute?.type === 'vm' ? compute.exitCode : null,
+        action: description.actionPhase?.resultCode ?? null,
+        gas: compute?.type === 'vm' ? Number(compute.gasUsed) : 0,
+        fees: (totalFees.coins + forwarding(description.actionPhase)).toString(),
+        aborted: description.aborted ?? true,
+        sent: outMessages.size,
+    };
+}
+
+// What is paid for messages beyond what the sender's own transaction counts.
+function forwarding(action) {
+    return (action?.totalFwdFees ?? 0n) - (action?.totalActionFees ?? 0n);
+}
+
+function seenBlocks({ last, roots }) {
+    const block = (seqno) => ({
+        workchain: -1,
+        shard: -(1n << 63n),
+        seqno,
+        rootHash: Buffer.from(roots[seqno] ?? '00'.repeat(32), 'hex'),
+        fileHash: Buffer.alloc(32),
+    });
+    const hundred = last - (last % 100);
+    return {
+        lastMcBlocks: Array.from({ length: 16 }, (_, i) => block(last - i)),
+        prevKeyBlock: block(hundred),
+        lastMcBlocks100: Array.from({ length: 16 }, (_, i) => block(hundred - 100 * i)),
+    };
+}
+
+async function answer(line) {
+    const { request, ...arguments } = JSON.parse(line);
+    return REQUESTS[request](arguments);
+}
+
+(async () => {
+    for await (const line of readline.createInterface({ input: process.stdin })) {
+        const reply = await answer(line).catch((error) => ({ error: String(error.stack ?? error) }));
+        process.stdout.write(`${JSON.stringify(reply)}\n`);
+    }
+})();
