@@ -2,7 +2,7 @@
 //!
 //! Everything else comes from the locked packages.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -86,12 +86,22 @@ pub fn need(programs: &[(&str, &str)]) -> Result<()> {
 
 /// Path of a program that a shell would find.
 #[must_use]
-pub fn find(program: &str) -> Option<std::path::PathBuf> {
+pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path)
         .chain(["/usr/sbin", "/sbin"].map(Into::into))
         .map(|folder| folder.join(program))
         .find(|candidate| candidate.is_file())
+}
+
+/// Where cargo keeps the crates that it downloaded.
+pub fn cargo_home() -> Result<PathBuf> {
+    match std::env::var_os("CARGO_HOME") {
+        Some(home) => Ok(home.into()),
+        None => std::env::home_dir()
+            .map(|home| home.join(".cargo"))
+            .context("this user has no home directory"),
+    }
 }
 
 /// Whether this process is root's.

@@ -2,8 +2,9 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use attestation::register::Digest256;
 
 /// One checkout and its outputs.
@@ -33,6 +34,34 @@ impl Place {
         let out = source.join("target/image");
         let debs = out.join("debs");
         Ok(Self { source, out, debs })
+    }
+
+    /// Copies the sources, as git knows them, to a place of their own.
+    pub fn copy_to(&self, checkout: &Path) -> Result<()> {
+        remove(checkout)?;
+        let sources = Command::new("git")
+            .args([
+                "ls-files",
+                "-z",
+                "--cached",
+                "--others",
+                "--exclude-standard",
+            ])
+            .current_dir(&self.source)
+            .output()
+            .context("cannot start git")?;
+        ensure!(sources.status.success(), "git cannot list the sources");
+        let sources = String::from_utf8(sources.stdout).context("names of the sources")?;
+        for name in sources.split_terminator('\0') {
+            let (from, to) = (self.source.join(name), checkout.join(name));
+            match fs::read_link(&from) {
+                Ok(target) => link(&target, &to)?,
+                Err(_) if from.exists() => copy(&from, &to)?,
+                // Removed, and git does not know yet.
+                Err(_) => {}
+            }
+        }
+        Ok(())
     }
 
     /// A directory that `make` fills once for these inputs.
@@ -142,6 +171,14 @@ pub fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::copy(from, to)
         .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
     Ok(())
+}
+
+/// Makes a symbolic link; the error names it.
+pub fn link(target: &Path, at: &Path) -> Result<()> {
+    let parent = at.parent().unwrap_or(at);
+    fs::create_dir_all(parent)
+        .and_then(|()| std::os::unix::fs::symlink(target, at))
+        .with_context(|| format!("cannot link {}", at.display()))
 }
 
 /// Removes a file or a whole directory, if there is one.

@@ -11,6 +11,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 
 use super::{Builder, Profile};
+use crate::host;
 use crate::place::read_text;
 use crate::tools::{Sandbox, Tools};
 
@@ -91,12 +92,7 @@ fn fetch(source: &Path) -> Result<()> {
 }
 
 fn sandbox(source: &Path, target: &Path, tools: &Tools) -> Result<Sandbox> {
-    let home = match std::env::var_os("CARGO_HOME") {
-        Some(home) => PathBuf::from(home),
-        None => std::env::home_dir()
-            .context("this user has no home directory")?
-            .join(".cargo"),
-    };
+    let home = host::cargo_home()?;
     let toolchain = toolchain(source)?;
     let mut sandbox = tools.sandbox();
     sandbox

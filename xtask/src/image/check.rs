@@ -55,29 +55,7 @@ pub fn check(builder: &Builder, profile: Profile, skip_kernel: bool) -> Result<(
 
 fn build_elsewhere(builder: &Builder, profile: Profile, skip_kernel: bool) -> Result<Artefacts> {
     let checkout = builder.place.out.join("check/another place");
-    remove(&checkout)?;
-    let sources = Command::new("git")
-        .args([
-            "ls-files",
-            "-z",
-            "--cached",
-            "--others",
-            "--exclude-standard",
-        ])
-        .current_dir(&builder.place.source)
-        .output()
-        .context("cannot start git")?;
-    ensure!(sources.status.success(), "git cannot list the sources");
-    let sources = String::from_utf8(sources.stdout).context("names of the sources")?;
-    for name in sources.split_terminator('\0') {
-        let (from, to) = (builder.place.source.join(name), checkout.join(name));
-        match fs::read_link(&from) {
-            Ok(target) => link(&target, &to)?,
-            Err(_) if from.exists() => copy(&from, &to)?,
-            // Removed, and git does not know yet.
-            Err(_) => {}
-        }
-    }
+    builder.place.copy_to(&checkout)?;
     let out = checkout.join("target/image");
     if skip_kernel {
         for folder in list(&builder.place.out.join("cache"))? {
@@ -116,13 +94,6 @@ fn build_elsewhere(builder: &Builder, profile: Profile, skip_kernel: bool) -> Re
     );
     step.done("built");
     Ok(Artefacts::at(out.join(profile.name())))
-}
-
-fn link(target: &Path, at: &Path) -> Result<()> {
-    let parent = at.parent().unwrap_or(at);
-    fs::create_dir_all(parent)
-        .and_then(|()| std::os::unix::fs::symlink(target, at))
-        .with_context(|| format!("cannot link {}", at.display()))
 }
 
 /// The files that the root image really holds.
@@ -292,6 +263,7 @@ const MAX_SIZE: u64 = 60_000_000;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::place::link;
     use crate::place::write;
 
     #[test]
