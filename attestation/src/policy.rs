@@ -248,6 +248,8 @@ impl fmt::Display for Rejection {
     }
 }
 
+impl Error for Rejection {}
+
 fn equal<T: PartialEq + fmt::Display>(name: &'static str, expected: &T, found: &T) -> Check {
     Check::new(name, expected, found, expected == found)
 }

@@ -95,7 +95,7 @@ impl fmt::Display for UnixTime {
 }
 
 /// When something holds; both ends belong to it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize)]
 pub struct Window {
     /// First second.
     pub from: UnixTime,

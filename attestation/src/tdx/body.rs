@@ -17,6 +17,7 @@
 //! Source: Intel TDX Module ABI Specification, "TDREPORT_STRUCT"; Intel
 //! `sgx_quote_5.h` for body types 3 and 4.
 
+use alloc::collections::BTreeMap;
 use core::fmt;
 
 use crate::binding::ReportData;
@@ -114,6 +115,23 @@ impl TdBody {
             report_data,
             td15,
         })
+    }
+
+    /// Everything that was measured or set at launch, by name.
+    #[must_use]
+    pub fn digests(&self) -> BTreeMap<&'static str, Digest384> {
+        let registers = &self.registers;
+        BTreeMap::from([
+            ("mrtd", registers.mrtd),
+            ("rtmr0", registers.rtmr0),
+            ("rtmr1", registers.rtmr1),
+            ("rtmr2", registers.rtmr2),
+            ("rtmr3", registers.rtmr3),
+            ("mrconfigid", self.mrconfigid),
+            ("mrowner", self.mrowner),
+            ("mrownerconfig", self.mrownerconfig),
+            ("mrseam", self.mrseam),
+        ])
     }
 }
 

@@ -18,7 +18,7 @@ use crate::register::Digest256;
 use super::hex::Hex;
 
 /// Who vouches for a quote: for pins and for the record.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize)]
 pub struct Platform {
     /// Names the processor package, or the set of them.
     pub ppid: Hex<16>,
@@ -35,7 +35,7 @@ pub struct Platform {
 }
 
 /// How a platform of several packages was set up.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize)]
 pub struct Configuration {
     /// Packages may be added after the platform was registered.
     pub dynamic_platform: bool,

@@ -16,7 +16,6 @@ use crate::binding::ReportData;
 use crate::register::Digest384;
 use crate::time::UnixTime;
 
-use super::body::TdBody;
 use super::collateral::{Collateral, CollateralError, CollateralParts};
 use super::files::CollateralFiles;
 use super::hex::Hex;
@@ -150,24 +149,9 @@ fn judge(
         tcb_status: Some(verified.status()),
         advisories: verified.advisories().clone(),
         reasons,
-        registers: registers(verified.body()),
+        registers: verified.body().digests(),
         checks,
     })
-}
-
-fn registers(body: &TdBody) -> BTreeMap<&'static str, Digest384> {
-    let registers = &body.registers;
-    BTreeMap::from([
-        ("mrtd", registers.mrtd),
-        ("rtmr0", registers.rtmr0),
-        ("rtmr1", registers.rtmr1),
-        ("rtmr2", registers.rtmr2),
-        ("rtmr3", registers.rtmr3),
-        ("mrconfigid", body.mrconfigid),
-        ("mrowner", body.mrowner),
-        ("mrownerconfig", body.mrownerconfig),
-        ("mrseam", body.mrseam),
-    ])
 }
 
 /// Where it ended before there was anything to compare.
