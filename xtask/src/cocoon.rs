@@ -31,6 +31,12 @@ impl Cocoon {
         Self(target(place).join("debug/cocoon"))
     }
 
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// Runs a command whose exit code must be 0, and returns what it prints.
     pub fn run<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Result<String> {
         let output = self.command(arguments).output();

@@ -18,3 +18,4 @@ pub mod test;
 pub mod tools;
 pub mod up;
 pub mod vm;
+pub mod web;

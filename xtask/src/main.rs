@@ -18,7 +18,7 @@ use xtask::vm::accelerator::Accelerator;
 use xtask::vm::acpi;
 use xtask::vm::tpm::Authority;
 use xtask::vm::{Boot, Vm};
-use xtask::{contracts, demo, test, up};
+use xtask::{contracts, demo, test, up, web};
 
 fn main() -> ExitCode {
     match run(Arguments::parse()) {
@@ -51,6 +51,13 @@ fn run(arguments: Arguments) -> Result<()> {
         }
         Command::Test => test::run(&builder),
         Command::Up => up::run(&builder),
+        Command::Web { command } => match command {
+            WebCommand::Build => {
+                web::build(&builder).map(|folder| println!("{}", folder.display()))
+            }
+            WebCommand::Test => web::test(&builder),
+            WebCommand::Bench => web::bench(&builder),
+        },
     }
 }
 
@@ -156,6 +163,21 @@ enum Command {
     Test,
     /// An emulated TD, an agent and a gateway on loopback, until Ctrl-C.
     Up,
+    /// The verifier as an npm package.
+    Web {
+        #[command(subcommand)]
+        command: WebCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum WebCommand {
+    /// Make target/web/attestation.
+    Build,
+    /// Build it twice, and try it in TypeScript, node and Chromium.
+    Test,
+    /// Compare its speed with another verifier's, in node.
+    Bench,
 }
 
 #[derive(Debug, Subcommand)]

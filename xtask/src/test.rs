@@ -8,11 +8,11 @@ use crate::cocoon::{Cocoon, cargo, cargo_command};
 use crate::demo::{self, chat};
 use crate::image::{self, Builder, Profile};
 use crate::up::Up;
-use crate::{contracts, host, models};
+use crate::{contracts, host, models, web};
 
 /// Runs all of it; the first failure ends it.
 pub fn run(builder: &Builder) -> Result<()> {
-    host::need(&NEEDED)?;
+    host::need(&[&NEEDED[..], &web::NEEDED].concat())?;
     models::prepare(&builder.place, &builder.progress)?;
     contracts::prepare(&builder.place, &builder.progress)?;
     for (name, arguments) in STATIC {
@@ -24,6 +24,7 @@ pub fn run(builder: &Builder) -> Result<()> {
     stream(builder, "tests", &TESTS)?;
     processes(builder)?;
     roots(builder)?;
+    web::test(builder)?;
     demo::run(builder)?;
     image::check::check(builder, Profile::Base, false)
 }
@@ -181,10 +182,11 @@ fn vectors(builder: &Builder) -> Result<Option<PathBuf>> {
 const GENUINE: &str = "tdx/Phala-Network__dcap-qvl/f1c85033_v4_sample-tdx_quote.quote.bin";
 
 /// What the workspace's tests run, and what the agent links.
-const NEEDED: [(&str, &str); 5] = [
+const NEEDED: [(&str, &str); 6] = [
     ("gcc", "gcc"),
     ("pkg-config", "pkg-config"),
     ("swtpm", "swtpm"),
     ("swtpm_setup", "swtpm-tools"),
     ("/usr/include/tss2/tss2_esys.h", "libtss2-dev"),
+    ("xz", "xz-utils"),
 ];

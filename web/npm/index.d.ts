@@ -1,0 +1,31 @@
+export {
+    Binding,
+    Collateral,
+    Evidence,
+    Policy,
+    Trusted,
+    Verified,
+    verifyLog,
+    verifyTdx,
+} from "./attestation.js";
+
+export type {
+    Accept,
+    AttestationError,
+    Check,
+    Claims,
+    CollateralFiles,
+    Content,
+    Hex,
+    IdentityPolicy,
+    LogEvent,
+    PlatformPolicy,
+    QuotePolicy,
+    Reason,
+    RegisterName,
+    Report,
+    TcbStatus,
+    TdPolicy,
+    UnixTime,
+    Validity,
+} from "./attestation.js";
