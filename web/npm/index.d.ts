@@ -5,6 +5,7 @@ export {
     Policy,
     Trusted,
     Verified,
+    verifyGpu,
     verifyLog,
     verifyTdx,
 } from "./attestation.js";
@@ -16,6 +17,9 @@ export type {
     Claims,
     CollateralFiles,
     Content,
+    DevicePolicy,
+    GpuFiles,
+    GpuReport,
     Hex,
     IdentityPolicy,
     LogEvent,

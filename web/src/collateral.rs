@@ -3,11 +3,11 @@
 use std::num::NonZeroUsize;
 
 use attestation::tdx::{self, CollateralFiles, PlatformCache, Quote, verify_cached};
-use js_sys::{JsString, Reflect, Uint8Array};
+use js_sys::Reflect;
+use wasm_bindgen::JsValue;
 use wasm_bindgen::prelude::wasm_bindgen;
-use wasm_bindgen::{JsCast as _, JsValue};
 
-use crate::convert::{Json, time, to_js};
+use crate::convert::{Json, NotBytes, content, time, to_js};
 use crate::error::{AttestationError, refuse};
 use crate::verified::Verified;
 
@@ -77,25 +77,12 @@ const PLATFORMS: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 pub(crate) fn read(files: &JsValue) -> Result<CollateralFiles, AttestationError> {
     CollateralFiles::read(|name| match Reflect::get(files, &name.into()) {
         Ok(file) if file.is_undefined() => Ok(None),
-        Ok(file) => bytes(&file).map(Some),
+        Ok(file) => content(&file).map(Some),
         Err(_) => Err(NotBytes),
     })
     .map_err(|error| refuse("collateral-files", &error))
 }
 
-fn bytes(file: &JsValue) -> Result<Vec<u8>, NotBytes> {
-    match (file.dyn_ref::<Uint8Array>(), file.dyn_ref::<JsString>()) {
-        (Some(bytes), _) => Ok(bytes.to_vec()),
-        (None, Some(text)) => Ok(String::from(text).into_bytes()),
-        (None, None) => Err(NotBytes),
-    }
-}
-
 fn parse(quote: &[u8]) -> Result<Quote<'_>, AttestationError> {
     Quote::parse(quote).map_err(|error| refuse(error.code(), &error))
 }
-
-/// A property that holds no file.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("neither a string nor a Uint8Array")]
-struct NotBytes;

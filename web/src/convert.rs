@@ -1,10 +1,10 @@
 //! Values on their way in and out of JavaScript.
 
 use attestation::time::UnixTime;
-use js_sys::JSON;
+use js_sys::{JSON, JsString, Uint8Array};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use wasm_bindgen::JsValue;
+use wasm_bindgen::{JsCast as _, JsValue};
 
 use crate::error::{AttestationError, refuse};
 
@@ -53,6 +53,20 @@ pub(crate) fn bytes<const N: usize>(
         refuse("length", &error)
     })
 }
+
+/// A file: text, or its bytes.
+pub(crate) fn content(file: &JsValue) -> Result<Vec<u8>, NotBytes> {
+    match (file.dyn_ref::<Uint8Array>(), file.dyn_ref::<JsString>()) {
+        (Some(bytes), _) => Ok(bytes.to_vec()),
+        (None, Some(text)) => Ok(String::from(text).into_bytes()),
+        (None, None) => Err(NotBytes),
+    }
+}
+
+/// Not a file.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("neither a string nor a Uint8Array")]
+pub(crate) struct NotBytes;
 
 /// An argument that is not what the types ask for.
 #[derive(Clone, Copy, Debug, thiserror::Error)]

@@ -6,7 +6,7 @@
 //! As in Rust, each step takes what the one before made, and nothing else makes it:
 //! a [`Verified`] comes of a [`Collateral`], a [`Trusted`] of a [`Policy`]. There is
 //! no clock in here either: time is an argument, in seconds since 1970. The roots are
-//! Intel's, and there is no way to name another.
+//! Intel's and NVIDIA's, and there is no way to name another.
 //!
 //! What these comments say of the exported items, the package's types say too.
 
@@ -14,12 +14,14 @@ mod collateral;
 mod convert;
 mod error;
 mod evidence;
+mod gpu;
 mod policy;
 mod stored;
 mod verified;
 
 pub use collateral::Collateral;
 pub use evidence::{Binding, Evidence};
+pub use gpu::verify_gpu;
 pub use policy::{Policy, Trusted};
 pub use stored::{verify_log, verify_tdx};
 pub use verified::Verified;

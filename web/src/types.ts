@@ -179,6 +179,39 @@ export interface QuotePolicy {
     readonly report_data?: Hex;
 }
 
+/** How the report of a device was judged: the registers are its measurements. */
+export type GpuReport = Omit<Report, "registers"> & {
+    readonly registers: { readonly [name: string]: Hex };
+};
+
+/** Evidence of one device. */
+export interface GpuFiles {
+    /** SPDM request and response. */
+    readonly report: Uint8Array;
+    /** PEM, the device's own certificate first. */
+    readonly chain: Content;
+    /** Reference manifests of driver and firmware. */
+    readonly rims: readonly Content[];
+    /** Revocation lists, DER. */
+    readonly crls: readonly Uint8Array[];
+    /** OCSP responses, DER. */
+    readonly ocsp: readonly Uint8Array[];
+}
+
+/** Which devices to trust. Nothing can be left out. */
+export interface DevicePolicy {
+    /** The oldest driver; `"0"` for any. */
+    readonly least_driver: string;
+    /** The oldest firmware of each kind of device; others are not accepted. */
+    readonly least_vbios: { readonly [kind in "hopper" | "blackwell" | "ls10"]?: string };
+    /** Serial numbers of the devices' own certificates. */
+    readonly serials: Accept;
+    /** SHA-256 of the manifests that count. */
+    readonly rims: Accept;
+    /** Whether it has to be known that no certificate was revoked. */
+    readonly revocation: "required" | "if-given";
+}
+
 /** Nobody else can name it: an object of another make has not the type. */
 declare const made: unique symbol;
 export interface Binding { readonly [made]: "Binding" }

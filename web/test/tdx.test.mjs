@@ -1,23 +1,12 @@
 // Recorded TDX quotes, judged in wasm as everywhere else.
 import assert from "node:assert/strict";
-import { execFileSync } from "node:child_process";
 import { test } from "node:test";
 import { Collateral, verifyLog, verifyTdx } from "@cocoon/attestation";
+import { cocoon, noCocoon } from "./command-line.mjs";
 import { GENUINE, collateral, path, read, skip, table } from "./vectors.mjs";
 
 const SYNTHETIC_AT = 1_793_534_400;
 const { at } = GENUINE;
-
-/** The report that the command line prints; its exit code says the verdict too. */
-function cocoon(...args) {
-    try {
-        return JSON.parse(execFileSync(process.env.COCOON, ["verify", ...args, "--json"]));
-    } catch (error) {
-        return JSON.parse(error.stdout);
-    }
-}
-
-const noCocoon = process.env.COCOON === undefined && "skipped: COCOON names no client";
 
 test("real quotes are judged as by dcap-qvl", { skip }, () => {
     const rows = table("tdx/ORACLE.csv");

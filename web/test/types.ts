@@ -9,6 +9,7 @@ import {
     Policy,
     Trusted,
     Verified,
+    verifyGpu,
     verifyLog,
     verifyTdx,
 } from "@cocoon/attestation";
@@ -34,7 +35,9 @@ const until: number = collateral.validity.until;
 const rtmr: string = verified.claims.registers.rtmr0;
 const maybe: string | undefined = report.registers.rtmr0;
 const passed: boolean | undefined = verified.replay(bytes)[0]?.proved;
-export const known = [verdict === "trusted", until, rtmr, maybe, passed];
+const gpu = verifyGpu({ report: bytes, chain: "", rims: [], crls: [], ocsp: [] }, bytes, "any", at);
+const measurement: string | undefined = gpu.registers["measurement-01"];
+export const known = [measurement, verdict === "trusted", until, rtmr, maybe, passed];
 
 export function code(error: AttestationError): string {
     return `${error.code} ${error.checks?.map((check) => check.name)}`;
@@ -68,5 +71,7 @@ Policy.of({ identity: { builds: [] } });
 Policy.ofRelease(manifest, { statuses: ["Fine"] });
 // @ts-expect-error: one list of revoked PCKs is needed
 const unrevoked: CollateralFiles = { "tcb_info.json": "", "tcb_info_issuer_chain.pem": "", "td_qe_identity.json": "", "root_ca_crl.der": bytes };
+// @ts-expect-error: a policy for devices has no unset part
+verifyGpu({ report: bytes, chain: "", rims: [], crls: [], ocsp: [] }, bytes, {}, at);
 // @ts-expect-error: the results are not `any`
 const wrong: number = verdict;
