@@ -5,6 +5,7 @@
 //! chosen by the host alone; may affect liveness or the host's own purse, never
 //! privacy or correctness.
 
+use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::{Ipv4Addr, SocketAddr};
@@ -31,9 +32,9 @@ impl Measured {
     /// Reads the file.
     pub fn parse(bytes: &[u8]) -> Result<Self, ConfigError> {
         let config: Self = parse(bytes)?;
-        for (index, model) in config.models.iter().enumerate() {
-            let before = config.models.get(..index).unwrap_or_default();
-            if before.iter().any(|other| other.name == model.name) {
+        let mut names = BTreeSet::new();
+        for model in &config.models {
+            if !names.insert(model.name.as_str()) {
                 return Err(ConfigError::Repeated {
                     name: model.name.0.clone(),
                 });
