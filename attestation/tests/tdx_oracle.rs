@@ -1,8 +1,7 @@
 //! The same evidence before dcap-qvl 0.7.1 and before us.
 //!
 //! Where both reach a status it is the same one, and nothing that it refuses do we
-//! take, but for authentication data of another length than 32, which the format
-//! allows and it does not.
+//! take, but for the reasons stated in `oracle`.
 
 #![allow(
     clippy::arithmetic_side_effects,
@@ -12,6 +11,7 @@
     reason = "helpers of tests are tests"
 )]
 
+mod oracle;
 mod paper_td;
 mod recorded;
 
@@ -26,8 +26,10 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 
+use oracle::{KNOWN, oracle, takes_what_it_must_not};
+use paper_td::edit::{self, Edit};
 use paper_td::judge::verified;
-use paper_td::{AT, Built, COMPONENTS, Paper, TEE_TCB_SVN, TEE_TCB_SVN_2, isv_level, level};
+use paper_td::{COMPONENTS, Paper, TEE_TCB_SVN, TEE_TCB_SVN_2, isv_level, level};
 
 #[test]
 fn every_platform_has_the_status_that_the_oracle_gives_it() {
@@ -128,43 +130,37 @@ fn isv_levels(mut levels: Vec<(u8, &str)>) -> Value {
     levels.collect()
 }
 
-/// Status and advisories, sorted.
-fn oracle(built: &Built) -> Result<(String, Vec<String>), String> {
-    let (tcb_info, tcb_info_signature) = split(&built.tcb_info);
-    let (qe_identity, qe_identity_signature) = split(&built.qe_identity);
-    let collateral = QuoteCollateralV3 {
-        pck_crl_issuer_chain: built.pck_crl_chain.clone(),
-        root_ca_crl: built.root_crl.clone(),
-        pck_crl: built.pck_crl.clone(),
-        tcb_info_issuer_chain: built.tcb_chain.clone(),
-        tcb_info,
-        tcb_info_signature,
-        qe_identity_issuer_chain: built.qe_chain.clone(),
-        qe_identity,
-        qe_identity_signature,
-        pck_certificate_chain: None,
-    };
-    let report = QuoteVerifier::new(built.root.clone())
-        .verify(&built.quote, &collateral, AT.0)
-        .map_err(|error| format!("{error:#}"))?;
-    let mut advisories = report.advisory_ids;
-    advisories.sort();
-    Ok((report.status, advisories))
-}
-
-/// The inner object of a document, and its signature.
-fn split(document: &str) -> (String, Vec<u8>) {
-    let (_, rest) = document.split_once(':').unwrap();
-    let (inner, signature) = rest.rsplit_once(",\"signature\":\"").unwrap();
-    let digits = signature.strip_suffix("\"}").unwrap();
-    (inner.into(), hex::decode(digits).unwrap())
-}
-
 #[test]
 fn the_oracle_takes_a_good_paper_too() {
     for paper in [Paper::good(), Paper::td15(), Paper::td15_ex()] {
         let found = oracle(&paper.build());
         assert_eq!(found, Ok(("UpToDate".into(), vec![])));
+    }
+}
+
+#[test]
+fn nothing_signed_anew_is_taken_that_the_oracle_refuses_but_for_a_stated_reason() {
+    let taken = Cell::new(0);
+    let edits = prop::collection::vec(any::<u8>(), 0..40);
+    runner(3 * CASES)
+        .run(&(any::<u8>(), edits), |(form, edits)| {
+            let built = edit::build(form, &Edit::read(&edits));
+            prop_assert_eq!(takes_what_it_must_not(&built), None);
+            taken.set(taken.get() + u32::from(verified(&built).is_ok()));
+            Ok(())
+        })
+        .unwrap();
+    assert!(taken.get() > CASES / 2, "hardly anything was taken");
+}
+
+#[test]
+fn each_stated_reason_still_makes_a_difference() {
+    for known in KNOWN {
+        let mut paper = Paper::good();
+        (known.change)(&mut paper);
+        let built = paper.build();
+        assert!(verified(&built).is_ok(), "{}", known.reason);
+        assert_eq!(oracle(&built).unwrap_err(), known.error, "{}", known.reason);
     }
 }
 

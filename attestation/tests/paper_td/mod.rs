@@ -12,6 +12,7 @@
 )]
 
 pub(crate) mod der;
+pub(crate) mod edit;
 #[macro_use]
 pub(crate) mod judge;
 pub(crate) mod pki;
@@ -221,7 +222,8 @@ impl Paper {
         report
     }
 
-    fn quote(&self, chain: &str) -> Vec<u8> {
+    /// The quote alone, with this chain.
+    pub(crate) fn quote(&self, chain: &str) -> Vec<u8> {
         let [outer, inner] = self.certification_types;
         let report = self.bound_qe_report();
         let qe = [
@@ -410,7 +412,8 @@ fn qe_identity() -> Value {
     })
 }
 
-fn sealed(name: &str, inner: &str, key: Key) -> String {
+/// A document around `inner`, signed.
+pub(crate) fn sealed(name: &str, inner: &str, key: Key) -> String {
     let signature = hex::encode(key.sign_raw(inner.as_bytes()));
     format!("{{\"{name}\":{inner},\"signature\":\"{signature}\"}}")
 }
