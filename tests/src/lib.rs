@@ -15,6 +15,7 @@
 pub mod adversary;
 pub mod collateral;
 pub mod kernel;
+pub mod parsers;
 pub mod pcs;
 pub mod pki;
 pub mod quote;

@@ -1,0 +1,536 @@
+//! Every reader of somebody else's bytes: one table for the fuzz targets (`fuzz/`)
+//! and for the test of their seeds.
+//!
+//! A reader behind a signature gets its bytes signed first, by keys that anyone
+//! has; nothing that a fuzzer makes up would get past the door.
+
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use std::{env, fs, io};
+
+use attestation::batch;
+use attestation::binding::{Binding, Nonce, ReportData};
+use attestation::certificate::Certificate;
+use attestation::config::{Measured, Unmeasured};
+use attestation::crl::Crl;
+use attestation::eventlog::Log;
+use attestation::evidence::{
+    Collateral as Stapled, Evidence, GpuEvidence, PlatformEvidence, State,
+};
+use attestation::protocol::{Refusal, Request, Response};
+use attestation::register::Digest384;
+use attestation::tdx::{Collateral, CollateralParts, Quote, QuotePolicy, verify};
+use attestation::time::UnixTime;
+use attestation::verity::{BLOCK, TreeBuilder, Verity};
+use attestation::{cbor, pem, ratls, vtpm};
+use measurements::acpi::Blobs;
+use measurements::hob::{Memory, td_hob};
+use measurements::initrd::Initrd;
+use measurements::kernel::{Handover, served};
+use measurements::pe::authenticode;
+use measurements::release::Release;
+use measurements::tdvf::Tdvf;
+use measurements::volume::Volumes;
+
+use paper_td::judge::anchor;
+use paper_td::pki::{self, Key};
+use paper_td::{Built, Paper, sealed};
+use paper_tpm::der as tpm_pki;
+use paper_tpm::{AkPublic, Attest};
+
+// The path is said because `fuzz` includes this file from elsewhere.
+#[path = "parsers/small.rs"]
+mod small;
+
+#[path = "../../attestation/tests/paper_td/mod.rs"]
+mod paper_td;
+#[allow(
+    clippy::arithmetic_side_effects,
+    clippy::panic,
+    clippy::unwrap_used,
+    dead_code,
+    reason = "helpers of tests, of which this uses a part"
+)]
+#[path = "../../attestation/tests/paper_tpm/mod.rs"]
+mod paper_tpm;
+
+/// One reader.
+#[derive(Clone, Copy, Debug)]
+pub struct Parser {
+    /// As `cargo xtask fuzz` calls it.
+    pub name: &'static str,
+    /// Reads, and says whether it took the bytes.
+    pub read: fn(&[u8]) -> bool,
+    /// Good inputs that code makes.
+    made: fn() -> Vec<Vec<u8>>,
+    /// Recorded ones: how their paths end.
+    recorded: &'static [&'static str],
+    /// A good one with so many of what there may be many of.
+    pub grown: Option<fn(usize) -> Vec<u8>>,
+}
+
+/// All of them.
+pub const PARSERS: &[Parser] = &[
+    Parser {
+        name: "quote",
+        read: |bytes| Quote::parse(bytes).is_ok_and(|quote| quote.unverified_platform().is_some()),
+        made: || vec![GOOD.quote.clone(), Paper::td15_ex().build().quote],
+        recorded: &[".quote.bin"],
+        ..NOTHING
+    },
+    Parser {
+        name: "tcb-info",
+        read: |bytes| {
+            document(bytes, "tcbInfo", |text| CollateralParts {
+                tcb_info: text,
+                ..GOOD.parts()
+            })
+        },
+        made: || vec![Paper::good().tcb_info.to_string().into()],
+        recorded: &["tcb_info.json"],
+        grown: Some(|count| {
+            let mut paper = Paper::good();
+            let level = paper.tcb_info["tcbLevels"][1].clone();
+            paper.tcb_info["tcbLevels"] = vec![level; count].into();
+            paper.tcb_info.to_string().into()
+        }),
+    },
+    Parser {
+        name: "qe-identity",
+        read: |bytes| {
+            document(bytes, "enclaveIdentity", |text| CollateralParts {
+                qe_identity: text,
+                ..GOOD.parts()
+            })
+        },
+        made: || vec![Paper::good().qe_identity.to_string().into()],
+        recorded: &["td_qe_identity.json"],
+        grown: Some(|count| {
+            let mut paper = Paper::good();
+            let level = paper.qe_identity["tcbLevels"][1].clone();
+            paper.qe_identity["tcbLevels"] = vec![level; count].into();
+            paper.qe_identity.to_string().into()
+        }),
+    },
+    Parser {
+        name: "certificate",
+        read: |bytes| Certificate::parse(bytes).is_ok_and(|read| read.common_name().is_ok()),
+        made: || {
+            [Paper::good().pck, Paper::good().root]
+                .map(|paper| paper.sign())
+                .into()
+        },
+        recorded: &["root_ca.der"],
+        grown: Some(|count| {
+            let mut paper = Paper::good();
+            let unknown = pki::extension(&[0x2a, 3], false, &[5, 0]);
+            paper.pck.extensions.extend(vec![unknown; count]);
+            paper.pck.sign()
+        }),
+    },
+    Parser {
+        name: "crl",
+        read: |bytes| Crl::parse(bytes).is_ok(),
+        made: || vec![GOOD.pck_crl.clone()],
+        recorded: &["crl.der"],
+        grown: Some(|count| {
+            let mut paper = Paper::good();
+            let revoked =
+                (1..=count).map(|serial| ([&[1], &serial.to_be_bytes()[..]].concat(), vec![]));
+            paper.pck_crl.revoked = revoked.collect();
+            paper.pck_crl.sign()
+        }),
+    },
+    Parser {
+        name: "sgx-extension",
+        read: sgx_extension,
+        made: || vec![paper_td::der::sequence(&pki::sgx_fields())],
+        ..NOTHING
+    },
+    Parser {
+        name: "pem",
+        read: |bytes| {
+            let after = pem::after_first(bytes);
+            pem::certificates::<2>(bytes).is_ok() && pem::certificates::<1>(after).is_ok()
+        },
+        made: || {
+            vec![
+                GOOD.tcb_chain.clone().into(),
+                GOOD.tcb_chain.replace('\n', "\r\n").into(),
+            ]
+        },
+        recorded: &["issuer_chain.pem"],
+        ..NOTHING
+    },
+    Parser {
+        name: "tpm-log",
+        made: || vec![TPM_LOG.into()],
+        read: |bytes| {
+            Log::parse_tpm(bytes).is_ok_and(|log| log.replay_pcrs().is_ok() && told(&log))
+        },
+        recorded: &["eventlog.bin", "event_log.bin"],
+        ..NOTHING
+    },
+    Parser {
+        name: "ccel",
+        read: |bytes| {
+            Log::parse_ccel(bytes).is_ok_and(|log| log.replay_rtmrs().is_ok() && told(&log))
+        },
+        recorded: &[
+            "CCEL_data",
+            "CCEL_data_gcp",
+            "ccel_data.dat",
+            "ccel_data.bin",
+        ],
+        ..NOTHING
+    },
+    Parser {
+        name: "tpm-certificate",
+        read: |bytes| endorsed(bytes, &AkPublic::GOOD.marshal()).is_some(),
+        made: || vec![EK.clone()],
+        ..NOTHING
+    },
+    Parser {
+        name: "tpm-key",
+        read: |bytes| endorsed(&EK, bytes).is_some(),
+        made: || vec![AkPublic::GOOD.marshal()],
+        ..NOTHING
+    },
+    Parser {
+        name: "tpm-quote",
+        read: |bytes| answers(bytes, paper_tpm::sign(bytes)),
+        made: || vec![Attest::good(&DATA).marshal()],
+        ..NOTHING
+    },
+    Parser {
+        name: "tpm-signature",
+        read: |bytes| answers(&Attest::good(&DATA).marshal(), bytes.to_vec()),
+        made: || vec![paper_tpm::sign(&Attest::good(&DATA).marshal())],
+        ..NOTHING
+    },
+    Parser {
+        name: "request",
+        read: |bytes| cbor::decode::<Request>(bytes).is_ok(),
+        made: || {
+            vec![
+                cbor::encode(&Request::Challenge([7; 32])),
+                cbor::encode(&Request::Credential(challenge().credential().clone())),
+            ]
+        },
+        ..NOTHING
+    },
+    Parser {
+        name: "response",
+        read: |bytes| match cbor::decode(bytes) {
+            Ok(Response::Evidence(_, path)) => path.head(&binding()).is_ok(),
+            response => response.is_ok(),
+        },
+        made: || {
+            vec![
+                cbor::encode(&Response::Evidence(Box::new(evidence()), path())),
+                cbor::encode(&Response::Endorsement(endorsement(EK.clone(), vec![1]))),
+                cbor::encode(&Response::Refused(Refusal::Busy)),
+            ]
+        },
+        grown: Some(|count| {
+            let gpu = GpuEvidence {
+                report: vec![1; 40],
+                chain: vec![2; 40],
+            };
+            let mut evidence = evidence();
+            evidence.gpus = vec![gpu; count];
+            cbor::encode(&Response::Evidence(Box::new(evidence), path()))
+        }),
+        ..NOTHING
+    },
+    Parser {
+        name: "ra-tls",
+        read: |bytes| ratls::read_extension(bytes).is_ok(),
+        made: || vec![ratls::extension(&GOOD.quote, &ratls::claims_for(b"key"))],
+        ..NOTHING
+    },
+    Parser {
+        name: "measured-config",
+        read: |bytes| Measured::parse(bytes).is_ok(),
+        made: || vec![MEASURED.into()],
+        grown: Some(|count| {
+            let mut text = String::from("version = 1\nrole = \"worker\"\n");
+            for name in 0..count {
+                text += &format!("[[model]]\nname = \"m{name}\"\nverity = \"{}\"\n", verity());
+            }
+            text.into()
+        }),
+        ..NOTHING
+    },
+    Parser {
+        name: "unmeasured-config",
+        read: |bytes| Unmeasured::parse(bytes).is_ok(),
+        made: || vec![UNMEASURED.into()],
+        ..NOTHING
+    },
+    Parser {
+        name: "policy",
+        read: |bytes| toml::from_slice::<QuotePolicy>(bytes).is_ok(),
+        made: || vec![POLICY.into()],
+        grown: Some(|count| {
+            let names: Vec<_> = (0..count).map(|name| format!("SA-{name}")).collect();
+            format!("[platform]\nadvisories = {names:?}").into()
+        }),
+        ..NOTHING
+    },
+    Parser {
+        name: "verity",
+        read: |bytes| str::from_utf8(bytes).is_ok_and(|text| text.parse::<Verity>().is_ok()),
+        made: || vec![verity().into()],
+        ..NOTHING
+    },
+    Parser {
+        name: "release",
+        read: |bytes| Release::parse(bytes).is_ok(),
+        made: || vec![include_bytes!("../../measurements/releases/current.json").into()],
+        ..NOTHING
+    },
+    Parser {
+        name: "tdvf",
+        read: |bytes| Tdvf::parse(bytes).is_ok_and(|file| td_hob(&file, MEMORY).is_ok()),
+        made: || vec![small::tdvf()],
+        ..NOTHING
+    },
+    Parser {
+        name: "volumes",
+        read: |bytes| Volumes::unpack(bytes).is_ok(),
+        made: || vec![small::volume()],
+        ..NOTHING
+    },
+    Parser {
+        name: "pe",
+        read: |bytes| authenticode(bytes).is_ok(),
+        made: || vec![small::pe()],
+        ..NOTHING
+    },
+    Parser {
+        name: "kernel",
+        read: |bytes| served(bytes, FILLED_IN).is_ok(),
+        made: || vec![small::kernel()],
+        ..NOTHING
+    },
+    Parser {
+        name: "initrd",
+        read: |bytes| Initrd::parse(bytes).is_ok(),
+        made: || vec![small::initrd(verity().as_bytes())],
+        ..NOTHING
+    },
+    Parser {
+        name: "acpi-loader",
+        read: |bytes| Blobs::new(bytes, &[1; 36], &[2; 64]).measured().is_ok(),
+        recorded: &["table_loader.bin"],
+        ..NOTHING
+    },
+];
+
+const NOTHING: Parser = Parser {
+    name: "",
+    read: |_| false,
+    made: Vec::new,
+    recorded: &[],
+    grown: None,
+};
+
+impl Parser {
+    /// The one of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<&'static Self> {
+        PARSERS.iter().find(|parser| parser.name == name)
+    }
+
+    /// Inputs that it takes, or that others made for it.
+    pub fn seeds(&self) -> io::Result<Vec<Vec<u8>>> {
+        let mut seeds = (self.made)();
+        if let Some(vectors) = vectors() {
+            add_recorded(&vectors, self.recorded, &mut seeds)?;
+        }
+        Ok(seeds)
+    }
+}
+
+/// Where recorded evidence lies, if it is there.
+#[must_use]
+pub fn vectors() -> Option<PathBuf> {
+    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/vectors");
+    let path = env::var_os("COCOON_VECTORS").map_or_else(beside, PathBuf::from);
+    path.is_dir().then_some(path)
+}
+
+fn add_recorded(folder: &Path, endings: &[&str], seeds: &mut Vec<Vec<u8>>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            add_recorded(&path, endings, seeds)?;
+        } else if endings
+            .iter()
+            .any(|ending| path.to_string_lossy().ends_with(ending))
+        {
+            seeds.push(fs::read(path)?);
+        }
+    }
+    Ok(())
+}
+
+/// Signs a document of Intel's again, or its inside, and judges a quote by it.
+fn document(bytes: &[u8], name: &str, parts: fn(&str) -> CollateralParts<'_>) -> bool {
+    let Ok(text) = str::from_utf8(bytes) else {
+        return false;
+    };
+    let inside = text
+        .strip_prefix(&format!("{{\"{name}\":"))
+        .and_then(|rest| rest.rsplit_once(",\"signature\""))
+        .map_or(text, |(inside, _)| inside);
+    let document = sealed(name, inside, Key::TCB_SIGNING);
+    let collateral = Collateral::verify_under(&anchor(&GOOD), parts(&document), paper_td::AT);
+    let quote = Quote::parse(&GOOD.quote).expect("is good");
+    collateral.is_ok_and(|collateral| verify(quote, &collateral, paper_td::AT).is_ok())
+}
+
+/// Reads Intel's extension in the certificate of a quote's platform.
+fn sgx_extension(bytes: &[u8]) -> bool {
+    let mut pck = PAPER.pck.clone();
+    pck.extensions[2] = pki::extension(pki::SGX, false, bytes);
+    let quote = PAPER.quote(&[pki::pem(&[pck.sign()]), GOOD.pck_crl_chain.clone()].concat());
+    Quote::parse(&quote).is_ok_and(|quote| quote.unverified_platform().is_some())
+}
+
+/// Puts every event into words.
+fn told(log: &Log<'_>) -> bool {
+    let events = log.unverified_events();
+    events.iter().all(|event| !event.to_string().is_empty())
+}
+
+fn endorsement(ek_certificate: Vec<u8>, ak_public: Vec<u8>) -> vtpm::Endorsement {
+    vtpm::Endorsement {
+        ek_certificate,
+        chain: Vec::new(),
+        ak_public,
+    }
+}
+
+fn endorsed(ek_certificate: &[u8], ak_public: &[u8]) -> Option<vtpm::Endorsed> {
+    let endorsement = endorsement(ek_certificate.into(), ak_public.into());
+    endorsement.verify(&[&TPM_ROOT], TPM_AT).ok()
+}
+
+fn challenge() -> vtpm::Challenge {
+    let endorsed = endorsed(&EK, &AkPublic::GOOD.marshal()).expect("is good");
+    endorsed.challenge(&RANDOM)
+}
+
+/// Whether a TPM that signed this has answered the challenge.
+fn answers(attest: &[u8], signature: Vec<u8>) -> bool {
+    let evidence = vtpm::Evidence {
+        attest: attest.into(),
+        signature,
+        pcrs: [0x5a; 512],
+        secret: RANDOM.secret,
+    };
+    challenge().verify(&evidence, &DATA).is_ok()
+}
+
+/// Of the second of three clients.
+fn path() -> batch::Path {
+    let (_, mut paths) = batch::tree(&[binding(); 3]);
+    paths.remove(1)
+}
+
+fn binding() -> Binding {
+    Binding::new(&Digest384::ZERO, &[0; 64], &Nonce([0; 32]))
+}
+
+fn evidence() -> Evidence {
+    let collateral = Stapled {
+        tcb_info: GOOD.tcb_info.clone(),
+        tcb_info_issuer_chain: GOOD.tcb_chain.clone(),
+        qe_identity: GOOD.qe_identity.clone(),
+        qe_identity_issuer_chain: GOOD.qe_chain.clone(),
+        pck_crl: GOOD.pck_crl.clone(),
+        pck_crl_issuer_chain: GOOD.pck_crl_chain.clone(),
+        root_ca_crl: GOOD.root_crl.clone(),
+    };
+    Evidence {
+        platform: PlatformEvidence::Tdx {
+            quote: GOOD.quote.clone(),
+            collateral,
+        },
+        gpus: Vec::new(),
+        state: State {
+            boot_seed: [7; 32],
+            event_log: [8; 48],
+        },
+        event_log: vec![9; 3],
+    }
+}
+
+/// The text form of a small disk's parameters.
+fn verity() -> String {
+    let mut tree = TreeBuilder::new([1; 32]);
+    tree.push(&[0; BLOCK]);
+    tree.finish().expect("is good").verity.to_string()
+}
+
+static PAPER: LazyLock<Paper> = LazyLock::new(Paper::good);
+static GOOD: LazyLock<Built> = LazyLock::new(|| PAPER.build());
+
+static EK: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    tpm_pki::Certificate::endorsement(tpm_pki::Key::endorsement()).sign(&tpm_pki::Key::p256(1))
+});
+
+static TPM_ROOT: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let key = tpm_pki::Key::p256(1);
+    tpm_pki::Certificate::authority("root", &key, Some(0)).sign(&key)
+});
+
+const TPM_AT: UnixTime = UnixTime(1_790_000_000);
+const DATA: ReportData = ReportData([0xd5; 64]);
+const RANDOM: vtpm::Randomness = vtpm::Randomness {
+    secret: [1; 32],
+    seed: [2; 32],
+    padding: [3; 32],
+};
+
+const MEMORY: Memory = Memory { mib: 2048 };
+const FILLED_IN: Handover = Handover::FilledIn {
+    memory: MEMORY,
+    initrd_size: 4096,
+};
+
+const TPM_LOG: &[u8] =
+    include_bytes!("../../attestation/tests/vectors/ovmf-direct-boot.eventlog.bin");
+
+const MEASURED: &str = r#"
+version = 1
+role = "worker"
+[[model]]
+name = "tiny"
+verity = "sha256:1111111111111111111111111111111111111111111111111111111111111111:2222222222222222222222222222222222222222222222222222222222222222:7"
+"#;
+
+const UNMEASURED: &str = r#"
+version = 1
+listen = "0.0.0.0:8443"
+collateral = "http://10.0.2.2:8081"
+[network]
+mode = "static"
+address = "10.0.2.15/24"
+gateway = "10.0.2.2"
+"#;
+
+const POLICY: &str = r#"
+report_data = "44444444444444444444444444444444444444444444444444444444444444444444444444444444444444444444444444444444444444444444444444444444"
+[platform]
+statuses = ["UpToDate", "SWHardeningNeeded"]
+advisories = ["INTEL-SA-00837"]
+min_evaluation_number = 17
+attributes = "0x0000000010000000"
+xfam = "0x00000000000602e7"
+mrseam = "any"
+fmspc = ["90c06f000000"]
+ppid = ["50505050505050505050505050505050"]
+"#;
