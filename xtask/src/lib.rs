@@ -9,6 +9,7 @@ pub mod cocoon;
 pub mod contracts;
 pub mod demo;
 pub mod disk;
+pub mod fuzz;
 pub mod host;
 pub mod image;
 pub mod models;

@@ -18,7 +18,7 @@ use xtask::vm::accelerator::Accelerator;
 use xtask::vm::acpi;
 use xtask::vm::tpm::Authority;
 use xtask::vm::{Boot, Vm};
-use xtask::{contracts, demo, test, up, web};
+use xtask::{contracts, demo, fuzz, test, up, web};
 
 fn main() -> ExitCode {
     match run(Arguments::parse()) {
@@ -43,6 +43,7 @@ fn run(arguments: Arguments) -> Result<()> {
             command: ContractsCommand::Build,
         } => contracts::build(&builder),
         Command::Demo => demo::run(&builder),
+        Command::Fuzz { minutes, target } => fuzz::run(&builder, target.as_deref(), minutes),
         Command::Image { checkout, command } => {
             if let Some(checkout) = checkout {
                 builder.place = Place::of(&checkout)?;
@@ -151,6 +152,14 @@ enum Command {
     },
     /// The whole chain once: build, predict, boot, verify, chat; then tamper and be refused.
     Demo,
+    /// Every reader of foreign bytes under libFuzzer; needs a nightly toolchain.
+    Fuzz {
+        /// For each reader.
+        #[arg(long, default_value_t = 1, value_name = "N")]
+        minutes: u32,
+        /// One reader, instead of all.
+        target: Option<String>,
+    },
     /// Make and check the image.
     Image {
         /// Checkout to build instead of this one.
