@@ -6,10 +6,15 @@
 use attestation::appraisal::Verdict;
 use clap::Subcommand;
 
+pub mod accelerator;
 pub mod check;
 pub mod gpu;
+pub mod programs;
+pub mod qmp;
 pub mod server;
 pub mod setup;
+pub mod tpm;
+pub mod vm;
 
 /// What the owner of a server does.
 #[derive(Debug, Subcommand)]
@@ -30,9 +35,7 @@ pub fn run(command: Command) -> anyhow::Result<Verdict> {
     }
 }
 
-/// What runs VMs, where it is not named.
-const QEMU: &str = "qemu-system-x86_64";
 /// Of Intel's quote generation service, on vsock.
-const QGS_PORT: u32 = 4050;
+pub const QGS_PORT: u32 = 4050;
 /// The same on a socket in the file system.
 const QGS_SOCKET: &str = "/var/run/tdx-qgs/qgs.socket";

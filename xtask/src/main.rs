@@ -9,14 +9,14 @@ use std::{io, thread};
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
 
+use client::host::accelerator::Accelerator;
+use client::host::tpm::Authority;
 use measurements::shape::{SHAPES, Shape};
 use xtask::image::debs::Source;
 use xtask::image::{self, Artefacts, Builder, Profile};
 use xtask::place::{Place, read_text};
 use xtask::progress::Progress;
-use xtask::vm::accelerator::Accelerator;
 use xtask::vm::acpi;
-use xtask::vm::tpm::Authority;
 use xtask::vm::{Boot, Vm};
 use xtask::{contracts, demo, fuzz, test, up, web};
 

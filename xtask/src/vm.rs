@@ -1,38 +1,36 @@
 //! Runs a VM of a published shape: QEMU, and a TPM where there is no TDX.
 //!
-//! What firmware measures comes from [`measurements::qemu`]; this module adds
-//! what no register sees. Both programs run in the sandbox of the tools tree,
-//! see only the files of this VM, and end with the [`Vm`] that owns them.
+//! The command is the one that `cocoon host run` has. Both programs run in the
+//! sandbox of the tools tree, see only the files of this VM, and end with the
+//! [`Vm`] that owns them.
 
-pub mod accelerator;
 pub mod acpi;
 pub mod console;
-pub mod qmp;
-pub mod tpm;
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use attestation::register::Digest384;
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
-use measurements::qemu;
+use client::host::QGS_PORT;
+use client::host::accelerator::Accelerator;
+use client::host::programs::{Needs, Programs, QEMU, end};
+use client::host::qmp::{self, Qmp};
+use client::host::server::Endpoint;
+use client::host::tpm::{Authority, Tpm};
+use client::host::vm::{self, MEASURED, ModelDisk, UNMEASURED};
 use measurements::shape::{Platform, Shape};
 use tempfile::TempDir;
 
-use self::accelerator::Accelerator;
 use self::console::Console;
-use self::qmp::Qmp;
-use self::tpm::{Authority, Tpm};
 use crate::image::Artefacts;
 use crate::place::write;
-use crate::tools::{Sandbox, Tools};
+use crate::tools::Tools;
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -45,8 +43,8 @@ pub struct Boot {
     pub accelerator: Accelerator,
     /// Firmware, kernel, initrd, command line and root disk.
     pub artefacts: Artefacts,
-    /// Disks with models, at most [`qemu::MODEL_SLOTS`].
-    pub models: Vec<Model>,
+    /// Disks with models.
+    pub models: Vec<ModelDisk>,
     /// The configuration that is part of the identity.
     pub measured: String,
     /// The configuration that is not.
@@ -55,15 +53,6 @@ pub struct Boot {
     pub port: u16,
     /// Copy of everything said on the console.
     pub log: PathBuf,
-}
-
-/// A disk that holds a model.
-#[derive(Clone, Debug)]
-pub struct Model {
-    /// Its serial is `model-<name>`.
-    pub name: String,
-    /// The disk image.
-    pub path: PathBuf,
 }
 
 /// A VM that runs until it ends, or until this is dropped.
@@ -88,11 +77,9 @@ impl Vm {
             Platform::Vtpm => Some(Tpm::start(tools, authority, state.path())?),
         };
         let address = free_address()?;
-        let (sandbox, arguments) = command(tools, boot, state.path(), address)?;
+        let mut command = command(tools, boot, state.path(), address)?;
         let started = Instant::now();
-        let mut qemu = sandbox
-            .command(QEMU)
-            .args(arguments)
+        let mut qemu = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -168,101 +155,54 @@ impl Drop for Vm {
     }
 }
 
-/// Ends a child that may have ended already.
-fn end(child: &mut Child) {
-    if child.kill().is_ok() {
-        // Nothing is left to do with the status of what was killed.
-        drop(child.wait());
-    }
-}
-
-fn command(
-    tools: &Tools,
-    boot: &Boot,
-    state: &Path,
-    address: SocketAddr,
-) -> Result<(Sandbox, Vec<String>)> {
-    let mut sandbox = tools.sandbox();
-    sandbox
-        .network()
-        .device("/dev/kvm")
-        .writable(state, "/state");
+fn command(tools: &Tools, boot: &Boot, state: &Path, address: SocketAddr) -> Result<Command> {
+    write(&state.join(MEASURED), &boot.measured)?;
+    write(&state.join(UNMEASURED), &boot.unmeasured)?;
     let artefacts = &boot.artefacts;
-    for (file, name) in [
-        (&artefacts.firmware, "firmware"),
-        (&artefacts.kernel, "kernel"),
-        (&artefacts.initrd, "initrd"),
-        (&artefacts.root, "root"),
-    ] {
-        sandbox.read_only(file, format!("/vm/{name}"));
-    }
-    write(&state.join("measured.toml"), &boot.measured)?;
-    write(&state.join("unmeasured.toml"), &boot.unmeasured)?;
+    let vm = vm::Vm {
+        shape: boot.shape,
+        platform: boot.platform,
+        accelerator: boot.accelerator,
+        image: vm::Image {
+            firmware: artefacts.firmware.clone(),
+            kernel: artefacts.kernel.clone(),
+            initrd: artefacts.initrd.clone(),
+            root: artefacts.root.clone(),
+            command_line: artefacts.command_line()?,
+        },
+        models: boot.models.clone(),
+        gpus: Vec::new(),
+        identity: Digest384::of(boot.measured.as_bytes()),
+        state: state.into(),
+        listen: address,
+        port: boot.port,
+        qgs: Endpoint::Vsock(QGS_PORT),
+    };
+    let needs = Needs {
+        reads: &vm.files(),
+        writes: &[state],
+        network: true,
+    };
+    let mut command = tools.command(QEMU, needs);
+    command.args(vm.arguments()?);
+    Ok(command)
+}
 
-    let names: Vec<&str> = boot.models.iter().map(|m| m.name.as_str()).collect();
-    let mut arguments = qemu::arguments(boot.shape, boot.platform, &names)?;
-    let properties = qemu::cpu_properties(boot.shape, boot.platform);
-    let (accelerator, processor) = boot.accelerator.arguments();
-    let forward = format!("hostfwd=tcp:{address}-:{}", boot.port);
-    let append = artefacts.command_line()?;
-    for (option, value) in [
-        ("-accel", accelerator),
-        ("-cpu", &format!("{processor}{properties}")),
-        ("-bios", "/vm/firmware"),
-        ("-kernel", "/vm/kernel"),
-        ("-initrd", "/vm/initrd"),
-        ("-append", &append),
-        ("-netdev", &format!("user,id=net0,{forward}")),
-        ("-blockdev", &disk("root")),
-        (
-            "-fw_cfg",
-            "name=opt/cocoon/measured.toml,file=/state/measured.toml",
-        ),
-        (
-            "-fw_cfg",
-            "name=opt/cocoon/unmeasured.toml,file=/state/unmeasured.toml",
-        ),
-        ("-chardev", "stdio,id=console,signal=off"),
-        ("-serial", "chardev:console"),
-        (
-            "-qmp",
-            &format!("unix:/state/{},server=on,wait=off", qmp::SOCKET),
-        ),
-    ] {
-        arguments.extend([option.to_owned(), value.to_owned()]);
-    }
-    arguments.extend(["-no-reboot", "-no-user-config"].map(String::from));
-    for (index, model) in boot.models.iter().enumerate() {
-        let node = format!("model{index}");
-        sandbox.read_only(&model.path, format!("/vm/{node}"));
-        arguments.extend(["-blockdev".into(), disk(&node)]);
-    }
-    match boot.platform {
-        Platform::Tdx => {
-            let identity = Digest384::of(boot.measured.as_bytes());
-            arguments.extend(["-object".into(), trust_domain(identity)]);
+impl Programs for Tools {
+    fn command(&self, program: &str, needs: Needs<'_>) -> Command {
+        let mut sandbox = self.sandbox();
+        sandbox.device("/dev/kvm");
+        for path in needs.reads {
+            sandbox.read_only(path, path);
         }
-        Platform::Vtpm => arguments.extend(tpm::arguments()),
+        for path in needs.writes {
+            sandbox.writable(path, path);
+        }
+        if needs.network {
+            sandbox.network();
+        }
+        sandbox.command(program)
     }
-    Ok((sandbox, arguments))
-}
-
-fn disk(node: &str) -> String {
-    format!("driver=raw,node-name={node},read-only=on,file.driver=file,file.filename=/vm/{node}")
-}
-
-/// MRCONFIGID is the digest of the measured configuration; quotes come over vsock.
-///
-/// Source: QEMU docs/system/i386/tdx.rst.
-fn trust_domain(identity: Digest384) -> String {
-    let identity = BASE64_STANDARD.encode(identity.as_bytes());
-    serde_json::json!({
-        "qom-type": "tdx-guest",
-        "id": "tdx0",
-        "mrconfigid": identity,
-        "quote-generation-socket": {"type": "vsock", "cid": "2", "port": "4050"},
-    })
-    .to_string()
 }
 
 fn free_address() -> Result<SocketAddr> {
@@ -271,22 +211,18 @@ fn free_address() -> Result<SocketAddr> {
     listener.local_addr().context("cannot find a free port")
 }
 
-const QEMU: &str = "qemu-system-x86_64";
 const POLL: Duration = Duration::from_millis(20);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::Builder;
+    use crate::progress::Progress;
 
     #[test]
-    fn a_trust_domain_is_bound_to_the_measured_configuration() {
-        let object: serde_json::Value =
-            serde_json::from_str(&trust_domain(Digest384::of(b"version = 1"))).unwrap();
-        let identity = BASE64_STANDARD
-            .decode(object["mrconfigid"].as_str().unwrap())
-            .unwrap();
-        assert_eq!(identity, Digest384::of(b"version = 1").as_bytes());
-        assert_eq!(object["id"], "tdx0");
+    fn a_guest_that_runs_gets_through_the_program() {
+        let tools = Builder::here(&Progress::new(true)).unwrap().tools();
+        assert!(Accelerator::Tcg.works(&tools.unwrap()).unwrap());
     }
 
     #[test]

@@ -26,7 +26,7 @@ mod quotes;
 #[derive(Args, Debug)]
 pub struct CheckArgs {
     /// The QEMU that is to run VMs.
-    #[arg(long, value_name = "PROGRAM", default_value = super::QEMU)]
+    #[arg(long, value_name = "PROGRAM", default_value = super::programs::QEMU)]
     qemu: String,
     /// NVIDIA's gpu-admin-tools, asked for the mode of each GPU. It reads the GPU's
     /// registers, so no VM may be using one.
@@ -245,7 +245,7 @@ mod tests {
 
     fn arguments() -> CheckArgs {
         CheckArgs {
-            qemu: crate::host::QEMU.into(),
+            qemu: crate::host::programs::QEMU.into(),
             gpu_tools: Some("gpu-tools".into()),
             pccs: None,
             disk: "/var/lib/cocoon".into(),

@@ -95,6 +95,12 @@ impl Server {
         places.find_map(|place| self.outside.free_disk(place))
     }
 
+    /// Whether KVM runs TDs here.
+    #[must_use]
+    pub fn has_tdx(&self) -> bool {
+        self.text(KVM_TDX).as_deref() == Some("Y")
+    }
+
     /// What a program says, if it is there and ends well.
     #[must_use]
     pub fn run(&self, program: &str, arguments: &[&str]) -> Option<String> {
@@ -208,6 +214,8 @@ impl Outside for Here {
     }
 }
 
+/// A parameter of the module: Y or N, where it knows TDX at all.
+pub(super) const KVM_TDX: &str = "/sys/module/kvm_intel/parameters/tdx";
 const PATIENCE: Duration = Duration::from_secs(2);
 
 #[cfg(test)]

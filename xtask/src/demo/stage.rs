@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use client::host::accelerator::Accelerator;
+use client::host::tpm::Authority;
+use client::host::vm::ModelDisk;
 use measurements::shape::{Platform, Shape};
 
 use crate::cocoon::{Cocoon, Gateway, Verified};
@@ -12,8 +15,6 @@ use crate::image::{Artefacts, Builder, Manifest, Profile};
 use crate::place::{read, write};
 use crate::progress::Progress;
 use crate::tools::Tools;
-use crate::vm::accelerator::Accelerator;
-use crate::vm::tpm::Authority;
 use crate::vm::{self, Vm};
 use crate::{disk, models};
 
@@ -29,7 +30,7 @@ pub(super) struct Stage {
     pub(super) base: Artefacts,
     pub(super) debug: Artefacts,
     pub(super) measured: String,
-    models: Vec<vm::Model>,
+    models: Vec<ModelDisk>,
     cocoon: Cocoon,
     release: PathBuf,
     /// What would be published about the debug image, were it published.
@@ -156,7 +157,7 @@ fn trust<'a>(release: &'a Path, root: &'a Path, accelerator: Accelerator) -> Vec
 }
 
 /// The measured configuration, and the disks that it names.
-fn measured(builder: &Builder, tools: &Tools) -> Result<(String, Vec<vm::Model>)> {
+fn measured(builder: &Builder, tools: &Tools) -> Result<(String, Vec<ModelDisk>)> {
     let mut text = String::from("version = 1\nrole = \"worker\"\n");
     let mut disks = Vec::new();
     for model in models::prepare(&builder.place, &builder.progress)? {
@@ -165,7 +166,7 @@ fn measured(builder: &Builder, tools: &Tools) -> Result<(String, Vec<vm::Model>)
             "\n[[model]]\nname = \"{}\"\nverity = \"{}\"\n",
             model.name, disk.verity
         );
-        disks.push(vm::Model {
+        disks.push(ModelDisk {
             name: model.name.into(),
             path: disk.image,
         });

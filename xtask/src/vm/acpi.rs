@@ -15,14 +15,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use attestation::reader::Reader;
+use client::host::programs::{QEMU, end};
+use client::host::qmp::{self, Qmp};
+use client::host::tpm::{self, Authority, Tpm};
 use measurements::acpi::Blobs;
 use measurements::qemu;
 use measurements::shape::{Platform, Shape};
 
 use super::console::Console;
-use super::qmp::{self, Qmp};
-use super::tpm::{self, Authority, Tpm};
-use super::{QEMU, end};
 use crate::progress::Progress;
 use crate::tools::Tools;
 
@@ -92,7 +92,7 @@ pub fn blobs(tools: &Tools, shape: &Shape, platform: Platform) -> Result<Blobs> 
             &format!("unix:/state/{},server=on,wait=off", qmp::SOCKET),
         ])
         .args(["-qtest", "unix:/state/qtest,server=on,wait=off"])
-        .args(tpm.iter().flat_map(|_| tpm::arguments()))
+        .args(tpm.iter().flat_map(|_| tpm::arguments(Path::new("/state"))))
         .args(qemu::ports(shape).flat_map(|port| ["-device".into(), format!("{GPU},bus={port}")]))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

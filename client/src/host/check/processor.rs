@@ -6,7 +6,7 @@
 //! arch/x86/include/asm/intel-family.h.
 
 use super::Finding;
-use crate::host::server::Server;
+use crate::host::server::{KVM_TDX, Server};
 
 pub(super) fn check(server: &Server, processor: &Processor) -> Vec<Finding> {
     let mut findings = Vec::from([processor.check()]);
@@ -94,7 +94,7 @@ fn kernel(server: &Server) -> Finding {
     match version {
         (Some(major), Some(minor)) if (major, minor) >= MAINLINE => Finding::ok("kernel", release),
         // A distribution's own port.
-        _ if server.has(PARAMETER) => Finding::ok("kernel", format!("{release}, with TDX")),
+        _ if server.has(KVM_TDX) => Finding::ok("kernel", format!("{release}, with TDX")),
         _ => Finding::fail(
             "kernel",
             format!("{release}, expected 6.16 or later"),
@@ -133,7 +133,7 @@ fn kvm(server: &Server, processor: &Processor) -> Finding {
             "usermod -aG kvm \"$USER\"",
         );
     }
-    match server.text(PARAMETER).as_deref() {
+    match server.text(KVM_TDX).as_deref() {
         Some("Y") => Finding::ok("kvm", "with TDX"),
         _ if !processor.is_candidate() => Finding::ok("kvm", "without TDX"),
         Some(_) => Finding::fail(
@@ -153,7 +153,6 @@ fn kvm(server: &Server, processor: &Processor) -> Finding {
 }
 
 const CPUINFO: &str = "/proc/cpuinfo";
-const PARAMETER: &str = "/sys/module/kvm_intel/parameters/tdx";
 const KVM: &str = "/dev/kvm";
 /// The first one whose KVM runs TDs.
 const MAINLINE: (u32, u32) = (6, 16);

@@ -4,18 +4,16 @@
 //! a few instructions, and fails at the first one that it does not know. So a
 //! program is run that only a processor can execute.
 
-use std::fmt;
-use std::io::Read as _;
+use std::fs::{self, File};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
-use std::{fs::File, path::Path, thread};
+use std::{fmt, thread};
 
 use anyhow::{Context as _, Result};
 use measurements::shape::Platform;
 
-use super::{POLL, QEMU, end};
-use crate::place::write;
-use crate::tools::Tools;
+use super::programs::{Needs, Programs, QEMU, end};
+use super::server::Server;
 
 /// What executes the guest's instructions.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -28,16 +26,49 @@ pub enum Accelerator {
 
 impl Accelerator {
     /// The fastest that works.
-    pub fn probe(tools: &Tools) -> Result<Self> {
+    pub fn probe(programs: &dyn Programs) -> Result<Self> {
         let opens = File::options()
             .read(true)
             .write(true)
             .open("/dev/kvm")
             .is_ok();
-        Ok(match opens && runs(tools, Self::Kvm)? {
+        Ok(match opens && Self::Kvm.works(programs)? {
             true => Self::Kvm,
             false => Self::Tcg,
         })
+    }
+
+    /// Whether a guest gets through the program.
+    pub fn works(self, programs: &dyn Programs) -> Result<bool> {
+        let state = tempfile::tempdir().context("cannot make a folder for the probe")?;
+        let file = state.path().join("rom");
+        fs::write(&file, rom()).context("cannot write the probe")?;
+        let (name, processor) = self.arguments();
+        let needs = Needs {
+            reads: &[state.path()],
+            ..Needs::default()
+        };
+        let mut qemu = programs
+            .command(QEMU, needs)
+            .args(["-accel", name, "-cpu", processor])
+            .args(["-machine", "pc", "-m", "16M", "-bios"])
+            .arg(&file)
+            .args(["-nodefaults", "-display", "none", "-no-reboot"])
+            .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=1"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("cannot start QEMU")?;
+        let started = Instant::now();
+        while started.elapsed() < LIMIT {
+            if let Some(status) = qemu.try_wait().context("cannot wait for QEMU")? {
+                return Ok(status.code() == Some(EXIT));
+            }
+            thread::sleep(POLL);
+        }
+        end(&mut qemu);
+        Ok(false)
     }
 
     /// Values of QEMU's `-accel` and `-cpu`.
@@ -52,10 +83,7 @@ impl Accelerator {
     /// The strongest platform of this machine.
     #[must_use]
     pub fn platform(self) -> Platform {
-        let tdx = Path::new("/sys/module/kvm_intel/parameters/tdx");
-        let mut text = String::new();
-        let read = File::open(tdx).and_then(|mut file| file.read_to_string(&mut text));
-        match self == Self::Kvm && read.is_ok() && text.trim() == "Y" {
+        match self == Self::Kvm && Server::this().has_tdx() {
             true => Platform::Tdx,
             false => Platform::Vtpm,
         }
@@ -69,35 +97,6 @@ impl fmt::Display for Accelerator {
             Self::Tcg => "software emulation",
         })
     }
-}
-
-/// Whether a guest gets through the program.
-fn runs(tools: &Tools, accelerator: Accelerator) -> Result<bool> {
-    let state = tempfile::tempdir().context("cannot make a folder for the probe")?;
-    write(&state.path().join("rom"), rom())?;
-    let (name, processor) = accelerator.arguments();
-    let mut sandbox = tools.sandbox();
-    sandbox.device("/dev/kvm").read_only(state.path(), "/state");
-    let mut qemu = sandbox
-        .command(QEMU)
-        .args(["-accel", name, "-cpu", processor])
-        .args(["-machine", "pc", "-m", "16M", "-bios", "/state/rom"])
-        .args(["-nodefaults", "-display", "none", "-no-reboot"])
-        .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=1"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .context("cannot start QEMU")?;
-    let started = Instant::now();
-    while started.elapsed() < LIMIT {
-        if let Some(status) = qemu.try_wait().context("cannot wait for QEMU")? {
-            return Ok(status.code() == Some(EXIT));
-        }
-        thread::sleep(POLL);
-    }
-    end(&mut qemu);
-    Ok(false)
 }
 
 /// A ROM whose reset vector leaves through the debug port.
@@ -121,16 +120,4 @@ const ROM: usize = 64 << 10;
 /// The device ends QEMU with twice the value written, plus one.
 const EXIT: i32 = 0x15 << 1 | 1;
 const LIMIT: Duration = Duration::from_secs(5);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::image::Builder;
-    use crate::progress::Progress;
-
-    #[test]
-    fn a_guest_that_runs_gets_through_the_program() {
-        let tools = Builder::here(&Progress::new(true)).unwrap().tools();
-        assert!(runs(&tools.unwrap(), Accelerator::Tcg).unwrap());
-    }
-}
+const POLL: Duration = Duration::from_millis(20);

@@ -11,9 +11,8 @@ use std::{fs, thread};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{POLL, end};
-use crate::place::write;
-use crate::tools::{Sandbox, Tools};
+use super::programs::{Needs, Programs, end};
+use super::vm::option_value;
 
 /// Certifies endorsement keys. Made at its first use.
 #[derive(Clone, Debug)]
@@ -52,33 +51,25 @@ pub struct Tpm(Child);
 
 impl Tpm {
     /// Makes one with its state and socket in `state`.
-    pub fn start(tools: &Tools, authority: &Authority, state: &Path) -> Result<Self> {
-        fs::create_dir_all(state.join("tpm")).context("cannot make a folder for the TPM")?;
-        write(&state.join("setup.conf"), SETUP)?;
-        write(&state.join("authority.conf"), AUTHORITY)?;
-        write(&state.join("authority.options"), "")?;
-        let mut sandbox = tools.sandbox();
-        sandbox
-            .writable(state, "/state")
-            .writable(&authority.folder, "/authority");
-        manufacture(&sandbox)?;
-
-        let mut child = sandbox
-            .command("swtpm")
-            .args([
-                "socket",
-                "--tpm2",
-                "--terminate",
-                "--tpmstate",
-                "dir=/state/tpm",
-            ])
-            .args(["--ctrl", "type=unixio,path=/state/swtpm"])
+    pub fn start(programs: &dyn Programs, authority: &Authority, state: &Path) -> Result<Self> {
+        fs::create_dir_all(state.join(STATE)).context("cannot make a folder for the TPM")?;
+        manufacture(programs, authority, state)?;
+        let needs = Needs {
+            writes: &[state],
+            ..Needs::default()
+        };
+        let mut child = programs
+            .command("swtpm", needs)
+            .args(["socket", "--tpm2", "--terminate", "--tpmstate"])
+            .arg(format!("dir={}", state.join(STATE).display()))
+            .arg("--ctrl")
+            .arg(format!("type=unixio,path={}", state.join(SOCKET).display()))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()
             .context("cannot start swtpm")?;
         let started = Instant::now();
-        while !state.join("swtpm").exists() {
+        while !state.join(SOCKET).exists() {
             let ended = child.try_wait().context("cannot wait for swtpm")?;
             if ended.is_some() || started.elapsed() > LIMIT {
                 end(&mut child);
@@ -96,29 +87,64 @@ impl Drop for Tpm {
     }
 }
 
-/// QEMU's arguments for it.
+/// QEMU's arguments for the one in `state`.
 #[must_use]
-pub fn arguments() -> [String; 4] {
+pub fn arguments(state: &Path) -> [String; 4] {
+    let socket = option_value(&state.join(SOCKET));
     [
-        "-chardev",
-        "socket,id=tpm,path=/state/swtpm",
-        "-tpmdev",
-        "emulator,id=tpm0,chardev=tpm",
+        "-chardev".into(),
+        format!("socket,id=tpm,path={socket}"),
+        "-tpmdev".into(),
+        "emulator,id=tpm0,chardev=tpm".into(),
     ]
-    .map(String::from)
 }
 
 /// Gives it its seeds, an RSA-2048 endorsement key, and a certificate for that.
-fn manufacture(sandbox: &Sandbox) -> Result<()> {
-    let output = sandbox
-        .command("swtpm_setup")
-        .args([
-            "--tpm2",
-            "--tpmstate",
-            "/state/tpm",
-            "--config",
-            "/state/setup.conf",
-        ])
+fn manufacture(programs: &dyn Programs, authority: &Authority, state: &Path) -> Result<()> {
+    let folder = authority.folder.display();
+    let (options, issuer) = (
+        state.join("authority.options"),
+        state.join("authority.conf"),
+    );
+    let setup = state.join("setup.conf");
+    for (path, text) in [
+        (&options, String::new()),
+        (
+            &issuer,
+            format!(
+                "statedir = {folder}
+signingkey = {folder}/signkey.pem
+\
+                 issuercert = {folder}/issuercert.pem
+certserial = {folder}/certserial
+"
+            ),
+        ),
+        (
+            &setup,
+            format!(
+                "create_certs_tool = /usr/bin/swtpm_localca
+\
+                 create_certs_tool_config = {}
+create_certs_tool_options = {}
+",
+                issuer.display(),
+                options.display()
+            ),
+        ),
+    ] {
+        fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    let needs = Needs {
+        writes: &[state, &authority.folder],
+        ..Needs::default()
+    };
+    let output = programs
+        .command("swtpm_setup", needs)
+        .args(["--tpm2", "--tpmstate"])
+        .arg(state.join(STATE))
+        .arg("--config")
+        .arg(&setup)
         .args(["--create-ek-cert", "--rsa-keysize", "2048"])
         .args(["--pcr-banks", "sha256,sha384", "--overwrite"])
         .stdin(Stdio::null())
@@ -133,15 +159,7 @@ fn manufacture(sandbox: &Sandbox) -> Result<()> {
     Ok(())
 }
 
-const SETUP: &str = "\
-create_certs_tool = /usr/bin/swtpm_localca
-create_certs_tool_config = /state/authority.conf
-create_certs_tool_options = /state/authority.options
-";
-const AUTHORITY: &str = "\
-statedir = /authority
-signingkey = /authority/signkey.pem
-issuercert = /authority/issuercert.pem
-certserial = /authority/certserial
-";
+const STATE: &str = "tpm";
+const SOCKET: &str = "swtpm";
 const LIMIT: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(20);

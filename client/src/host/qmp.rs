@@ -1,4 +1,4 @@
-//! As much of QEMU's monitor protocol as is needed: commands without arguments or answers.
+//! As much of QEMU's monitor protocol as is needed: commands without arguments.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
