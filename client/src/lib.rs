@@ -10,6 +10,7 @@ pub mod artefacts;
 pub mod gateway;
 pub mod gpu;
 pub mod host;
+pub mod log;
 pub mod measure;
 pub mod release;
 pub mod stored;

@@ -15,6 +15,7 @@ use client::{host, measure, release, verify};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing::Level;
 
 /// Talk to AI models on machines that proved what they run.
 ///
@@ -72,17 +73,18 @@ struct GatewayArgs {
 }
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_max_level(tracing::Level::WARN)
-        .init();
-    match run(Cli::parse().command) {
+    match start(Cli::parse().command) {
         Ok(verdict) => ExitCode::from(verdict.exit_code()),
         Err(error) => {
             eprintln!("cocoon: {error:#}");
             ExitCode::from(Verdict::Undecided.exit_code())
         }
     }
+}
+
+fn start(command: Command) -> anyhow::Result<Verdict> {
+    client::log::start(Level::WARN)?;
+    run(command)
 }
 
 fn run(command: Command) -> anyhow::Result<Verdict> {
