@@ -12,6 +12,7 @@ pub mod gpu;
 pub mod host;
 pub mod log;
 pub mod measure;
+pub mod platform;
 pub mod release;
 pub mod stored;
 pub mod trust;

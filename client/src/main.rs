@@ -83,7 +83,12 @@ fn main() -> ExitCode {
 }
 
 fn start(command: Command) -> anyhow::Result<Verdict> {
-    client::log::start(Level::WARN)?;
+    let is_service = matches!(command, Command::Host(host::Command::Run(_)));
+    let level = match is_service {
+        true => Level::INFO,
+        false => Level::WARN,
+    };
+    client::log::start(level)?;
     run(command)
 }
 
@@ -99,7 +104,7 @@ fn run(command: Command) -> anyhow::Result<Verdict> {
             runtime()?.block_on(verify::run(worker, policy, args.json))
         }
         Command::Gateway(args) => runtime()?.block_on(serve_gateway(args)),
-        Command::Host(command) => host::run(command),
+        Command::Host(command) => runtime()?.block_on(host::run(command)),
         Command::Measure(command) => measure::run(command),
         Command::Release(command) => release::run(command),
     }

@@ -6,10 +6,11 @@ use anyhow::{Context, bail};
 use attestation::pem;
 use attestation::policy::{Policy, TdxPolicy, VtpmBuild, VtpmPolicy};
 use attestation::tdx::PlatformPolicy;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use measurements::release::Release;
 
 use crate::artefacts::read;
+use crate::platform::Platform;
 use crate::release::load;
 
 /// Which machines to take.
@@ -33,32 +34,33 @@ pub struct TrustArgs {
     test_root: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-enum Platform {
-    /// A TD on Intel hardware.
-    Tdx,
-    /// A TPM that the host or a paravisor provides: measured boot proved, memory
-    /// not confidential.
-    Vtpm,
-}
-
 impl TrustArgs {
+    /// For a machine of this very host, whose TPM has a certificate of its own.
+    pub(crate) fn of_host(
+        release: PathBuf,
+        platform: Platform,
+        vtpm_root: PathBuf,
+        tdx_policy: Option<PathBuf>,
+    ) -> Self {
+        Self {
+            release: Some(release),
+            platform,
+            tdx_policy,
+            vtpm_root: [vtpm_root].into(),
+            #[cfg(feature = "test-root")]
+            test_root: None,
+        }
+    }
+
     /// Reads what the arguments name. Says so when it is less than a TD.
     pub fn policy(&self) -> anyhow::Result<Policy> {
-        let release = self.release()?;
+        let release = release(self.release.as_deref())?;
         match self.platform {
             Platform::Tdx => Ok(Policy::Tdx(Box::new(self.tdx(&release)?))),
             Platform::Vtpm => {
                 eprintln!("cocoon: platform vtpm: measured boot proved, memory not confidential");
                 self.vtpm(&release).map(Policy::Vtpm)
             }
-        }
-    }
-
-    fn release(&self) -> anyhow::Result<Release> {
-        match &self.release {
-            Some(path) => load(path),
-            None => Release::parse(PUBLISHED).context("the published release is damaged"),
         }
     }
 
@@ -91,6 +93,14 @@ impl TrustArgs {
             anchors: anchors.collect::<Result<_, _>>()?,
             builds: builds.collect(),
         })
+    }
+}
+
+/// The release in a file, or else the published one.
+pub(crate) fn release(path: Option<&Path>) -> anyhow::Result<Release> {
+    match path {
+        Some(path) => load(path),
+        None => Release::parse(PUBLISHED).context("the published release is damaged"),
     }
 }
 

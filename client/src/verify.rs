@@ -44,7 +44,7 @@ pub async fn run(address: Address, policy: Arc<Policy>, json: bool) -> anyhow::R
 }
 
 /// The checks of a peer that was judged and found wanting.
-fn rejection(error: &SendError) -> Option<&[Check]> {
+pub(crate) fn rejection(error: &SendError) -> Option<&[Check]> {
     match error {
         SendError::Untrusted(ConnectError::Challenge(ChallengeError::Rejected(rejection)))
         | SendError::Stale(ChallengeError::Rejected(rejection)) => Some(&rejection.checks),

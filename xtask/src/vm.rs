@@ -16,20 +16,18 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use attestation::register::Digest384;
 use client::host::QGS_PORT;
 use client::host::accelerator::Accelerator;
 use client::host::programs::{Needs, Programs, QEMU, end};
 use client::host::qmp::{self, Qmp};
 use client::host::server::Endpoint;
 use client::host::tpm::{Authority, Tpm};
-use client::host::vm::{self, MEASURED, ModelDisk, UNMEASURED};
+use client::host::vm::{self, ModelDisk};
 use measurements::shape::{Platform, Shape};
 use tempfile::TempDir;
 
 use self::console::Console;
 use crate::image::Artefacts;
-use crate::place::write;
 use crate::tools::Tools;
 
 /// What to run.
@@ -156,8 +154,6 @@ impl Drop for Vm {
 }
 
 fn command(tools: &Tools, boot: &Boot, state: &Path, address: SocketAddr) -> Result<Command> {
-    write(&state.join(MEASURED), &boot.measured)?;
-    write(&state.join(UNMEASURED), &boot.unmeasured)?;
     let artefacts = &boot.artefacts;
     let vm = vm::Vm {
         shape: boot.shape,
@@ -171,8 +167,9 @@ fn command(tools: &Tools, boot: &Boot, state: &Path, address: SocketAddr) -> Res
             command_line: artefacts.command_line()?,
         },
         models: boot.models.clone(),
-        gpus: Vec::new(),
-        identity: Digest384::of(boot.measured.as_bytes()),
+        devices: Vec::new(),
+        measured: boot.measured.clone(),
+        unmeasured: boot.unmeasured.clone(),
         state: state.into(),
         listen: address,
         port: boot.port,

@@ -19,7 +19,7 @@ mod capacity;
 mod gpus;
 mod pci;
 mod processor;
-mod qemu;
+pub(super) mod qemu;
 mod quotes;
 
 /// What to look at.

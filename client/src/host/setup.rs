@@ -20,8 +20,8 @@ use super::server::Server;
 /// Which GPUs.
 #[derive(Args, Debug)]
 pub struct SetupArgs {
-    /// PCI address, as `lspci -d 10de:` prints it; may be repeated.
-    #[arg(required = true, value_name = "ADDRESS")]
+    /// PCI addresses, as `lspci -d 10de:` prints them; without any there is nothing to do.
+    #[arg(value_name = "ADDRESS")]
     gpus: Vec<Address>,
     /// Take the steps, as root.
     #[arg(long)]
@@ -56,9 +56,6 @@ impl SetupArgs {
     /// From what the server is to what it should be.
     fn steps(&self, server: &Server) -> anyhow::Result<Vec<Step>> {
         let mut steps = Vec::new();
-        if !self.undo && !server.has("/sys/bus/pci/drivers/vfio-pci") {
-            steps.push(Step::run("modprobe", ["vfio-pci"]));
-        }
         for address in &self.gpus {
             let gpu = Gpu::at(server, address.clone())?;
             let generation = gpu.generation();
@@ -66,6 +63,9 @@ impl SetupArgs {
                 generation != Generation::Other,
                 "{address} is of {generation}: it has no confidential mode"
             );
+            if self.keep_mode && !self.undo && gpu.driver.as_deref() == Some(VFIO) {
+                continue;
+            }
             let members = members(server, &gpu)?;
             let wanted = if self.undo { "" } else { VFIO };
             for member in &members {
@@ -89,6 +89,10 @@ impl SetupArgs {
                 steps.push(Step::write(member.file("driver_override"), wanted));
                 steps.push(Step::write("/sys/bus/pci/drivers_probe", member));
             }
+        }
+        let is_missing = !server.has("/sys/bus/pci/drivers/vfio-pci");
+        if is_missing && !self.undo && !steps.is_empty() {
+            steps.insert(0, Step::run("modprobe", ["vfio-pci"]));
         }
         Ok(steps)
     }
@@ -212,7 +216,7 @@ mod tests {
             #[command(flatten)]
             setup: SetupArgs,
         }
-        Cli::parse_from(["setup-gpu"].into_iter().chain(text.split(' '))).setup
+        Cli::parse_from(["setup-gpu"].into_iter().chain(text.split_whitespace())).setup
     }
 
     /// Takes all steps on a server.
@@ -288,9 +292,18 @@ mod tests {
     }
 
     #[test]
+    fn a_gpu_that_is_ready_is_left_alone() {
+        let double = Double::ready();
+        assert!(shown(&double, &format!("{H100} --keep-mode")).is_empty());
+        apply(&double, &format!("{H100} --keep-mode")).unwrap();
+        assert!(double.state().done.borrow().is_empty());
+    }
+
+    #[test]
     fn the_whole_group_goes_but_not_its_bridge() {
         let double = Double::ready();
         double
+            .bind(H100, "nvidia")
             .device("0000:17:00.1", 0x10de, 0x22bd, 0x04_0300, 17)
             .device("0000:16:00.0", 0x8086, 0x352a, 0x06_0400, 17);
         let steps = shown(&double, &format!("{H100} --keep-mode")).join("\n");

@@ -12,7 +12,7 @@ use std::{fs, thread};
 use anyhow::{Context as _, Result, ensure};
 
 use super::programs::{Needs, Programs, end};
-use super::vm::option_value;
+use super::vm::path_value;
 
 /// Certifies endorsement keys. Made at its first use.
 #[derive(Clone, Debug)]
@@ -90,7 +90,7 @@ impl Drop for Tpm {
 /// QEMU's arguments for the one in `state`.
 #[must_use]
 pub fn arguments(state: &Path) -> [String; 4] {
-    let socket = option_value(&state.join(SOCKET));
+    let socket = path_value(&state.join(SOCKET));
     [
         "-chardev".into(),
         format!("socket,id=tpm,path={socket}"),

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
-use attestation::register::Digest384;
+use attestation::config::Measured;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use measurements::qemu;
@@ -34,11 +34,13 @@ pub struct Vm {
     pub image: Image,
     /// Disks with models, at most [`qemu::MODEL_SLOTS`].
     pub models: Vec<ModelDisk>,
-    /// As many as the shape has.
-    pub gpus: Vec<Address>,
-    /// Digest of the measured configuration.
-    pub identity: Digest384,
-    /// Folder of both configurations, the monitor and the TPM.
+    /// One for each of the shape's ports: GPUs, then NVSwitches.
+    pub devices: Vec<Address>,
+    /// The configuration that is part of the identity.
+    pub measured: String,
+    /// The configuration that is not.
+    pub unmeasured: String,
+    /// Folder of the monitor's socket and of the TPM's.
     pub state: PathBuf,
     /// Where this machine listens for the guest.
     pub listen: SocketAddr,
@@ -75,12 +77,11 @@ pub struct ModelDisk {
 impl Vm {
     /// Everything behind the name of the program.
     pub fn arguments(&self) -> Result<Vec<String>> {
+        let (given, ports) = (self.devices.len(), qemu::ports(self.shape).count());
         ensure!(
-            self.gpus.len() == usize::from(self.shape.gpus),
-            "{} GPUs, but shape {} has {}",
-            self.gpus.len(),
-            self.shape.name,
-            self.shape.gpus
+            given == ports,
+            "{given} devices, but shape {} has {ports} ports",
+            self.shape.name
         );
         let names: Vec<&str> = self.models.iter().map(|m| m.name.as_str()).collect();
         let mut arguments = qemu::arguments(self.shape, self.platform, &names)?;
@@ -132,8 +133,8 @@ impl Vm {
                 format!("user,id=net0,hostfwd=tcp:{listen}-:{port}"),
             ),
             ("-blockdev", disk("root", root)),
-            ("-fw_cfg", self.config(MEASURED)),
-            ("-fw_cfg", self.config(UNMEASURED)),
+            ("-fw_cfg", config("measured.toml", &self.measured)),
+            ("-fw_cfg", config("unmeasured.toml", &self.unmeasured)),
             ("-chardev", "stdio,id=console,signal=off".into()),
             ("-serial", "chardev:console".into()),
             ("-qmp", self.monitor()),
@@ -142,11 +143,11 @@ impl Vm {
             let node = format!("model{index}");
             options.push(("-blockdev", disk(&node, &model.path)));
         }
-        if !self.gpus.is_empty() {
+        if !self.devices.is_empty() {
             options.push(("-object", "iommufd,id=iommufd0".into()));
         }
-        for (index, gpu) in self.gpus.iter().enumerate() {
-            let device = format!("vfio-pci,host={gpu},bus=gpu{index},iommufd=iommufd0");
+        for (device, port) in self.devices.iter().zip(qemu::ports(self.shape)) {
+            let device = format!("vfio-pci,host={device},bus={port},iommufd=iommufd0");
             options.push(("-device", device));
         }
         if self.platform == Platform::Tdx {
@@ -155,13 +156,8 @@ impl Vm {
         options
     }
 
-    fn config(&self, name: &str) -> String {
-        let file = option_value(&self.state.join(name));
-        format!("name=opt/cocoon/{name},file={file}")
-    }
-
     fn monitor(&self) -> String {
-        let socket = option_value(&self.state.join(qmp::SOCKET));
+        let socket = path_value(&self.state.join(qmp::SOCKET));
         format!("unix:{socket},server=on,wait=off")
     }
 
@@ -169,10 +165,11 @@ impl Vm {
     ///
     /// Source: QEMU docs/system/i386/tdx.rst, qapi/qom.json (TdxGuestProperties).
     fn trust_domain(&self) -> String {
+        let identity = Measured::digest(self.measured.as_bytes());
         json!({
             "qom-type": "tdx-guest",
             "id": "tdx0",
-            "mrconfigid": BASE64_STANDARD.encode(self.identity.as_bytes()),
+            "mrconfigid": BASE64_STANDARD.encode(identity.as_bytes()),
             "quote-generation-socket": socket_address(&self.qgs),
         })
         .to_string()
@@ -196,20 +193,127 @@ fn socket_address(endpoint: &Endpoint) -> Value {
 }
 
 fn disk(node: &str, path: &Path) -> String {
-    let path = option_value(path);
+    let path = path_value(path);
     format!("driver=raw,node-name={node},read-only=on,file.driver=file,file.filename={path}")
 }
 
-/// A path inside an option, where a comma would end it.
-pub(super) fn option_value(path: &Path) -> String {
-    text(path).replace(',', ",,")
+/// QEMU hands the guest exactly these bytes, without an end (hw/nvram/fw_cfg.c,
+/// system/vl.c, parse_fw_cfg()).
+fn config(name: &str, text: &str) -> String {
+    format!("name=opt/cocoon/{name},string={}", value(text))
+}
+
+/// A path inside an option.
+pub(super) fn path_value(path: &Path) -> String {
+    value(&text(path))
+}
+
+/// A comma would end it (QEMU util/qemu-option.c, get_opt_value()).
+fn value(text: &str) -> String {
+    text.replace(',', ",,")
 }
 
 fn text(path: &Path) -> String {
     path.display().to_string()
 }
 
-/// The configuration that is part of the identity, in [`Vm::state`].
-pub const MEASURED: &str = "measured.toml";
-/// The configuration that is not.
-pub const UNMEASURED: &str = "unmeasured.toml";
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// One H100, and names that are hard to quote.
+    pub(in crate::host) fn gpu_vm() -> Vm {
+        Vm {
+            shape: Shape::named("gpu1").unwrap(),
+            platform: Platform::Tdx,
+            accelerator: Accelerator::Kvm,
+            image: Image {
+                firmware: "/i/OVMF.fd".into(),
+                kernel: "/i/vmlinuz".into(),
+                initrd: "/i/initrd".into(),
+                root: "/i/a,b/root.img".into(),
+                command_line: "console=ttyS0 <'&'>".into(),
+            },
+            models: [ModelDisk {
+                name: "m".into(),
+                path: "/m".into(),
+            }]
+            .into(),
+            devices: ["17:00.0".parse().unwrap()].into(),
+            measured: "version = 1\nx = [1,2]\n".into(),
+            unmeasured: "version = 1\n".into(),
+            state: "/run/cocoon/a".into(),
+            listen: "0.0.0.0:8443".parse().unwrap(),
+            port: 8443,
+            qgs: Endpoint::Vsock(4050),
+        }
+    }
+
+    fn after(arguments: &[String], option: &str) -> Vec<String> {
+        let pairs = arguments.windows(2).filter(|pair| pair[0] == option);
+        pairs.map(|pair| pair[1].clone()).collect()
+    }
+
+    #[test]
+    fn a_trust_domain_is_bound_to_the_measured_configuration() {
+        let vm = gpu_vm();
+        let objects = after(&vm.arguments().unwrap(), "-object");
+        let object: Value = serde_json::from_str(&objects[1]).unwrap();
+        let identity = BASE64_STANDARD.decode(object["mrconfigid"].as_str().unwrap());
+        let expected = Measured::digest(vm.measured.as_bytes());
+        assert_eq!(identity.unwrap(), expected.as_bytes());
+        assert_eq!(
+            object["quote-generation-socket"],
+            json!({"type": "vsock", "cid": "2", "port": "4050"})
+        );
+        assert_eq!(object["id"], "tdx0");
+    }
+
+    #[test]
+    fn quotes_may_come_from_a_socket_in_the_file_system() {
+        let unix = socket_address(&Endpoint::Unix("/q".into()));
+        assert_eq!(unix, json!({"type": "unix", "path": "/q"}));
+        let tcp = socket_address(&Endpoint::Tcp("h:1".into()));
+        assert_eq!(tcp, json!({"type": "inet", "host": "h", "port": "1"}));
+    }
+
+    #[test]
+    fn a_comma_does_not_end_a_value() {
+        let arguments = gpu_vm().arguments().unwrap();
+        let disks = after(&arguments, "-blockdev");
+        assert!(
+            disks
+                .iter()
+                .any(|disk| disk.ends_with("file.filename=/i/a,,b/root.img"))
+        );
+        let configs = after(&arguments, "-fw_cfg");
+        assert!(configs[0].ends_with("string=version = 1\nx = [1,,2]\n"));
+    }
+
+    #[test]
+    fn each_device_has_a_port_of_its_own() {
+        let mut vm = gpu_vm();
+        let devices = after(&vm.arguments().unwrap(), "-device");
+        let last = devices.last().unwrap();
+        assert_eq!(last, "vfio-pci,host=0000:17:00.0,bus=gpu0,iommufd=iommufd0");
+        vm.devices.clear();
+        let error = vm.arguments().unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!("0 devices, but shape {} has 1 ports", vm.shape.name)
+        );
+    }
+
+    #[test]
+    fn what_the_program_reads_is_all_named() {
+        let vm = gpu_vm();
+        let arguments = vm.arguments().unwrap().join(" ");
+        for file in vm.files() {
+            assert!(
+                arguments.contains(&value(&text(file))),
+                "{}",
+                file.display()
+            );
+        }
+    }
+}

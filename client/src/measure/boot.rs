@@ -16,9 +16,10 @@ use measurements::predict;
 use measurements::shape::Shape;
 use serde_json::json;
 
-use super::shapes::{Platform, named};
+use super::shapes::named;
 use super::{print, verdict};
 use crate::artefacts::{Artefacts, read};
+use crate::platform::Platform;
 use crate::release::load;
 
 /// Artefacts, by themselves or beside their manifest.

@@ -4,13 +4,14 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use attestation::appraisal::Verdict;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use measurements::diff::values;
 use measurements::qemu;
-use measurements::shape::{self, Shape, UnknownShape};
+use measurements::shape::{Shape, UnknownShape};
 use serde_json::json;
 
 use super::print;
+use crate::platform::Platform;
 use crate::release::load;
 
 /// Which release.
@@ -71,25 +72,7 @@ impl ArgumentsArgs {
     }
 }
 
-/// Who vouches for the registers.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub(super) enum Platform {
-    /// The TDX module.
-    Tdx,
-    /// A virtual TPM.
-    Vtpm,
-}
-
-impl From<Platform> for shape::Platform {
-    fn from(platform: Platform) -> Self {
-        match platform {
-            Platform::Tdx => Self::Tdx,
-            Platform::Vtpm => Self::Vtpm,
-        }
-    }
-}
-
 /// For clap: a shape by its name.
-pub(super) fn named(name: &str) -> Result<&'static Shape, UnknownShape> {
+pub(crate) fn named(name: &str) -> Result<&'static Shape, UnknownShape> {
     Shape::named(name)
 }

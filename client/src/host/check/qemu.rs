@@ -1,11 +1,38 @@
 //! The program that runs VMs: its release is in the registers.
 
 use measurements::qemu;
+use measurements::release::Qemu;
+use measurements::shape::Platform;
 
-use super::Finding;
+use super::{Finding, Level};
 use crate::host::server::Server;
 
+/// Why a VM of a release cannot be run by `program`.
+pub(in crate::host) fn trouble(
+    server: &Server,
+    program: &str,
+    platform: Platform,
+    release: &Qemu,
+) -> Option<String> {
+    if release.machine != qemu::MACHINE {
+        let (found, own) = (&release.machine, qemu::MACHINE);
+        return Some(format!(
+            "the release has machine {found}, and this program knows {own} alone"
+        ));
+    }
+    let finding = look(server, program, platform, &release.version);
+    let remedy = finding.remedy.filter(|_| finding.level != Level::Ok)?;
+    Some(format!(
+        "QEMU: {}; {}: {}",
+        finding.found, remedy.remedy, remedy.command
+    ))
+}
+
 pub(super) fn check(server: &Server, program: &str) -> Finding {
+    look(server, program, Platform::Tdx, qemu::VERSION)
+}
+
+fn look(server: &Server, program: &str, platform: Platform, wanted: &str) -> Finding {
     let said = server.run(program, &["--version"]);
     let version = said.as_deref().and_then(version);
     let Some((text, numbers)) = version else {
@@ -17,22 +44,25 @@ pub(super) fn check(server: &Server, program: &str) -> Finding {
         );
     };
     if numbers < OLDEST {
-        let found = format!("{text}, expected {} or later", qemu::VERSION);
+        let found = format!("{text}, expected {wanted}");
         return Finding::fail("qemu", found, "install a newer one", INSTALL);
     }
-    let objects = server
-        .run(program, &["-object", "help"])
-        .unwrap_or_default();
-    if !objects.lines().any(|object| object.trim() == "tdx-guest") {
+    let objects = || {
+        server
+            .run(program, &["-object", "help"])
+            .unwrap_or_default()
+    };
+    let knows_tdx = || objects().lines().any(|object| object.trim() == "tdx-guest");
+    if platform == Platform::Tdx && !knows_tdx() {
         let found = format!("{text}, built without TDX");
         return Finding::fail("qemu", found, "install one with TDX", INSTALL);
     }
-    let same = text.strip_prefix(qemu::VERSION);
-    match same.is_some_and(|rest| rest.is_empty() || rest.starts_with('.')) {
+    let rest = text.strip_prefix(wanted);
+    match rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.')) {
         true => Finding::ok("qemu", text),
         false => Finding::warn(
             "qemu",
-            format!("{text}, the registers were computed for {}", qemu::VERSION),
+            format!("{text}, the registers were computed for {wanted}"),
             "install that one, unless another release names yours",
             INSTALL,
         ),
@@ -72,6 +102,26 @@ mod tests {
             double.says("qemu-system-x86_64 --version", said);
             assert_eq!(found(&double, "qemu").level, level, "{said}");
         }
+    }
+
+    #[test]
+    fn a_release_wants_its_own() {
+        let double = Double::ready();
+        let trouble = |machine: &str, version: &str, platform| {
+            let qemu = Qemu {
+                machine: machine.into(),
+                version: version.into(),
+            };
+            trouble(&double.server(), "qemu-system-x86_64", platform, &qemu)
+        };
+        assert_eq!(trouble(qemu::MACHINE, "11.1", Platform::Tdx), None);
+        let newer = trouble(qemu::MACHINE, "11.2", Platform::Tdx).unwrap();
+        assert!(newer.starts_with("QEMU: 11.1.3, the registers were computed for 11.2; "));
+        let other = trouble("pc-q35-9.0", "9.0", Platform::Tdx).unwrap();
+        assert!(other.starts_with("the release has machine pc-q35-9.0"));
+        double.says("qemu-system-x86_64 -object help", "none");
+        assert_eq!(trouble(qemu::MACHINE, "11.1", Platform::Vtpm), None);
+        assert!(trouble(qemu::MACHINE, "11.1", Platform::Tdx).is_some());
     }
 
     #[test]
