@@ -104,7 +104,8 @@ impl Cocoon {
         })
     }
 
-    fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
+    /// A command to be run.
+    pub fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(&self.0);
         command.args(arguments).stdin(Stdio::null());
         command

@@ -3,6 +3,7 @@
 
 pub(crate) mod chat;
 mod report;
+mod service;
 mod stage;
 mod tamper;
 
@@ -22,6 +23,7 @@ pub fn run(builder: &Builder) -> Result<()> {
     let stage = Stage::set(builder, &mut report)?;
     println!("{}", stage.platform_in_words());
     genuine(&stage, &mut report)?;
+    report.seconds_to_trusted = Some(service::run(&stage)?);
     tamper::all(&stage, &mut report)?;
     report.write(&stage.folder.join("report.json"))?;
     print!("{report}");

@@ -25,6 +25,7 @@ pub(super) struct Report {
     pub(super) chat: Option<Chat>,
     pub(super) embedding_ms: Option<f64>,
     pub(super) agent_memory_mib: Option<u32>,
+    pub(super) seconds_to_trusted: Option<f64>,
     pub(super) seconds_to_power_off: Option<f64>,
     pub(super) refusals: Vec<Refusal>,
 }
@@ -99,6 +100,7 @@ impl fmt::Display for Report {
             self.agent_memory_mib.map(f64::from),
             "MiB",
         )?;
+        row("host run to trusted", self.seconds_to_trusted, "s")?;
         row("power off", self.seconds_to_power_off, "s")?;
         if let Some(chat) = chat {
             writeln!(f, "\n\"Recite Psalm 23:4.\"  {}", chat.answer)?;

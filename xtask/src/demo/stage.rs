@@ -30,9 +30,9 @@ pub(super) struct Stage {
     pub(super) base: Artefacts,
     pub(super) debug: Artefacts,
     pub(super) measured: String,
-    models: Vec<ModelDisk>,
-    cocoon: Cocoon,
-    release: PathBuf,
+    pub(super) models: Vec<ModelDisk>,
+    pub(super) cocoon: Cocoon,
+    pub(super) release: PathBuf,
     /// What would be published about the debug image, were it published.
     pub(super) other_release: PathBuf,
 }
@@ -133,6 +133,16 @@ impl Stage {
         let root = self.authority.issuer_certificate();
         self.cocoon
             .gateway(worker, &trust(&self.release, &root, self.accelerator))
+    }
+
+    /// To a machine whose TPM another authority certified.
+    pub(super) fn gateway_under(
+        &self,
+        root: &Path,
+        worker: std::net::SocketAddr,
+    ) -> Result<Gateway> {
+        let trust = trust(&self.release, root, Accelerator::Tcg);
+        self.cocoon.gateway(worker, &trust)
     }
 }
 
