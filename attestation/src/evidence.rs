@@ -8,12 +8,14 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
+use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 use sha2::{Digest, Sha384};
 
 use crate::batch::TreeHead;
 use crate::binding::ReportData;
 use crate::cbor;
+use crate::nvidia::{Revocation, RevocationError};
 use crate::register::Digest384;
 use crate::tdx::CollateralParts;
 use crate::vtpm;
@@ -25,8 +27,10 @@ mod wire;
 pub struct Evidence {
     /// The CPU's or TPM's statement.
     pub platform: PlatformEvidence,
-    /// GPU reports, in the order of their nonces.
+    /// Reports of GPUs and switches, in the order of their nonces.
     pub gpus: Vec<GpuEvidence>,
+    /// What NVIDIA says of them; nothing where there are none.
+    pub gpu_collateral: GpuCollateral,
     /// What the agent says of itself.
     pub state: State,
     /// CCEL or TPM log: explains registers, and proves nothing beyond them.
@@ -133,6 +137,30 @@ pub struct GpuEvidence {
     /// PEM, leaf first.
     #[cbor(n(1), with = "minicbor::bytes")]
     pub chain: Vec<u8>,
+}
+
+/// NVIDIA's signed statements, so that the peer may deliver them.
+#[derive(Clone, Debug, Decode, Default, Encode, Eq, PartialEq)]
+#[cbor(map)]
+pub struct GpuCollateral {
+    /// Reference manifests, XML, for each driver and firmware among the devices.
+    #[n(0)]
+    pub rims: Vec<ByteVec>,
+    /// Revocation lists, DER.
+    #[n(1)]
+    pub crls: Vec<ByteVec>,
+    /// OCSP responses, DER.
+    #[n(2)]
+    pub ocsp: Vec<ByteVec>,
+}
+
+impl GpuCollateral {
+    /// For the verifier.
+    pub fn revocation(&self) -> Result<Revocation<'_>, RevocationError> {
+        let lists = self.crls.iter().map(|list| list.as_slice());
+        let responses = self.ocsp.iter().map(|response| response.as_slice());
+        Revocation::parse(lists, responses)
+    }
 }
 
 /// What the agent adds that no register holds: claims of an EAT (RFC 9711).

@@ -14,7 +14,7 @@
 //!   mode for developers, is in no report; the measured agent has to say it.
 //! - That a device is in the machine that shows its report. Until PCIe links are bound to
 //!   devices, what helps is that only measured software asks, that nonces come from the
-//!   session ([`Binding::gpu_nonce`](crate::binding::Binding::gpu_nonce)), and that a
+//!   session ([`TreeHead::gpu_nonce`](crate::batch::TreeHead::gpu_nonce)), and that a
 //!   policy pins serial numbers.
 //!
 //! ```

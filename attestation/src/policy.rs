@@ -10,12 +10,19 @@ use core::error::Error;
 use core::fmt;
 
 use crate::appraisal::{Check, chain};
+use crate::batch::TreeHead;
 use crate::binding::ReportData;
 use crate::evidence::{self, Evidence, PlatformEvidence};
-use crate::register::Digest384;
+use crate::register::{Digest384, TdRegisters};
 use crate::tdx;
 use crate::time::UnixTime;
 use crate::vtpm;
+
+mod gpus;
+
+#[cfg(feature = "test-root")]
+pub use gpus::Anchors;
+pub use gpus::{Devices, GpuPolicy};
 
 /// The platform that has to answer, and what it may be.
 #[derive(Clone, Debug)]
@@ -31,6 +38,7 @@ pub enum Policy {
 pub struct TdxPolicy {
     /// Everything but REPORTDATA, which follows from the session.
     accepted: tdx::Policy,
+    gpus: GpuPolicy,
     #[cfg(feature = "test-root")]
     anchor: Option<tdx::TrustAnchor>,
 }
@@ -38,9 +46,10 @@ pub struct TdxPolicy {
 impl TdxPolicy {
     /// Under Intel's root.
     #[must_use]
-    pub const fn new(accepted: tdx::Policy) -> Self {
+    pub const fn new(accepted: tdx::Policy, gpus: GpuPolicy) -> Self {
         Self {
             accepted,
+            gpus,
             #[cfg(feature = "test-root")]
             anchor: None,
         }
@@ -93,11 +102,11 @@ impl Policy {
         })
     }
 
-    /// Judges `evidence` for a session that demands `report_data`.
+    /// Judges `evidence` for the round of sessions that `head` names.
     pub fn judge(
         &self,
         evidence: &Evidence,
-        report_data: &ReportData,
+        head: &TreeHead,
         tpm: Option<vtpm::Challenge>,
         at: UnixTime,
     ) -> Result<Trusted, Rejection> {
@@ -110,10 +119,13 @@ impl Policy {
         let mut checks: Vec<Check> = [platform, log].into();
         checks.extend(match (self, &evidence.platform, tpm) {
             (Self::Tdx(policy), PlatformEvidence::Tdx { quote, collateral }, None) => {
-                policy.judge(quote, collateral, report_data, at)?
+                let (registers, mut checks) =
+                    policy.judge(quote, collateral, &evidence.report_data(head), at)?;
+                checks.extend(policy.gpus.judge(&registers, evidence, head, at));
+                checks
             }
-            (Self::Vtpm(policy), PlatformEvidence::Vtpm(evidence), Some(challenge)) => {
-                policy.judge(evidence, challenge, report_data)?
+            (Self::Vtpm(policy), PlatformEvidence::Vtpm(quote), Some(challenge)) => {
+                policy.judge(quote, challenge, &evidence.report_data(head))?
             }
             // Another platform, or a TPM that was not challenged.
             _ => [Check::new(
@@ -146,7 +158,7 @@ impl TdxPolicy {
         collateral: &evidence::Collateral,
         report_data: &ReportData,
         at: UnixTime,
-    ) -> Result<Vec<Check>, Rejection> {
+    ) -> Result<(TdRegisters, Vec<Check>), Rejection> {
         let quote = tdx::Quote::parse(quote)
             .map_err(|error| Rejection::broken("quote", "a TDX quote", &error))?;
         let parts = collateral.parts();
@@ -163,10 +175,12 @@ impl TdxPolicy {
         let verified = tdx::verify(quote, &collateral, at).map_err(|error| {
             Rejection::broken("quote", "signed by a platform of Intel's", &error)
         })?;
-        match verified.appraise(&self.accepted, report_data) {
-            Ok(trusted) => Ok(trusted.checks().to_vec()),
-            Err(rejection) => Ok(rejection.checks),
-        }
+        let registers = verified.body().registers;
+        let checks = match verified.appraise(&self.accepted, report_data) {
+            Ok(trusted) => trusted.checks().to_vec(),
+            Err(rejection) => rejection.checks,
+        };
+        Ok((registers, checks))
     }
 }
 

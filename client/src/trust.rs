@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use attestation::nvidia::DevicePolicy;
 use attestation::pem;
-use attestation::policy::{Policy, TdxPolicy, VtpmBuild, VtpmPolicy};
+use attestation::policy::{GpuPolicy, Policy, TdxPolicy, VtpmBuild, VtpmPolicy};
 use attestation::tdx::PlatformPolicy;
 use clap::Args;
 use measurements::release::Release;
@@ -25,6 +26,10 @@ pub struct TrustArgs {
     /// Policy for the TDX platform, TOML; strict without it.
     #[arg(long, value_name = "FILE")]
     tdx_policy: Option<PathBuf>,
+    /// Policy for each GPU and switch, TOML; without it any that NVIDIA vouches for and
+    /// is known not to have taken back.
+    #[arg(long, value_name = "FILE")]
+    gpu_policy: Option<PathBuf>,
     /// Root certificate of endorsement keys, PEM or DER, for vtpm; may be repeated.
     #[arg(long, value_name = "FILE", required_if_eq("platform", "vtpm"))]
     vtpm_root: Vec<PathBuf>,
@@ -70,10 +75,16 @@ impl TrustArgs {
                 .with_context(|| format!("{} is no TDX platform policy", path.display()))?,
             None => PlatformPolicy::strict(),
         };
-        let policy = TdxPolicy::new(attestation::tdx::Policy {
+        let accepted = attestation::tdx::Policy {
             platform,
             identity: release.td_identity(),
-        });
+        };
+        let device = match &self.gpu_policy {
+            Some(path) => toml::from_slice(&read(path)?)
+                .with_context(|| format!("{} is no GPU policy", path.display()))?,
+            None => DevicePolicy::strict(),
+        };
+        let policy = TdxPolicy::new(accepted, GpuPolicy::new(release.td_devices(), device));
         #[cfg(feature = "test-root")]
         if let Some(path) = &self.test_root {
             let anchor = attestation::tdx::TrustAnchor::from_certificate(&read(path)?)

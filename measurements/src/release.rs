@@ -5,12 +5,13 @@
 //! auditor makes it again and compares. One that contradicts itself is refused
 //! when it is read.
 
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use attestation::config::{ConfigError, Measured};
+use attestation::policy::Devices;
 use attestation::register::{Digest256, Digest384, TdRegisters};
 use attestation::tdx::IdentityPolicy;
 use attestation::verity::Verity;
@@ -143,6 +144,17 @@ impl Release {
             mrowner: unset.clone(),
             mrownerconfig: unset,
         }
+    }
+
+    /// How many GPUs and switches the TDs of this release have.
+    #[must_use]
+    pub fn td_devices(&self) -> BTreeMap<TdRegisters, Devices> {
+        let devices = |shape: &ShapeValues| Devices {
+            gpus: shape.gpus.into(),
+            switches: shape.switches.into(),
+        };
+        let shapes = self.shapes.iter();
+        shapes.map(|shape| (shape.tdx, devices(shape))).collect()
     }
 
     /// PCR 0 to 15 of a virtual TPM of this release: every shape in every configuration,

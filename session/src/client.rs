@@ -122,8 +122,7 @@ impl Challenge {
         match response {
             Response::Evidence(evidence, path) => {
                 let head = path.head(&self.binding).map_err(ChallengeError::Path)?;
-                let data = evidence.report_data(&head);
-                let trusted = policy.judge(&evidence, &data, self.tpm.take(), at);
+                let trusted = policy.judge(&evidence, &head, self.tpm.take(), at);
                 trusted.map(Next::Trusted).map_err(ChallengeError::Rejected)
             }
             Response::Endorsement(endorsement) => {

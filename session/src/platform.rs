@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use attestation::appraisal::chain;
 use attestation::batch::{self, Path, TreeHead};
 use attestation::binding::Binding;
-use attestation::evidence::{Evidence, State, report_data};
+use attestation::evidence::{Evidence, GpuCollateral, State, report_data};
 use attestation::protocol::Refusal;
 use attestation::register::Digest384;
 use attestation::vtpm::{Credential, Endorsement};
@@ -133,6 +133,7 @@ impl Platform {
         Ok(Box::new(Evidence {
             platform,
             gpus: Vec::new(),
+            gpu_collateral: GpuCollateral::default(),
             state: self.state.clone(),
             event_log: self.provider.event_log().to_vec(),
         }))

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use attestation::binding::ReportData;
 use attestation::evidence::PlatformEvidence;
-use attestation::policy::{Policy, TdxPolicy};
+use attestation::policy::{GpuPolicy, Policy, TdxPolicy};
 use attestation::register::{Digest384, TdRegisters};
 use attestation::tdx::{self, IdentityPolicy, PlatformPolicy, TrustAnchor};
 use attestation::vtpm::{Credential, Endorsement};
@@ -66,7 +66,7 @@ impl Td {
     #[must_use]
     pub fn accepted() -> TdxPolicy {
         let unset = BTreeSet::from([Digest384::ZERO]);
-        TdxPolicy::new(tdx::Policy {
+        let accepted = tdx::Policy {
             platform: PlatformPolicy::strict(),
             identity: IdentityPolicy {
                 builds: BTreeSet::from([Self::REGISTERS]),
@@ -74,7 +74,8 @@ impl Td {
                 mrowner: unset.clone(),
                 mrownerconfig: unset,
             },
-        })
+        };
+        TdxPolicy::new(accepted, GpuPolicy::none())
     }
 }
 

@@ -12,9 +12,9 @@ use std::time::SystemTime;
 use agent::collateral::Service;
 use agent::platform::Tdx;
 use agent::tsm::Tsm;
-use attestation::binding::ReportData;
-use attestation::evidence::{Evidence, State};
-use attestation::policy::{Policy, TdxPolicy};
+use attestation::batch;
+use attestation::evidence::{Evidence, GpuCollateral, State, report_data};
+use attestation::policy::{GpuPolicy, Policy, TdxPolicy};
 use attestation::register::{Digest384, TdRegisters};
 use attestation::tdx::{self, IdentityPolicy, PlatformPolicy, TrustAnchor};
 use attestation::time::UnixTime;
@@ -249,19 +249,22 @@ impl Process {
             collateral: Service::new(&self.shown.pcs),
             event_log: Vec::new(),
         };
-        let asked = ReportData([7; 64]);
+        let (head, _) = batch::tree(&[]);
+        let state = State {
+            boot_seed: [0; 32],
+            event_log: *Digest384::of(&[]).as_bytes(),
+        };
+        let asked = report_data(&head, &[], &state);
         let evidence = Evidence {
             platform: provider.attest(&asked, None).unwrap(),
             gpus: Vec::new(),
-            state: State {
-                boot_seed: [0; 32],
-                event_log: *Digest384::of(&[]).as_bytes(),
-            },
+            gpu_collateral: GpuCollateral::default(),
+            state,
             event_log: Vec::new(),
         };
         let now = SystemTime::UNIX_EPOCH.elapsed().unwrap();
         let verdict =
-            policy(&self.shown.root).judge(&evidence, &asked, None, UnixTime(now.as_secs()));
+            policy(&self.shown.root).judge(&evidence, &head, None, UnixTime(now.as_secs()));
         let Err(rejection) = verdict else {
             return Vec::new();
         };
@@ -289,5 +292,7 @@ fn policy(root: &Path) -> Policy {
             mrownerconfig: unset,
         },
     };
-    Policy::Tdx(Box::new(TdxPolicy::new(accepted).under(anchor.unwrap())))
+    Policy::Tdx(Box::new(
+        TdxPolicy::new(accepted, GpuPolicy::none()).under(anchor.unwrap()),
+    ))
 }

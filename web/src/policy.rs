@@ -1,7 +1,8 @@
 //! Which TDs to trust, and the proof that one was.
 
 use attestation::appraisal::Check;
-use attestation::policy::{self, TdxPolicy};
+use attestation::nvidia::DevicePolicy;
+use attestation::policy::{self, GpuPolicy, TdxPolicy};
 use attestation::tdx::{self, IdentityPolicy, PlatformPolicy};
 use measurements::release::Release;
 use serde::Deserialize;
@@ -11,15 +12,18 @@ use crate::convert::{Json, from_js, time, to_js};
 use crate::error::{AttestationError, refuse, reject};
 use crate::evidence::{Binding, Evidence};
 
-/// Which TDs to trust, on which platforms.
+/// Which TDs to trust, on which platforms, with which GPUs.
 #[wasm_bindgen]
 #[derive(Debug)]
-pub struct Policy(pub(crate) tdx::Policy);
+pub struct Policy {
+    pub(crate) td: tdx::Policy,
+    gpus: GpuPolicy,
+}
 
 #[wasm_bindgen]
 impl Policy {
     /// TDs of a published release: the text of its manifest. `{}` is a strict policy
-    /// for the platform.
+    /// for the platform; of GPUs it has to be known that NVIDIA has not taken them back.
     #[wasm_bindgen(js_name = ofRelease)]
     pub fn of_release(
         manifest: &str,
@@ -27,18 +31,22 @@ impl Policy {
     ) -> Result<Self, AttestationError> {
         let release =
             Release::parse(manifest.as_bytes()).map_err(|error| refuse("release", &error))?;
-        Ok(Self(tdx::Policy {
+        let td = tdx::Policy {
             platform: from_js(platform, "policy")?,
             identity: release.td_identity(),
-        }))
+        };
+        let gpus = GpuPolicy::new(release.td_devices(), DevicePolicy::strict());
+        Ok(Self { td, gpus })
     }
 
-    /// TDs of any other kind.
+    /// TDs of any other kind, without GPUs.
     pub fn of(
         #[wasm_bindgen(unchecked_param_type = "TdPolicy")] policy: &Json,
     ) -> Result<Self, AttestationError> {
         let TdPolicy { platform, identity } = from_js(policy, "policy")?;
-        Ok(Self(tdx::Policy { platform, identity }))
+        let td = tdx::Policy { platform, identity };
+        let gpus = GpuPolicy::none();
+        Ok(Self { td, gpus })
     }
 
     /// Judges evidence for the session that `binding` names. Throws what differs.
@@ -48,12 +56,12 @@ impl Policy {
         binding: &Binding,
         #[wasm_bindgen(unchecked_param_type = "UnixTime")] at: f64,
     ) -> Result<Trusted, AttestationError> {
-        let policy = policy::Policy::Tdx(Box::new(TdxPolicy::new(self.0.clone())));
+        let policy = TdxPolicy::new(self.td.clone(), self.gpus.clone());
+        let policy = policy::Policy::Tdx(Box::new(policy));
         let Evidence { evidence, path } = evidence;
         let head = path.head(&binding.0);
         let head = head.map_err(|error| refuse("path", &error))?;
-        let report_data = evidence.report_data(&head);
-        match policy.judge(evidence, &report_data, None, time(at)?) {
+        match policy.judge(evidence, &head, None, time(at)?) {
             Ok(trusted) => Ok(Trusted(trusted.checks().to_vec())),
             Err(rejection) => Err(reject(&rejection, &rejection.checks)),
         }

@@ -62,7 +62,7 @@ impl Verified {
         report_data: &[u8],
     ) -> Result<Trusted, AttestationError> {
         let report_data = attestation::binding::ReportData(bytes(report_data, "REPORTDATA")?);
-        match self.0.clone().appraise(&policy.0, &report_data) {
+        match self.0.clone().appraise(&policy.td, &report_data) {
             Ok(trusted) => Ok(Trusted(trusted.checks().to_vec())),
             Err(rejection) => Err(reject(&rejection, &rejection.checks)),
         }

@@ -1,12 +1,13 @@
 //! A bundle as a collection of messages (RFC 9999), in canonical CBOR.
 //!
 //! ```text
-//! "gpus"        { index: application/vnd.cocoon.nvidia-gpu+cbor }, where there are any
-//! "state"       application/eat-ucs+cbor
-//! "platform"    application/vnd.veraison.tsm-report+cbor; provider=tdx_guest
-//!               or application/vnd.cocoon.tpm-quote+cbor
-//! "event-log"   application/vnd.cocoon.event-log
-//! "collateral"  application/vnd.cocoon.tdx-collateral+cbor, with a TDX report
+//! "gpus"            { index: application/vnd.cocoon.nvidia-gpu+cbor }
+//! "state"           application/eat-ucs+cbor
+//! "platform"        application/vnd.veraison.tsm-report+cbor; provider=tdx_guest
+//!                   or application/vnd.cocoon.tpm-quote+cbor
+//! "event-log"       application/vnd.cocoon.event-log
+//! "collateral"      application/vnd.cocoon.tdx-collateral+cbor, with a TDX report
+//! "gpu-collateral"  application/vnd.cocoon.nvidia-collateral+cbor, with "gpus"
 //! ```
 //!
 //! A TDX quote travels in the registered form of a configfs-tsm report. The one
@@ -18,7 +19,7 @@ use alloc::vec::Vec;
 use minicbor::decode::{self, Decode, Decoder};
 use minicbor::encode::{self, Encode, Encoder, Write};
 
-use super::{Evidence, GpuEvidence, PlatformEvidence};
+use super::{Evidence, GpuCollateral, GpuEvidence, PlatformEvidence};
 use crate::cbor;
 use crate::cmw::{COLLECTION_TYPE, Form};
 use crate::vtpm;
@@ -34,6 +35,7 @@ const TDX: Form = Form::evidence("application/vnd.veraison.tsm-report+cbor; prov
 const TPM: Form = Form::evidence("application/vnd.cocoon.tpm-quote+cbor");
 const EVENT_LOG: Form = Form::evidence("application/vnd.cocoon.event-log");
 const COLLATERAL: Form = Form::endorsements("application/vnd.cocoon.tdx-collateral+cbor");
+const GPU_COLLATERAL: Form = Form::endorsements("application/vnd.cocoon.nvidia-collateral+cbor");
 
 /// Labels in the order of RFC 8949, section 4.2.1: the shorter first.
 impl<C> Encode<C> for Evidence {
@@ -48,14 +50,14 @@ impl<C> Encode<C> for Evidence {
             }
             PlatformEvidence::Vtpm(quote) => (TPM, cbor::encode(quote), None),
         };
-        let optional = [!self.gpus.is_empty(), collateral.is_some()];
-        to.map(
-            optional
-                .into_iter()
-                .map(u64::from)
-                .fold(4, u64::saturating_add),
-        )?;
-        if !self.gpus.is_empty() {
+        let gpus = !self.gpus.is_empty();
+        to.map(match (collateral.is_some(), gpus) {
+            (false, false) => 4,
+            (true, false) => 5,
+            (false, true) => 6,
+            (true, true) => 7,
+        })?;
+        if gpus {
             to.str("gpus")?;
             encode_gpus(&self.gpus, to)?;
         }
@@ -66,6 +68,10 @@ impl<C> Encode<C> for Evidence {
         if let Some(collateral) = collateral {
             COLLATERAL.write(to.str("collateral")?, &cbor::encode(collateral))?;
         }
+        if gpus {
+            let collateral = cbor::encode(&self.gpu_collateral);
+            GPU_COLLATERAL.write(to.str("gpu-collateral")?, &collateral)?;
+        }
         Ok(())
     }
 }
@@ -75,7 +81,7 @@ impl<'b, C> Decode<'b, C> for Evidence {
     fn decode(from: &mut Decoder<'b>, _: &mut C) -> Result<Self, decode::Error> {
         let at = from.position();
         let refused = |what| decode::Error::message(what).at(at);
-        let mut gpus = Vec::new();
+        let (mut gpus, mut gpu_collateral) = (Vec::new(), GpuCollateral::default());
         let (mut state, mut platform, mut event_log, mut collateral) = (None, None, None, None);
         let labels = from.map()?.ok_or_else(|| refused("no definite length"))?;
         for _ in 0..labels {
@@ -86,6 +92,7 @@ impl<'b, C> Decode<'b, C> for Evidence {
                 "platform" => platform = Some(Platform::decode(from)?),
                 "event-log" => event_log = Some(EVENT_LOG.read(from)?.to_vec()),
                 "collateral" => collateral = Some(minicbor::decode(COLLATERAL.read(from)?)?),
+                "gpu-collateral" => gpu_collateral = minicbor::decode(GPU_COLLATERAL.read(from)?)?,
                 _ => return Err(refused("another collection, or an unknown label")),
             }
         }
@@ -99,6 +106,7 @@ impl<'b, C> Decode<'b, C> for Evidence {
         Ok(Self {
             platform,
             gpus,
+            gpu_collateral,
             state: state.ok_or_else(|| refused("no state"))?,
             event_log: event_log.ok_or_else(|| refused("no event log"))?,
         })
@@ -193,6 +201,7 @@ mod tests {
                 },
             },
             gpus: Vec::new(),
+            gpu_collateral: GpuCollateral::default(),
             state: State {
                 boot_seed: [7; 32],
                 event_log: [8; 48],
@@ -208,6 +217,10 @@ mod tests {
         };
         Evidence {
             gpus: [gpu(1), gpu(2)].into(),
+            gpu_collateral: GpuCollateral {
+                rims: [[3].to_vec().into()].into(),
+                ..GpuCollateral::default()
+            },
             ..td()
         }
     }

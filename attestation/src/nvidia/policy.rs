@@ -75,6 +75,15 @@ pub struct DevicePolicy {
 }
 
 impl DevicePolicy {
+    /// Any device of which it is known that NVIDIA has not taken it back.
+    #[must_use]
+    pub fn strict() -> Self {
+        Self {
+            revocation: Demand::Required,
+            ..Self::any()
+        }
+    }
+
     /// Any device of NVIDIA's that runs any software that NVIDIA still vouches for.
     #[must_use]
     pub fn any() -> Self {
