@@ -202,11 +202,17 @@ fn attributes(element: &Element<'_>, expected: &'static str) -> DsigError {
 }
 
 fn decode(element: &Element<'_>) -> Result<Vec<u8>, DsigError> {
-    let mut digits = element.text().unwrap_or_default().as_bytes().to_vec();
-    digits.retain(|byte| !byte.is_ascii_whitespace());
-    STANDARD.decode(digits).map_err(|_| DsigError::Encoding {
-        element: element.name.local.to_string(),
-    })
+    let decoded = element.text().map(|text| {
+        let mut digits = text.as_bytes().to_vec();
+        digits.retain(|byte| !byte.is_ascii_whitespace());
+        STANDARD.decode(digits)
+    });
+    match decoded {
+        Some(Ok(bytes)) => Ok(bytes),
+        _ => Err(DsigError::Encoding {
+            element: element.name.local.to_string(),
+        }),
+    }
 }
 
 const DSIG: &str = "http://www.w3.org/2000/09/xmldsig#";

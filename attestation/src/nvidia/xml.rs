@@ -100,6 +100,7 @@ impl<'a> Element<'a> {
     /// The text in it, beside which nothing may stand.
     pub(super) fn text(&self) -> Option<&str> {
         match &*self.children {
+            [] => Some(""),
             [Node::Text(text)] => Some(text),
             _ => None,
         }
