@@ -236,3 +236,46 @@ fn at_least(name: &'static str, least: &Version, found: &Option<String>) -> Chec
     let text = found.as_deref().unwrap_or("none");
     Check::new(name, alloc::format!("at least {least}"), text, passed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = r#"
+gpus = 8
+switches = 4
+mode = "protected-pcie"
+
+[device]
+least_driver = "590.12"
+serials = "any"
+rims = ["12977b5115acb0381179279fffeb5a8c4d264971ebb32298023a465fa41df5d1"]
+revocation = "required"
+
+[device.least_vbios]
+hopper = "96.00.A5.00.01"
+ls10 = "96.10.73.00.01"
+"#;
+
+    #[test]
+    fn a_policy_says_everything() {
+        let policy: Policy = toml::from_str(TEXT).unwrap();
+        assert_eq!((policy.gpus, policy.switches), (8, 4));
+        assert_eq!(policy.mode, Mode::ProtectedPcie);
+        assert_eq!(policy.device.serials, Accept::Any);
+        assert_eq!(policy.device.revocation, Demand::Required);
+        assert_eq!(policy.device.least_vbios.len(), 2);
+    }
+
+    #[test]
+    fn a_policy_that_leaves_something_out_is_none() {
+        for line in TEXT.lines().filter(|line| line.contains(" = ")) {
+            // A kind of device that is left out is not accepted, which says enough.
+            let left_out = toml::from_str::<Policy>(&TEXT.replace(line, ""));
+            let kind = line.starts_with("hopper") || line.starts_with("ls10");
+            assert_eq!(left_out.is_ok(), kind, "{line}");
+        }
+        let more = TEXT.replace("gpus = 8", "gpus = 8\ncpus = 1");
+        assert!(toml::from_str::<Policy>(&more).is_err());
+    }
+}

@@ -89,3 +89,48 @@ pub struct VersionError;
 
 /// A firmware's has five.
 const MOST_PARTS: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(text: &str) -> Version {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn versions_are_ordered_number_by_number() {
+        for (older, newer) in [
+            ("0", "545.00"),
+            ("545.00", "550.90.07"),
+            ("99.1", "100.0"),
+            ("590.9", "590.12"),
+            ("590.12", "590.12.01"),
+            ("96.00.5E.00.01", "96.00.74.00.01"),
+            ("96.00.9F.00.01", "96.00.A5.00.01"),
+        ] {
+            assert!(version(older) < version(newer), "{older} {newer}");
+        }
+        assert!(Version::first() < version("0"));
+        assert_eq!(version("96.00.5E").to_string(), "96.00.5E");
+    }
+
+    #[test]
+    fn other_text_is_no_version() {
+        for text in [
+            "",
+            ".",
+            "1.",
+            "1..2",
+            "+1",
+            "1.x",
+            "1 ",
+            "123456789",
+            "1.1.1.1.1.1.1.1.1",
+        ] {
+            assert_eq!(text.parse::<Version>(), Err(VersionError), "{text}");
+        }
+    }
+
+    use alloc::string::ToString;
+}
