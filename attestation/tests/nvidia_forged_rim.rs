@@ -188,7 +188,12 @@ fn each_thing_that_xml_can_do_and_manifests_need_not_is_refused() {
         let attributes = (0..count).map(|number| format!(" a{number}=\"\""));
         format!("<a{}></a>", attributes.collect::<String>())
     };
-    let inside: [(&str, String); 34] = [
+    let spaces = |count: usize| -> String {
+        let declared = (0..count).map(|number| format!(" xmlns:a{number}=\"urn:x\""));
+        format!("<a{}></a>", declared.collect::<String>())
+    };
+    let inside: [(&str, String); 35] = [
+        ("too many namespaces", spaces(9)),
         ("a comment", "<!-- -->".into()),
         ("CDATA", "<![CDATA[x]]>".into()),
         ("an instruction", "<?x y?>".into()),

@@ -235,6 +235,21 @@ fn each_bit_of_a_report_is_signed() {
 }
 
 #[test]
+fn each_part_of_a_chain_but_the_root_is_signed() {
+    let Some(vectors) = recorded::nvidia() else {
+        return;
+    };
+    let (bytes, pem) = (vectors.read(MOCK_REPORT), vectors.read(MOCK_CHAIN));
+    let begin = b"-----BEGIN";
+    let root = pem.windows(begin.len()).rposition(|window| window == begin);
+    for at in (0..root.unwrap()).step_by(7) {
+        let mut other = pem.clone();
+        other[at] = if pem[at] == b'A' { b'B' } else { b'A' };
+        assert!(device(&bytes, &other, MOCK_NONCE).is_err(), "byte {at}");
+    }
+}
+
+#[test]
 fn the_devices_of_the_recordings_are_all_known() {
     let Some(vectors) = recorded::nvidia() else {
         return;

@@ -218,6 +218,9 @@ impl<'a> Parser<'a> {
             return Err(self.fault("a namespace that cannot be declared"));
         }
         let here = self.scope.get(outside..).unwrap_or_default();
+        if here.len() == MAX_NAMESPACES {
+            return Err(self.fault("one namespace too many"));
+        }
         if here.iter().any(|(other, _)| *other == prefix) {
             return Err(self.fault("a namespace declared twice"));
         }
@@ -423,8 +426,10 @@ const fn is_char(c: char) -> bool {
 
 /// A manifest has about 20 KiB.
 const MAX_LEN: usize = 256 * 1024;
-/// A signature's transforms are at depth six.
-const MAX_DEPTH: usize = 16;
+/// A signature's transforms are at depth five.
+const MAX_DEPTH: usize = 8;
+/// The root declares three.
+const MAX_NAMESPACES: usize = 8;
 /// A resource has six, and one for each alternative, of which four were seen.
 const MAX_ATTRIBUTES: usize = 64;
 const MAX_NAME: usize = 64;

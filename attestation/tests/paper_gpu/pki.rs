@@ -1,9 +1,11 @@
 //! Certificates, revocation lists and OCSP responses in the profile of NVIDIA's, of keys
 //! that anyone has.
 
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use p384::ecdsa::signature::Signer as _;
 use p384::ecdsa::signature::hazmat::PrehashSigner as _;
 use p384::ecdsa::{Signature, SigningKey};
 use sha2::{Digest, Sha256, Sha384};
@@ -30,28 +32,47 @@ impl Key {
 
     /// `04 || x || y`.
     pub(crate) fn point(self) -> Vec<u8> {
-        let point = self.signing().verifying_key().to_encoded_point(false);
-        point.as_bytes().to_vec()
+        remembered((self.0, Vec::new()), || {
+            let point = self.signing().verifying_key().to_encoded_point(false);
+            point.as_bytes().to_vec()
+        })
     }
 
     /// `r || s`.
     pub(crate) fn sign_raw(self, message: &[u8]) -> Vec<u8> {
-        let signature: Signature = self.signing().sign(message);
-        signature.to_bytes().to_vec()
+        self.sign(Sha384::digest(message).to_vec())
     }
 
     fn sign_der(self, message: &[u8], algorithm: &[u8]) -> Vec<u8> {
-        let digest = match algorithm == ECDSA_WITH_SHA256 {
+        let raw = self.sign(match algorithm == ECDSA_WITH_SHA256 {
             true => Sha256::digest(message).to_vec(),
             false => Sha384::digest(message).to_vec(),
-        };
-        let signature: Signature = self.signing().sign_prehash(&digest).unwrap();
+        });
+        let signature = Signature::from_slice(&raw).unwrap();
         signature.to_der().as_bytes().to_vec()
+    }
+
+    fn sign(self, digest: Vec<u8>) -> Vec<u8> {
+        remembered((self.0, digest.clone()), || {
+            let signature: Signature = self.signing().sign_prehash(&digest).unwrap();
+            signature.to_bytes().to_vec()
+        })
     }
 
     fn signing(self) -> SigningKey {
         SigningKey::from_slice(&[self.0; 48]).unwrap()
     }
+}
+
+/// Signatures are the same each time, and most papers differ in one of them.
+fn remembered(what: (u8, Vec<u8>), make: impl FnOnce() -> Vec<u8>) -> Vec<u8> {
+    static MEMORY: Mutex<BTreeMap<(u8, Vec<u8>), Vec<u8>>> = Mutex::new(BTreeMap::new());
+    let known = MEMORY.lock().unwrap().get(&what).cloned();
+    known.unwrap_or_else(|| {
+        let made = make();
+        MEMORY.lock().unwrap().insert(what, made.clone());
+        made
+    })
 }
 
 /// What a certificate says, and who signs it.
