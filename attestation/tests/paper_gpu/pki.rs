@@ -66,7 +66,8 @@ impl Key {
 
 /// Signatures are the same each time, and most papers differ in one of them.
 fn remembered(what: (u8, Vec<u8>), make: impl FnOnce() -> Vec<u8>) -> Vec<u8> {
-    static MEMORY: Mutex<BTreeMap<(u8, Vec<u8>), Vec<u8>>> = Mutex::new(BTreeMap::new());
+    type Memory = BTreeMap<(u8, Vec<u8>), Vec<u8>>;
+    static MEMORY: Mutex<Memory> = Mutex::new(BTreeMap::new());
     let known = MEMORY.lock().unwrap().get(&what).cloned();
     known.unwrap_or_else(|| {
         let made = make();
