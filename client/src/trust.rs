@@ -51,6 +51,7 @@ impl TrustArgs {
             release: Some(release),
             platform,
             tdx_policy,
+            gpu_policy: None,
             vtpm_root: [vtpm_root].into(),
             #[cfg(feature = "test-root")]
             test_root: None,
