@@ -15,7 +15,7 @@ use attestation::config::{Measured, Unmeasured};
 use attestation::crl::Crl;
 use attestation::eventlog::Log;
 use attestation::evidence::{
-    Collateral as Stapled, Evidence, GpuEvidence, PlatformEvidence, State,
+    Collateral as Stapled, Evidence, GpuCollateral, GpuEvidence, PlatformEvidence, State,
 };
 use attestation::protocol::{Refusal, Request, Response};
 use attestation::register::Digest384;
@@ -460,6 +460,7 @@ fn evidence() -> Evidence {
             collateral,
         },
         gpus: Vec::new(),
+        gpu_collateral: GpuCollateral::default(),
         state: State {
             boot_seed: [7; 32],
             event_log: [8; 48],
