@@ -21,8 +21,10 @@ pub enum Measure {
     Mrtd(files::MrtdArgs),
     /// RTMR0 from firmware, memory size and QEMU's ACPI blobs.
     Rtmr0(files::Rtmr0Args),
-    /// What firmware measures of a kernel file.
+    /// RTMR1 and RTMR2, or PCR 4 and 9, of a kernel and an initrd on any release of QEMU.
     Kernel(files::KernelArgs),
+    /// RTMR1 and RTMR2, or PCR 4, 5, 9 and 11, of a unified kernel image on a GPT disk.
+    Disk(files::DiskArgs),
     /// Every register of a VM of one shape, booted from these artefacts.
     ///
     /// With --release they are also compared with the stated ones: exits with 0
@@ -48,6 +50,7 @@ pub fn run(command: Measure) -> anyhow::Result<Verdict> {
         Measure::Mrtd(args) => args.run(),
         Measure::Rtmr0(args) => args.run(),
         Measure::Kernel(args) => args.run(),
+        Measure::Disk(args) => args.run(),
         Measure::Predict(args) => args.run(),
         Measure::Explain(args) => args.run(),
         Measure::Shapes(args) => args.run(),

@@ -113,6 +113,8 @@ pub enum Source {
     Config,
     /// The same in every boot.
     Constant,
+    /// The disk that is booted from.
+    Disk,
     /// The firmware file.
     Firmware,
     /// The initrd file.
@@ -121,6 +123,8 @@ pub enum Source {
     Kernel,
     /// The VM's shape: processors, memory, devices, QEMU.
     Shape,
+    /// The unified kernel image.
+    Uki,
 }
 
 impl fmt::Display for Source {
@@ -129,10 +133,12 @@ impl fmt::Display for Source {
             Self::CommandLine => "command line",
             Self::Config => "measured config",
             Self::Constant => "constant",
+            Self::Disk => "disk",
             Self::Firmware => "firmware",
             Self::Initrd => "initrd",
             Self::Kernel => "kernel",
             Self::Shape => "VM shape",
+            Self::Uki => "unified kernel image",
         })
     }
 }

@@ -20,15 +20,21 @@ pub enum Spelling {
 
 /// The bytes that the kernel measures, for a boot with an initrd.
 pub fn load_options(command_line: &str, spelling: Spelling) -> Result<Vec<u8>, LoadOptionsError> {
-    if let Some(found) = command_line.chars().find(|c| !matches!(c, ' '..='~')) {
+    match spelling {
+        Spelling::After => unchanged(&[command_line, " initrd=initrd"]),
+        Spelling::Before => unchanged(&["initrd=initrd ", command_line]),
+    }
+}
+
+/// The same for a boot loader that adds nothing, of a text in parts.
+pub(crate) fn unchanged(parts: &[&str]) -> Result<Vec<u8>, LoadOptionsError> {
+    let mut chars = parts.iter().flat_map(|part| part.chars());
+    if let Some(found) = chars.find(|c| !matches!(c, ' '..='~')) {
         return Err(LoadOptionsError { found });
     }
-    let parts = match spelling {
-        Spelling::After => [command_line, " initrd=initrd", "\0"],
-        Spelling::Before => ["initrd=initrd ", command_line, "\0"],
-    };
     Ok(parts
         .iter()
+        .chain([&"\0"])
         .flat_map(|part| part.encode_utf16())
         .flat_map(u16::to_le_bytes)
         .collect())

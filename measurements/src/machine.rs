@@ -21,11 +21,12 @@ pub(crate) struct Machine {
     /// Slots of the ports behind which one device each is passed through.
     pub(crate) root_ports: Range<u8>,
     pub(crate) tpm: bool,
+    pub(crate) tables: Tables,
 }
 
 impl Machine {
     /// What QEMU is told to make of a shape.
-    pub(crate) fn of(shape: &Shape, platform: Platform) -> Self {
+    pub(crate) fn of(shape: &Shape, platform: Platform, tables: Tables) -> Self {
         let bits = address_bits(shape, platform);
         // OVMF's window is the top eighth of the address space (edk2
         // OvmfPkg/Library/PlatformInitLib/MemDetect.c, PlatformDynamicMmioWindow()).
@@ -40,8 +41,16 @@ impl Machine {
             endpoints: NETWORK..FIRST_MODEL.saturating_add(MODELS),
             root_ports: FIRST_PORT..FIRST_PORT.saturating_add(passed_through),
             tpm: platform == Platform::Vtpm,
+            tables,
         }
     }
+}
+
+/// The releases of QEMU that write tables as we do.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Tables {
+    V10_0,
+    V11_1,
 }
 
 /// Width of a guest physical address.

@@ -12,6 +12,9 @@
 //! | 9 | boot | load options, initrd |
 //! | 10 to 15 | nothing | none |
 //!
+//! A boot of a unified kernel image from a disk differs in three: PCR 4 has that image
+//! before the kernel, PCR 5 the partition table, PCR 11 the image's sections.
+//!
 //! Source: TCG PC Client Platform Firmware Profile 1.06, section 3.3.4; edk2
 //! SecurityPkg/Tcg/Tcg2Pei and Tcg2Dxe, release edk2-stable202502.
 
@@ -20,6 +23,7 @@ use crate::digests::Digests;
 
 pub mod pcr0;
 pub mod pcr1;
+pub mod pcr11;
 pub mod pcr4;
 pub mod pcr5;
 pub mod pcr7;

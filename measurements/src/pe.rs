@@ -36,11 +36,9 @@ pub fn authenticode(file: &[u8]) -> Result<Digests, PeError> {
     // 10: the sum of bytes hashed begins with all headers.
     let mut sum = layout.headers;
     // 11-15: sections with content, in file order.
-    for (offset, size) in layout.sections {
-        let end = offset.saturating_add(size);
-        let content = file.get(offset..end);
-        parts.push(content.ok_or(PeError::Section { offset, size })?);
-        sum = sum.saturating_add(size);
+    for entry in layout.sections.iter().filter(|entry| entry.size != 0) {
+        parts.push(entry.content(file)?);
+        sum = sum.saturating_add(entry.size);
     }
     // Not in the procedure: sections that overlap would make it hash without end.
     let rest = file.len().checked_sub(sum).ok_or(PeError::Overlap {
@@ -58,6 +56,33 @@ pub fn authenticode(file: &[u8]) -> Result<Digests, PeError> {
     Ok(Digests::of_parts(parts))
 }
 
+/// The sections of the PE image in `file`, by their place in it.
+pub(crate) fn sections(file: &[u8]) -> Result<Vec<Section<'_>>, PeError> {
+    let section = |entry: Entry| {
+        Ok(Section {
+            name: entry.name,
+            virtual_size: entry.virtual_size,
+            content: entry.content(file)?,
+        })
+    };
+    Layout::read(file)?
+        .sections
+        .into_iter()
+        .map(section)
+        .collect()
+}
+
+/// One section of an image.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Section<'a> {
+    /// Padded with NULs.
+    pub(crate) name: [u8; 8],
+    /// Bytes in memory.
+    pub(crate) virtual_size: usize,
+    /// Bytes in the file, which may be fewer or more.
+    pub(crate) content: &'a [u8],
+}
+
 /// Where the parts of an image are; offsets in the file.
 struct Layout {
     checksum: usize,
@@ -65,8 +90,24 @@ struct Layout {
     certificate_entry: Option<usize>,
     headers: usize,
     certificates: usize,
-    /// Offset and size, in file order.
-    sections: Vec<(usize, usize)>,
+    /// In file order.
+    sections: Vec<Entry>,
+}
+
+/// One line of the section table.
+struct Entry {
+    name: [u8; 8],
+    virtual_size: usize,
+    offset: usize,
+    size: usize,
+}
+
+impl Entry {
+    fn content<'a>(&self, file: &'a [u8]) -> Result<&'a [u8], PeError> {
+        let Self { offset, size, .. } = *self;
+        let content = file.get(offset..offset.saturating_add(size));
+        content.ok_or(PeError::Section { offset, size })
+    }
 }
 
 impl Layout {
@@ -114,15 +155,20 @@ impl Layout {
         table.slice("optional header", optional_at.saturating_add(optional_size))?;
         let mut sections = Vec::new();
         for _ in 0..section_count {
-            table.array::<16>("section name and memory range")?;
+            let name = *table.array("section name")?;
+            let virtual_size = size(table.u32_le("virtual size")?);
+            table.u32_le("virtual address")?;
             let length = size(table.u32_le("size of raw data")?);
             let offset = size(table.u32_le("pointer to raw data")?);
             table.array::<16>("section header")?;
-            if length != 0 {
-                sections.push((offset, length));
-            }
+            sections.push(Entry {
+                name,
+                virtual_size,
+                offset,
+                size: length,
+            });
         }
-        sections.sort_by_key(|(offset, _)| *offset);
+        sections.sort_by_key(|entry| entry.offset);
         Ok(Self {
             checksum,
             certificate_entry,
@@ -221,6 +267,33 @@ pub(crate) mod tests {
         file.extend([1; 16]);
         file.extend([2; 32]);
         file.extend([3; 5]);
+        file
+    }
+
+    /// The same headers with these sections, each of a virtual size, in the order of the file.
+    pub(crate) fn with_sections(sections: &[(&str, usize, Vec<u8>)]) -> Vec<u8> {
+        let mut file = image();
+        file.truncate(328);
+        put(
+            &mut file,
+            68,
+            u32::try_from(sections.len() << 16).unwrap() | 0x8664,
+        );
+        put(&mut file, 88 + 60, 1024);
+        let mut offset = 1024;
+        for (name, virtual_size, content) in sections {
+            let mut line = vec![0; 40];
+            line[..name.len()].copy_from_slice(name.as_bytes());
+            put(&mut line, 8, u32::try_from(*virtual_size).unwrap());
+            put(&mut line, 16, u32::try_from(content.len()).unwrap());
+            put(&mut line, 20, u32::try_from(offset).unwrap());
+            offset += content.len();
+            file.extend(line);
+        }
+        file.resize(1024, 0);
+        sections
+            .iter()
+            .for_each(|(_, _, content)| file.extend(content));
         file
     }
 

@@ -4,16 +4,19 @@
 
 use attestation::register::{Digest256, Digest384, TdRegisters};
 
-use crate::acpi::AcpiError;
+use crate::acpi::{AcpiError, Blobs};
 use crate::bank::Bank;
 use crate::digests::Digests;
+use crate::edk2::Edk2;
 use crate::firmware::{Crtm, CrtmError, Firmware};
-use crate::load_options::{LoadOptionsError, Spelling, load_options};
+use crate::load_options::{LoadOptionsError, load_options};
+use crate::machine::{Machine, Tables};
 use crate::pe::{PeError, authenticode};
+use crate::qemu::version::{UnknownTables, Version};
 use crate::rtmr::{rtmr0, rtmr1, rtmr2};
 use crate::shape::{Platform, Shape};
 use crate::tdvf::TdvfError;
-use crate::{kernel, pcr, variable};
+use crate::{pcr, variable};
 
 /// The files that a VM boots from, and its command line.
 #[derive(Clone, Copy, Debug)]
@@ -36,21 +39,28 @@ pub struct Artefacts<'a> {
     kernel: Digests,
     load_options: Digests,
     initrd: Digests,
+    tables: Tables,
 }
 
 impl<'a> Artefacts<'a> {
     /// Hashes what any shape measures.
     pub fn new(files: Files<'a>) -> Result<Self, PredictError> {
-        // Every shape's QEMU is later than 10.2, and OVMF 2025.02 spells it so.
-        let served = kernel::served(files.kernel, kernel::Handover::Untouched)?;
-        let options = load_options(files.command_line, Spelling::After)?;
+        let options = load_options(files.command_line, Edk2::CURRENT.spelling())?;
         Ok(Self {
             firmware: Firmware::parse(files.firmware)?,
             crtm: Crtm::of(files.firmware)?,
-            kernel: authenticode(&served)?,
+            // Every QEMU whose tables are known offers this firmware an untouched copy.
+            kernel: authenticode(files.kernel)?,
             load_options: Digests::of(&options),
             initrd: Digests::of(files.initrd),
+            tables: Tables::V11_1,
         })
+    }
+
+    /// On another release of QEMU.
+    pub fn with_qemu(self, version: Version) -> Result<Self, UnknownTables> {
+        let tables = version.tables()?;
+        Ok(Self { tables, ..self })
     }
 
     /// What a TD of this shape reports.
@@ -61,7 +71,7 @@ impl<'a> Artefacts<'a> {
             &mut bank,
             &self.firmware,
             &hob,
-            &shape.acpi(Platform::Tdx),
+            &self.acpi(shape, Platform::Tdx),
             variable::boot(),
         )?;
         rtmr1::extend(&mut bank, self.kernel);
@@ -81,14 +91,18 @@ impl<'a> Artefacts<'a> {
         let mut bank = Bank::default();
         pcr::pcr0::extend(&mut bank, &self.crtm);
         pcr::pcr7::extend(&mut bank);
-        pcr::pcr1::extend(&mut bank, &shape.acpi(Platform::Vtpm))?;
+        pcr::pcr1::extend(&mut bank, &self.acpi(shape, Platform::Vtpm))?;
         pcr::pcr4::extend(&mut bank, self.kernel);
         for index in [2, 3, 6] {
             pcr::separator(&mut bank, index);
         }
         pcr::pcr9::extend(&mut bank, self.load_options, self.initrd);
-        pcr::pcr5::extend(&mut bank);
+        pcr::pcr5::extend(&mut bank, None);
         Ok(Vtpm { bank })
+    }
+
+    fn acpi(&self, shape: &Shape, platform: Platform) -> Blobs {
+        Blobs::of(&Machine::of(shape, platform, self.tables))
     }
 }
 
@@ -131,9 +145,6 @@ pub enum PredictError {
     /// Of the kernel.
     #[error("kernel has no Authenticode digest")]
     Kernel(#[from] PeError),
-    /// Of the kernel, as a Linux kernel.
-    #[error("kernel cannot be served")]
-    Linux(#[from] kernel::KernelError),
     /// Of the command line.
     #[error("command line cannot be passed on")]
     LoadOptions(#[from] LoadOptionsError),
@@ -156,7 +167,7 @@ pub(crate) mod tests {
 
     /// The boot that was recorded: firmware from the vectors, the digests of the rest.
     fn recorded(firmware: &[u8]) -> Artefacts<'_> {
-        let options = load_options("console=ttyS0 quiet", Spelling::After).unwrap();
+        let options = load_options("console=ttyS0 quiet", Edk2::CURRENT.spelling()).unwrap();
         Artefacts {
             firmware: Firmware::parse(firmware).unwrap(),
             crtm: Crtm::of(firmware).unwrap(),
@@ -171,6 +182,7 @@ pub(crate) mod tests {
                 "e473db858fcdde800d36e1f0d65166d44d16bc01bd7b7732cabca5cd134b2c1b\
                  3263861bea47f37ac1d25bfd05c52e3a",
             ),
+            tables: Tables::V11_1,
         }
     }
 

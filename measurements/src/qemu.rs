@@ -14,14 +14,16 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use crate::machine::{
-    DESKTOP_BITS, FIRST_MODEL, MODELS, Machine, NETWORK, ROOT_DISK, address_bits,
+    DESKTOP_BITS, FIRST_MODEL, MODELS, Machine, NETWORK, ROOT_DISK, Tables, address_bits,
 };
 use crate::shape::{Platform, Shape};
+
+pub mod version;
 
 /// QEMU's versioned machine type. Tables also differ between releases of QEMU.
 pub const MACHINE: &str = "pc-q35-11.1";
 
-/// The release of QEMU that the tables were made with.
+/// The release of QEMU that shapes are run with: [`Version::CURRENT`](version::Version::CURRENT).
 pub const VERSION: &str = "11.1";
 
 /// Model disks that a VM may have.
@@ -43,7 +45,7 @@ pub fn arguments(
         Platform::Tdx => ",kernel-irqchip=split,confidential-guest-support=tdx0",
         Platform::Vtpm => "",
     };
-    let machine = Machine::of(shape, platform);
+    let machine = Machine::of(shape, platform, Tables::V11_1);
     let vcpus = shape.vcpus;
     let mut arguments = Arguments::default();
     arguments.flag("-nodefaults");

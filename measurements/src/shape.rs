@@ -11,7 +11,7 @@ use serde::{Serialize, Serializer};
 
 use crate::acpi::Blobs;
 use crate::hob::Memory;
-use crate::machine::Machine;
+use crate::machine::{Machine, Tables};
 
 /// One kind of VM.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -38,10 +38,10 @@ impl Shape {
         shapes.find(|shape| shape.name == name).ok_or(UnknownShape)
     }
 
-    /// QEMU's ACPI blobs.
+    /// ACPI blobs of the QEMU that shapes are run with.
     #[must_use]
     pub fn acpi(&self, platform: Platform) -> Blobs {
-        Blobs::of(&Machine::of(self, platform))
+        Blobs::of(&Machine::of(self, platform, Tables::V11_1))
     }
 }
 

@@ -13,6 +13,7 @@ use measurements::diff::values;
 use measurements::explain::{EventDigest, Line, explain};
 use measurements::mrconfigid::mrconfigid;
 use measurements::predict;
+use measurements::qemu::version::Version;
 use measurements::shape::Shape;
 use serde_json::json;
 
@@ -52,6 +53,9 @@ pub struct PredictArgs {
     /// Who vouches for the registers.
     #[arg(long, value_enum, default_value_t = Platform::Tdx)]
     platform: Platform,
+    /// Release of QEMU.
+    #[arg(long, value_name = "MAJOR.MINOR", default_value_t = Version::CURRENT)]
+    qemu: Version,
     /// Measured configuration, for MRCONFIGID or PCR 8.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -87,7 +91,7 @@ impl PredictArgs {
     /// Names as in a manifest, and values.
     fn predict(&self) -> anyhow::Result<Vec<(String, String)>> {
         let artefacts = self.source.artefacts()?;
-        let artefacts = predict::Artefacts::new(artefacts.files())?;
+        let artefacts = predict::Artefacts::new(artefacts.files())?.with_qemu(self.qemu)?;
         let config = self.config.as_deref().map(read).transpose()?;
         let config = config.map(|text| mrconfigid(&text));
         Ok(match self.platform {

@@ -1,5 +1,7 @@
 //! Registers that follow from one file or a few.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -8,12 +10,18 @@ use clap::Args;
 use measurements::acpi::Blobs;
 use measurements::bank::Bank;
 use measurements::digests::Digests;
+use measurements::disk::DiskBoot;
+use measurements::edk2::Edk2;
 use measurements::firmware::Firmware;
 use measurements::hob::Memory;
-use measurements::kernel::{Handover, served};
+use measurements::kernel::served;
+use measurements::load_options::load_options;
 use measurements::mrtd::{Pass, mrtd};
+use measurements::pcr::{pcr4, pcr9};
 use measurements::pe::authenticode;
-use measurements::rtmr::rtmr0;
+use measurements::qemu::version::Version;
+use measurements::rtmr::{rtmr0, rtmr1, rtmr2};
+use measurements::shape::Platform;
 use measurements::tdvf::Tdvf;
 use measurements::variable;
 
@@ -103,17 +111,26 @@ impl Rtmr0Args {
     }
 }
 
-/// A kernel, and how QEMU hands it over.
+/// A boot of a kernel and an initrd.
 #[derive(Args, Debug)]
 pub struct KernelArgs {
     /// As given to QEMU's -kernel.
     kernel: PathBuf,
-    /// For QEMU before 10.0, which fills in the setup header: the initrd.
-    #[arg(long, value_name = "FILE", requires = "memory")]
-    filled_in_for: Option<PathBuf>,
-    /// Of the guest, for QEMU before 10.0.
-    #[arg(long, value_name = "MIB", requires = "filled_in_for")]
-    memory: Option<u32>,
+    /// As given to -initrd.
+    #[arg(long, value_name = "FILE")]
+    initrd: PathBuf,
+    /// As given to -append.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    command_line: String,
+    /// Of the guest: QEMU may write into the kernel where the initrd is.
+    #[arg(long, value_name = "MIB")]
+    memory: u32,
+    /// Release of QEMU.
+    #[arg(long, value_name = "MAJOR.MINOR", default_value_t = Version::CURRENT)]
+    qemu: Version,
+    /// Stable release of edk2 that the firmware is made of.
+    #[arg(long, value_name = "YYYYMM", default_value_t = Edk2::CURRENT)]
+    edk2: Edk2,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -121,21 +138,60 @@ pub struct KernelArgs {
 
 impl KernelArgs {
     pub(super) fn run(&self) -> anyhow::Result<Verdict> {
-        let handover = match (&self.filled_in_for, self.memory) {
-            (Some(initrd), Some(mib)) => Handover::FilledIn {
-                memory: Memory { mib },
-                initrd_size: u32::try_from(read(initrd)?.len()).context("initrd is too large")?,
-            },
-            _ => Handover::Untouched,
+        let (kernel, initrd) = (read(&self.kernel)?, read(&self.initrd)?);
+        let memory = Memory { mib: self.memory };
+        let initrd_size = u32::try_from(initrd.len()).context("initrd is too large")?;
+        let image = |platform| {
+            let handover = self.qemu.handover(self.edk2, platform, memory, initrd_size);
+            let served = served(&kernel, handover)?;
+            authenticode(&served)
+                .with_context(|| format!("{} has no Authenticode digest", self.kernel.display()))
         };
-        let kernel = read(&self.kernel)?;
-        let digests = authenticode(&served(&kernel, handover)?)
-            .with_context(|| format!("{} has no Authenticode digest", self.kernel.display()))?;
-        let lines = [
-            ("sha256", digests.sha256.to_string()),
-            ("sha384", digests.sha384.to_string()),
-        ];
-        print(&lines, self.json)?;
+        let options = load_options(&self.command_line, self.edk2.spelling())?;
+        let (options, initrd) = (Digests::of(&options), Digests::of(&initrd));
+        let mut bank = Bank::default();
+        rtmr1::extend(&mut bank, image(Platform::Tdx)?);
+        rtmr2::extend(&mut bank, options, initrd);
+        pcr4::extend(&mut bank, image(Platform::Vtpm)?);
+        pcr9::extend(&mut bank, options, initrd);
+        print(&registers(&bank, &[4, 9]), self.json)?;
         Ok(Verdict::Trusted)
     }
+}
+
+/// A boot of a unified kernel image.
+#[derive(Args, Debug)]
+pub struct DiskArgs {
+    /// The disk, with a GUID partition table.
+    #[arg(long, value_name = "FILE")]
+    disk: PathBuf,
+    /// The image on its EFI system partition.
+    #[arg(long, value_name = "FILE")]
+    uki: PathBuf,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+impl DiskArgs {
+    pub(super) fn run(&self) -> anyhow::Result<Verdict> {
+        let mut table = Vec::new();
+        File::open(&self.disk)
+            .and_then(|disk| disk.take(PARTITION_TABLE).read_to_end(&mut table))
+            .with_context(|| format!("cannot read {}", self.disk.display()))?;
+        let boot = DiskBoot::new(&table, &read(&self.uki)?)?;
+        print(&registers(&boot.bank(), &[4, 5, 9, 11]), self.json)?;
+        Ok(Verdict::Trusted)
+    }
+}
+
+/// More than the largest partition table that is read.
+const PARTITION_TABLE: u64 = 1 << 20;
+
+fn registers(bank: &Bank, pcrs: &[u8]) -> Vec<(String, String)> {
+    let rtmrs = [1, 2].map(|index| (format!("rtmr{index}"), bank.rtmr(index).to_string()));
+    let pcrs = pcrs
+        .iter()
+        .map(|index| (format!("pcr{index}"), bank.pcr(*index).to_string()));
+    rtmrs.into_iter().chain(pcrs).collect()
 }

@@ -21,7 +21,7 @@ pub(super) fn terms(machine: &Machine) -> Vec<Term> {
     let mut terms = Vec::from([debug_port(), host_bridge::device()]);
     terms.extend(interrupts::terms());
     terms.push(scope("_GPE", [name("_HID", text("ACPI0006"))]));
-    terms.extend(processors::terms(machine.vcpus));
+    terms.extend(processors::terms(machine.vcpus, machine.tables));
     terms.push(host_bridge::resources(machine));
     terms.push(sleep_states());
     terms.push(firmware_configuration());

@@ -3,6 +3,7 @@
 use crate::bank::{Bank, Register, Source};
 use crate::digests::Digests;
 use crate::pcr::separator;
+use crate::uki::Uki;
 
 /// Extends a direct boot of the kernel whose Authenticode digests are given.
 pub fn extend(bank: &mut Bank, kernel: Digests) {
@@ -12,6 +13,15 @@ pub fn extend(bank: &mut Bank, kernel: Digests) {
     let calling = Digests::of(CALLING_APPLICATION.as_bytes());
     bank.extend(PCR4, calling, CALLING_APPLICATION, Source::Constant);
     separator(bank, 4);
+}
+
+/// Extends a boot of an image from a disk.
+pub fn extend_disk(bank: &mut Bank, uki: &Uki) {
+    let calling = Digests::of(CALLING_APPLICATION.as_bytes());
+    bank.extend(PCR4, calling, CALLING_APPLICATION, Source::Constant);
+    separator(bank, 4);
+    bank.extend(PCR4, uki.image, "unified kernel image", Source::Uki);
+    bank.extend(PCR4, uki.kernel, "kernel image", Source::Uki);
 }
 
 /// EFI_CALLING_EFI_APPLICATION.

@@ -3,23 +3,41 @@
 use crate::bank::{Bank, Register, Source};
 use crate::digests::Digests;
 use crate::pcr::{pcr4, pcr5};
+use crate::uki::Uki;
 
 /// Extends a direct boot of the kernel whose Authenticode digests are given.
 pub fn extend(bank: &mut Bank, kernel: Digests) {
-    let mut event = |digests, what, source| bank.extend(RTMR1, digests, what, source);
     // SecurityPkg/Library/DxeTpm2MeasureBootLib, Tcg2MeasurePeImage(): firmware loads
     // the kernel before it declares the boot begun.
-    event(kernel, "kernel image", Source::Kernel);
-    // TdTcg2Dxe.c, OnReadyToBoot(), steps 1 and 2.
-    event(
-        Digests::of(pcr4::CALLING_APPLICATION.as_bytes()),
-        pcr4::CALLING_APPLICATION,
-        Source::Constant,
-    );
-    event(Digests::of(&[0; 4]), "separator", Source::Constant);
-    // TdTcg2Dxe.c, OnExitBootServices().
+    bank.extend(RTMR1, kernel, "kernel image", Source::Kernel);
+    ready_to_boot(bank);
+    exit_boot_services(bank);
+}
+
+/// Extends a boot of an image from a disk, whose partition table has these digests.
+pub fn extend_disk(bank: &mut Bank, gpt: Digests, uki: &Uki) {
+    ready_to_boot(bank);
+    // DxeTpm2MeasureBootLib, DxeTpm2MeasureBootHandler(): the table of the disk that
+    // the first image comes from, then each image.
+    bank.extend(RTMR1, gpt, "partition table", Source::Disk);
+    bank.extend(RTMR1, uki.image, "unified kernel image", Source::Uki);
+    bank.extend(RTMR1, uki.kernel, "kernel image", Source::Uki);
+    exit_boot_services(bank);
+}
+
+/// TdTcg2Dxe.c, OnReadyToBoot(), steps 1 and 2.
+fn ready_to_boot(bank: &mut Bank) {
+    let calling = Digests::of(pcr4::CALLING_APPLICATION.as_bytes());
+    let what = pcr4::CALLING_APPLICATION;
+    bank.extend(RTMR1, calling, what, Source::Constant);
+    bank.extend(RTMR1, Digests::of(&[0; 4]), "separator", Source::Constant);
+}
+
+/// TdTcg2Dxe.c, OnExitBootServices().
+fn exit_boot_services(bank: &mut Bank) {
     for action in pcr5::EXIT_BOOT_SERVICES {
-        event(Digests::of(action.as_bytes()), action, Source::Constant);
+        let digests = Digests::of(action.as_bytes());
+        bank.extend(RTMR1, digests, action, Source::Constant);
     }
 }
 

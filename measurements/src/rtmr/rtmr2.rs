@@ -2,6 +2,7 @@
 
 use crate::bank::{Bank, Register, Source};
 use crate::digests::Digests;
+use crate::uki::Uki;
 
 /// Extends the load options and the initrd, as the kernel's EFI stub does.
 ///
@@ -11,6 +12,15 @@ pub fn extend(bank: &mut Bank, load_options: Digests, initrd: Digests) {
     let mut event = |digests, what, source| bank.extend(RTMR2, digests, what, source);
     event(load_options, "load options", Source::CommandLine);
     event(initrd, "initrd", Source::Initrd);
+}
+
+/// Extends what the stub of an image measures, then the kernel inside.
+pub fn extend_uki(bank: &mut Bank, uki: &Uki) {
+    let sections = uki.events().filter(|_| uki.sections_in_td);
+    for (what, digests) in sections {
+        bank.extend(RTMR2, digests, what, Source::Uki);
+    }
+    extend(bank, uki.load_options, uki.initrd);
 }
 
 const RTMR2: Register = Register::Rtmr(2);

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use super::tpm;
 use crate::aml::resource::{io, irq, shared_irq, template};
 use crate::aml::{Access, Space, Term, Update, device, eisa_id, field, name, region, scope};
-use crate::machine::Machine;
+use crate::machine::{Machine, Tables};
 
 /// Each device that is there, with what QEMU says about it.
 pub(super) fn devices(machine: &Machine) -> Term {
@@ -44,13 +44,17 @@ fn chipset(machine: &Machine) -> Term {
         ("PRQH", 8),
     ];
     let registers = field("PCI0.SF8.PIRQ", Access::Byte, Update::Preserve, &links);
+    let interrupt = match machine.tables {
+        Tables::V10_0 => irq(4),
+        Tables::V11_1 => shared_irq(4),
+    };
     let serial = device(
         "COM1",
         [
             name("_HID", eisa_id("PNP0501")),
             name("_UID", 1),
             name("_STA", 0x0f),
-            name("_CRS", template([io(0x3f8, 0, 8), shared_irq(4)])),
+            name("_CRS", template([io(0x3f8, 0, 8), interrupt])),
         ],
     );
     let clock = device(

@@ -14,9 +14,10 @@ use crate::aml::{
     empty_package, equal, field, give, increment, index, leave, less, local, method, mutex, name,
     notify, processor, region, release, repeat, scope, serialized, store, text, when,
 };
+use crate::machine::Tables;
 
 /// The registers, the processors, and the event.
-pub(super) fn terms(vcpus: u8) -> [Term; 2] {
+pub(super) fn terms(vcpus: u8, tables: Tables) -> [Term; 2] {
     let each = 0..vcpus;
     let body = [
         name("_HID", text("ACPI0010")),
@@ -29,13 +30,15 @@ pub(super) fn terms(vcpus: u8) -> [Term; 2] {
     ];
     let processors = device("\\_SB.CPUS", body.into_iter().chain(each.map(one)));
     [
-        scope("_SB", [registers(), processors]),
+        scope("_SB", [registers(tables), processors]),
         method("\\_GPE._E02", 0, [call("\\_SB.CPUS.CSCN", [])]),
     ]
 }
 
 /// PRES: the registers through which QEMU and guest talk.
-fn registers() -> Term {
+///
+/// Up to 10.0, QEMU had an older interface too, which a first write turns off.
+fn registers(tables: Tables) -> Term {
     let flags = [
         ("", 32),
         ("CPEN", 1),
@@ -46,23 +49,23 @@ fn registers() -> Term {
         ("", 3),
         ("CCMD", 8),
     ];
-    device(
-        "\\_SB.PCI0.PRES",
-        [
-            name("_HID", eisa_id("PNP0A06")),
-            name("_UID", text("CPU Hotplug resources")),
-            mutex("CPLK"),
-            name("_CRS", template([io(PORTS, 1, LENGTH)])),
-            region("PRST", Space::Io, u64::from(PORTS), u64::from(LENGTH)),
-            field("PRST", Access::Byte, Update::WriteAsZeros, &flags),
-            field(
-                "PRST",
-                Access::DWord,
-                Update::Preserve,
-                &[("CSEL", 32), ("", 32), ("CDAT", 32)],
-            ),
-        ],
-    )
+    let body = [
+        name("_HID", eisa_id("PNP0A06")),
+        name("_UID", text("CPU Hotplug resources")),
+        mutex("CPLK"),
+        name("_CRS", template([io(PORTS, 1, LENGTH)])),
+        region("PRST", Space::Io, u64::from(PORTS), u64::from(LENGTH)),
+        field("PRST", Access::Byte, Update::WriteAsZeros, &flags),
+        field(
+            "PRST",
+            Access::DWord,
+            Update::Preserve,
+            &[("CSEL", 32), ("", 32), ("CDAT", 32)],
+        ),
+    ];
+    let turn_off = serialized("_INI", 0, [store(0, "CSEL")]);
+    let turn_off = (tables == Tables::V10_0).then_some(turn_off);
+    device("\\_SB.PCI0.PRES", body.into_iter().chain(turn_off))
 }
 
 const PORTS: u16 = 0xcd8;
