@@ -8,9 +8,10 @@ use tracing::Level;
 
 /// Sends everything from `level` up, from now on.
 pub fn start(level: Level) -> anyhow::Result<()> {
-    if connected_to_journal() {
+    if connected_to_journal()
+        && let Ok(journal) = JournalLog::new()
+    {
         // `tracing` hands its events to `log` while it has no subscriber.
-        let journal = JournalLog::new().context("cannot reach the journal")?;
         journal
             .with_syslog_identifier("cocoon".into())
             .install()

@@ -15,7 +15,7 @@ use self::processor::Processor;
 use super::gpu::Gpu;
 use super::server::Server;
 
-mod capacity;
+pub(super) mod capacity;
 mod gpus;
 mod pci;
 mod processor;

@@ -4,7 +4,7 @@
 //! that the configuration names. The blocks below are not read here: the kernel
 //! of the guest checks each when it reads it, and stops at the first wrong one.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -24,13 +24,16 @@ pub fn assign(models: &[Model], files: &[PathBuf]) -> Result<Vec<ModelDisk>> {
             let root_hash = model.verity.root_hash;
             bail!("no --model file holds {name}, whose root hash is {root_hash}");
         };
+        let context = || format!("cannot find {}", path.display());
         disks.push(ModelDisk {
             name: name.into(),
-            path: path.into(),
+            path: fs::canonicalize(path).with_context(context)?,
         });
     }
     for file in files {
-        if !disks.iter().any(|disk| disk.path == *file) {
+        let path =
+            fs::canonicalize(file).with_context(|| format!("cannot find {}", file.display()))?;
+        if !disks.iter().any(|disk| disk.path == path) {
             bail!("{} holds no model of the configuration", file.display());
         }
     }
@@ -77,7 +80,6 @@ fn top(verity: &Verity) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
 
     use attestation::config::Measured;
     use tempfile::TempDir;

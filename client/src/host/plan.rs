@@ -15,7 +15,7 @@ use measurements::shape::Shape;
 
 use super::QGS_PORT;
 use super::accelerator::Accelerator;
-use super::check::qemu;
+use super::check::{capacity, qemu};
 use super::gpu::{Address, Gpu};
 use super::instance::Record;
 use super::models;
@@ -110,6 +110,9 @@ impl PlanArgs {
             .with_context(|| format!("config {} of the release", config.name))?;
         let models = models::assign(&measured.models, &self.model)?;
         let devices = self.devices(server)?;
+        if let Some(trouble) = capacity::trouble(server, self.shape) {
+            bail!("{trouble}");
+        }
         let image = image(&release, &self.artefacts)?;
         let (unmeasured, port) = self.unmeasured()?;
         let accelerator = match self.platform {
@@ -226,8 +229,16 @@ impl PlanArgs {
 fn image(release: &Release, folder: &Path) -> Result<Image> {
     let folder =
         fs::canonicalize(folder).with_context(|| format!("cannot find {}", folder.display()))?;
-    for artefact in &release.artefacts {
-        let path = folder.join(&artefact.name);
+    for name in [
+        Artefact::FIRMWARE,
+        Artefact::KERNEL,
+        Artefact::INITRD,
+        Artefact::ROOT,
+    ] {
+        let mut artefacts = release.artefacts.iter();
+        let artefact = artefacts.find(|artefact| artefact.name == name);
+        let artefact = artefact.with_context(|| format!("the release names no {name}"))?;
+        let path = folder.join(name);
         let found = Digest256::of(&read(&path)?);
         ensure!(
             found == artefact.sha256,
@@ -403,6 +414,30 @@ mod tests {
         assert!(said.contains(&expected), "{said}");
         fs::remove_file(stage.path("initrd")).unwrap();
         assert!(stage.refused("").contains("cannot read "));
+    }
+
+    #[test]
+    fn a_release_that_leaves_out_an_artefact_is_refused() {
+        let stage = Stage::set();
+        let path = stage.path("release.json");
+        let mut release = Release::parse(&fs::read(&path).unwrap()).unwrap();
+        release
+            .artefacts
+            .retain(|artefact| artefact.name != Artefact::ROOT);
+        stage.file("release.json", release.to_json().unwrap().as_bytes());
+        assert_eq!(stage.refused(""), "the release names no root.img");
+    }
+
+    #[test]
+    fn a_shape_that_does_not_fit_is_refused() {
+        let stage = Stage::set();
+        stage
+            .server
+            .file("proc/meminfo", "MemAvailable:   64000000 kB\n");
+        assert_eq!(
+            stage.refused(""),
+            "61 GiB of memory are available, but shape gpu1-v16-m128g has 128"
+        );
     }
 
     #[test]

@@ -201,8 +201,7 @@ impl Running {
     }
 }
 
-/// Logs a stream line by line, without control characters, which could speak to a
-/// terminal.
+/// Logs a stream line by line.
 async fn log(name: &'static str, stream: impl AsyncRead + Unpin) {
     let mut stream = BufReader::new(stream);
     let mut line = Vec::new();
@@ -212,13 +211,98 @@ async fn log(name: &'static str, stream: impl AsyncRead + Unpin) {
         match part.read_until(b'\n', &mut line).await {
             Ok(0) | Err(_) => return,
             Ok(_) => {
-                let text = String::from_utf8_lossy(&line);
-                let text = text.replace(char::is_control, "");
-                tracing::info!("{name}: {}", text.trim_end());
+                tracing::info!("{name}: {}", printable(&line));
             }
         }
     }
 }
 
+/// Without control characters, which could speak to a terminal.
+fn printable(line: &[u8]) -> String {
+    let text = String::from_utf8_lossy(line);
+    text.replace(char::is_control, "").trim_end().to_owned()
+}
+
 const DRAIN: Duration = Duration::from_secs(1);
 const LONGEST_LINE: u64 = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::{pending, ready};
+    use std::io::{BufRead as _, BufReader};
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    use tempfile::TempDir;
+
+    /// A program in QEMU's place.
+    fn running(state: &TempDir, program: &str) -> Running {
+        let name = "a".parse().unwrap();
+        let instance = Instance::claim(state.path(), &name, &[]).unwrap();
+        let mut command = Command::new("sh");
+        let qemu = command.args(["-c", program]).kill_on_drop(true).spawn();
+        Running {
+            qemu: qemu.unwrap(),
+            console: [tokio::spawn(ready(())), tokio::spawn(ready(()))],
+            grace: Duration::from_millis(100),
+            _tpm: None,
+            instance,
+        }
+    }
+
+    /// A monitor that says yes to everything; what it was told.
+    fn monitor(running: &Running) -> thread::JoinHandle<Vec<String>> {
+        let socket = running.instance.folder().join(qmp::SOCKET);
+        let listener = UnixListener::bind(socket).unwrap();
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            io::Write::write_all(&mut stream, b"{\"QMP\": {}}\n").unwrap();
+            let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            lines
+                .map(|line| {
+                    // Who asked may be gone already.
+                    drop(io::Write::write_all(&mut stream, b"{\"return\": {}}\n"));
+                    line.unwrap()
+                })
+                .collect()
+        })
+    }
+
+    #[tokio::test]
+    async fn a_machine_that_ends_by_itself_is_an_error() {
+        let state = tempfile::tempdir().unwrap();
+        let running = running(&state, "exit 3");
+        let error = running.supervise(pending()).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the machine ended by itself: QEMU's exit status: 3"
+        );
+        assert!(!state.path().join("a").exists());
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_is_told_to_stop_gets_the_power_button_first() {
+        let state = tempfile::tempdir().unwrap();
+        let running = running(&state, "exec sleep 60");
+        let monitor = monitor(&running);
+        running.supervise(ready(())).await.unwrap();
+        let told = monitor.join().unwrap();
+        assert!(
+            told.last().unwrap().contains("system_powerdown"),
+            "{told:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_qemu_without_a_monitor_is_killed() {
+        let state = tempfile::tempdir().unwrap();
+        let running = running(&state, "exec sleep 60");
+        running.supervise(ready(())).await.unwrap();
+    }
+
+    #[test]
+    fn what_a_guest_says_does_not_move_the_cursor() {
+        assert_eq!(printable(b"\x1b[2Ja\tb\xff\r\n"), "[2Jab\u{fffd}");
+    }
+}

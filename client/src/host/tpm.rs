@@ -4,6 +4,7 @@
 //! more: its authority is a key in a file on this machine.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -41,7 +42,7 @@ impl Authority {
     /// PEM file of the certificate between the root and an endorsement key.
     #[must_use]
     pub fn issuer_certificate(&self) -> PathBuf {
-        self.folder.join("issuercert.pem")
+        self.folder.join(ISSUER)
     }
 }
 
@@ -66,6 +67,8 @@ impl Tpm {
             .arg(format!("type=unixio,path={}", state.join(SOCKET).display()))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
+            // It ends with QEMU, not with a signal from the terminal before it.
+            .process_group(0)
             .spawn()
             .context("cannot start swtpm")?;
         let started = Instant::now();
@@ -115,7 +118,7 @@ fn manufacture(programs: &dyn Programs, authority: &Authority, state: &Path) -> 
                 "statedir = {folder}
 signingkey = {folder}/signkey.pem
 \
-                 issuercert = {folder}/issuercert.pem
+                 issuercert = {folder}/{ISSUER}
 certserial = {folder}/certserial
 "
             ),
@@ -159,6 +162,8 @@ create_certs_tool_options = {}
     Ok(())
 }
 
+/// In the folder of an [`Authority`].
+pub const ISSUER: &str = "issuercert.pem";
 const STATE: &str = "tpm";
 const SOCKET: &str = "swtpm";
 const LIMIT: Duration = Duration::from_secs(10);

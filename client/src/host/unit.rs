@@ -82,6 +82,7 @@ Wants=network-online.target
 Type=exec
 EnvironmentFile=/etc/cocoon/%i.conf
 ExecStartPre=+/usr/bin/cocoon host setup-gpu --apply --keep-mode $GPUS
+ExecStartPre=+udevadm settle
 ExecStart=/usr/bin/cocoon host run --name %i $ARGUMENTS
 Restart=on-failure
 RestartPreventExitStatus=1

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use client::host::instance::AUTHORITY;
 use client::host::programs::{Needs, Programs as _, QEMU, end};
 use client::host::shell;
-use client::host::tpm::Authority;
+use client::host::tpm::ISSUER;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Deserialize;
@@ -40,10 +40,7 @@ pub(super) fn run(stage: &Stage) -> Result<f64> {
     let second = second.context("cannot start cocoon")?;
     ensure!(!second.success(), "an instance was started twice");
 
-    let gateway = stage.gateway_under(
-        &Authority::at(&state.path().join(AUTHORITY))?.issuer_certificate(),
-        address,
-    )?;
+    let gateway = stage.gateway_under(&state.path().join(AUTHORITY).join(ISSUER), address)?;
     chat::recite(&gateway.base)?;
     drop(gateway);
     service.stop()?;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use measurements::shape::SHAPES;
+use measurements::shape::{SHAPES, Shape};
 
 use super::Finding;
 use crate::host::gpu::Gpu;
@@ -17,12 +17,23 @@ pub(super) fn check(server: &Server, folder: &Path) -> Vec<Finding> {
     findings
 }
 
+/// Why a VM of `shape` cannot be run now.
+pub(in crate::host) fn trouble(server: &Server, shape: &Shape) -> Option<String> {
+    let available = mib(server, "MemAvailable");
+    let (name, wanted) = (shape.name, shape.memory.mib >> 10);
+    (!fits(shape, available)).then(|| {
+        let found = available >> 10;
+        format!("{found} GiB of memory are available, but shape {name} has {wanted}")
+    })
+}
+
+fn fits(shape: &Shape, available_mib: u64) -> bool {
+    u64::from(shape.memory.mib).saturating_add(OVERHEAD_MIB) <= available_mib
+}
+
 fn memory(server: &Server) -> Finding {
     let available = mib(server, "MemAvailable");
-    let fitting = SHAPES.iter().filter(|shape| {
-        let needed = u64::from(shape.memory.mib).saturating_add(OVERHEAD_MIB);
-        needed <= available
-    });
+    let fitting = SHAPES.iter().filter(|shape| fits(shape, available));
     let found = format!("{} GiB are available", available >> 10);
     match fitting.map(|shape| shape.memory.mib >> 10).max() {
         Some(most) => Finding::ok("memory", format!("{found}: shapes of up to {most} GiB")),
