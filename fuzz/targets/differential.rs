@@ -7,6 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use oracle::takes_what_it_must_not;
 use paper_td::edit::{self, Edit};
 
+#[allow(dead_code, reason = "what the differences are for is the tests' part")]
 #[path = "../../attestation/tests/oracle/mod.rs"]
 mod oracle;
 #[path = "../../attestation/tests/paper_td/mod.rs"]

@@ -17,6 +17,7 @@ use attestation::eventlog::Log;
 use attestation::evidence::{
     Collateral as Stapled, Evidence, GpuCollateral, GpuEvidence, PlatformEvidence, State,
 };
+use attestation::nvidia::{self, Report, Revocation, Rim};
 use attestation::protocol::{Refusal, Request, Response};
 use attestation::register::Digest384;
 use attestation::tdx::{Collateral, CollateralParts, Quote, QuotePolicy, verify};
@@ -326,6 +327,34 @@ pub const PARSERS: &[Parser] = &[
         recorded: &["table_loader.bin"],
         ..NOTHING
     },
+    Parser {
+        name: "gpu-report",
+        read: |bytes| Report::parse(bytes).is_ok(),
+        recorded: &[".report.bin"],
+        ..NOTHING
+    },
+    Parser {
+        name: "gpu-chain",
+        read: gpu_chain,
+        recorded: &["hopper_sample.chain.pem", "mock.chain.pem"],
+        ..NOTHING
+    },
+    Parser {
+        name: "rim",
+        read: |bytes| Rim::verify(bytes, &Revocation::default(), RIM_AT).is_ok(),
+        recorded: &[
+            "1010_0200_882_96005E0001_PROD.swidtag",
+            "_test_no_gpu.swidtag",
+        ],
+        ..NOTHING
+    },
+    Parser {
+        name: "ocsp",
+        read: |bytes| Revocation::parse([], [bytes]).is_ok(),
+        made: || vec![small::ocsp(1)],
+        grown: Some(small::ocsp),
+        ..NOTHING
+    },
 ];
 
 const NOTHING: Parser = Parser {
@@ -403,6 +432,15 @@ fn sgx_extension(bytes: &[u8]) -> bool {
 fn told(log: &Log<'_>) -> bool {
     let events = log.unverified_events();
     events.iter().all(|event| !event.to_string().is_empty())
+}
+
+/// Reads the certificates under a recorded report.
+fn gpu_chain(bytes: &[u8]) -> bool {
+    let (Ok(report), Some(nonce)) = (Report::parse(&GPU_REPORT), GPU_REPORT.get(4..36)) else {
+        return false;
+    };
+    let nonce = nonce.try_into().expect("is 32 bytes");
+    nvidia::verify(report, bytes, &Revocation::default(), nonce, RIM_AT).is_ok()
 }
 
 fn endorsement(ek_certificate: Vec<u8>, ak_public: Vec<u8>) -> vtpm::Endorsement {
@@ -488,6 +526,13 @@ static TPM_ROOT: LazyLock<Vec<u8>> = LazyLock::new(|| {
     tpm_pki::Certificate::authority("root", &key, Some(0)).sign(&key)
 });
 
+/// Empty where there are no vectors.
+static GPU_REPORT: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let path = vectors().map(|root| root.join("nvidia/NVIDIA__nvtrust/hopper_sample.report.bin"));
+    path.map_or_else(Vec::new, |path| fs::read(path).expect("is recorded"))
+});
+
+const RIM_AT: UnixTime = UnixTime(1_700_000_000);
 const TPM_AT: UnixTime = UnixTime(1_790_000_000);
 const DATA: ReportData = ReportData([0xd5; 64]);
 const RANDOM: vtpm::Randomness = vtpm::Randomness {

@@ -201,6 +201,23 @@ const GROWING: &[(&str, &str, Grow)] = &[
     ("dots of TOML", "measured-config", |count| {
         format!("a{} = 1", ".a".repeat(count)).into()
     }),
+    ("elements of XML", "rim", |count| {
+        format!("<a>{}</a>", "<b c=\"d\">e</b>".repeat(count)).into()
+    }),
+    ("nested XML", "rim", |count| "<a>".repeat(4 * count).into()),
+    ("attributes of XML", "rim", |count| {
+        let attributes: String = (0..count).map(|name| format!(" a{name}=\"\"")).collect();
+        format!("<a{attributes}/>").into()
+    }),
+    ("namespaces of XML", "rim", |count| {
+        let names: String = (0..count)
+            .map(|name| format!(" xmlns:a{name}=\"u\""))
+            .collect();
+        format!("<a{names}>{}</a>", "<b/>".repeat(count)).into()
+    }),
+    ("entities of XML", "rim", |count| {
+        format!("<a>{}</a>", "&amp;".repeat(count)).into()
+    }),
     ("files of an archive", "initrd", |count| {
         Parser::named("initrd").unwrap().seeds().unwrap()[0].repeat(count)
     }),

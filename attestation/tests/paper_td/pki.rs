@@ -1,5 +1,8 @@
 //! Certificates and revocation lists in the profile of Intel's, of keys that anyone has.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use p256::ecdsa::signature::Signer as _;
@@ -24,19 +27,44 @@ impl Key {
 
     /// `x || y`.
     pub(crate) fn coordinates(self) -> Vec<u8> {
-        let point = self.signing().verifying_key().to_encoded_point(false);
-        point.as_bytes()[1..].to_vec()
+        self.remembered(&[], |key| {
+            let point = key.verifying_key().to_encoded_point(false);
+            point.as_bytes()[1..].to_vec()
+        })
     }
 
     /// `r || s`.
     pub(crate) fn sign_raw(self, message: &[u8]) -> [u8; 64] {
-        let signature: Signature = self.signing().sign(message);
-        signature.to_bytes().into()
+        self.sign(message).to_bytes().into()
     }
 
     fn sign_der(self, message: &[u8]) -> Vec<u8> {
-        let signature: Signature = self.signing().sign(message);
-        signature.to_der().as_bytes().to_vec()
+        self.sign(message).to_der().as_bytes().to_vec()
+    }
+
+    fn sign(self, message: &[u8]) -> Signature {
+        let sign = |key: SigningKey| {
+            let signature: Signature = key.sign(message);
+            signature.to_bytes().to_vec()
+        };
+        Signature::from_slice(&self.remembered(message, sign)).unwrap()
+    }
+
+    /// What was made of a message before, as most of a paper is that of the last one.
+    fn remembered(self, message: &[u8], make: impl FnOnce(SigningKey) -> Vec<u8>) -> Vec<u8> {
+        type Made = BTreeMap<(u8, Vec<u8>), Vec<u8>>;
+        thread_local! {
+            static MADE: RefCell<Made> = RefCell::default();
+        }
+        let key = (self.0, message.to_vec());
+        MADE.with_borrow_mut(|made| {
+            if made.len() > 1000 {
+                made.clear();
+            }
+            made.entry(key)
+                .or_insert_with(|| make(self.signing()))
+                .clone()
+        })
     }
 
     fn signing(self) -> SigningKey {

@@ -1,5 +1,7 @@
 //! The smallest files that the readers of a release's artefacts take.
 
+use super::paper_td::der::{bits, integer, octets, oid, sequence, tlv};
+
 /// Firmware: a page of code, a page for hand-off blocks, and the table that says so.
 pub(super) fn tdvf() -> Vec<u8> {
     let mut file = vec![0x5a; 4096];
@@ -60,6 +62,26 @@ pub(super) fn pe() -> Vec<u8> {
     file
 }
 
+/// An OCSP response (RFC 6960, section 4.2.1) with so many answers.
+pub(super) fn ocsp(count: usize) -> Vec<u8> {
+    let time = || tlv(0x18, b"20260101000000Z");
+    let id = [
+        sequence(&[oid(SHA256)]),
+        octets(&[1; 32]),
+        octets(&[2; 32]),
+        integer(&[3]),
+    ];
+    let single = [sequence(&id), tlv(0x80, &[]), time(), tlv(0xa0, &time())];
+    let data = sequence(&[
+        tlv(0xa2, &octets(&[4; 20])),
+        time(),
+        sequence(&vec![sequence(&single); count]),
+    ]);
+    let basic = sequence(&[data, sequence(&[oid(ECDSA_WITH_SHA384)]), bits(&[5; 70])]);
+    let bytes = sequence(&[oid(OCSP_BASIC), octets(&basic)]);
+    sequence(&[tlv(0x0a, &[0]), tlv(0xa0, &bytes)])
+}
+
 /// A kernel's boot sector and setup header, protocol 2.15.
 pub(super) fn kernel() -> Vec<u8> {
     let mut file = vec![0; 1024];
@@ -105,6 +127,11 @@ fn put(file: &mut [u8], at: usize, bytes: &[u8]) {
     let places = file.iter_mut().skip(at).zip(bytes);
     places.for_each(|(place, byte)| *place = *byte);
 }
+
+// 2.16.840.1.101.3.4.2.1, 1.2.840.10045.4.3.3, 1.3.6.1.5.5.7.48.1.1.
+const SHA256: &[u8] = &[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01];
+const ECDSA_WITH_SHA384: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x03];
+const OCSP_BASIC: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x30, 0x01, 0x01];
 
 /// Two sections that hold volumes, by `xz --format=lzma`.
 const PACKED: &str =
