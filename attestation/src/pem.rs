@@ -136,6 +136,43 @@ mod tests {
         ] {
             assert!(certificates::<1>(text).is_err(), "{text:?}");
         }
+        for (begin, end) in [
+            ("-----BEGIN CERTIFICATE----", "-----END CERTIFICATE-----"),
+            ("----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"),
+            ("------BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"),
+            ("-----BEGIN CERTIFICATE------", "-----END CERTIFICATE-----"),
+            ("-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE----"),
+            ("-----BEGIN CERTIFICATE-----", "----END CERTIFICATE-----"),
+            ("-----BEGIN CERTIFICATE-----", "-----END  CERTIFICATE-----"),
+            ("-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----x"),
+            ("-----BEGIN CERTIFICATE-----", "-----END X509 CRL-----"),
+            ("-----BEGIN CERTIFICATE----- ", "-----END CERTIFICATE-----"),
+            ("-----BEGIN CERTIFICATE-----", " -----END CERTIFICATE-----"),
+            ("-----begin certificate-----", "-----end certificate-----"),
+            (
+                "-----BEGIN TRUSTED CERTIFICATE-----",
+                "-----END TRUSTED CERTIFICATE-----",
+            ),
+            ("-----END CERTIFICATE-----", "-----BEGIN CERTIFICATE-----"),
+            ("-----BEGIN CERTIFICATE-----", "-----BEGIN CERTIFICATE-----"),
+            (
+                "-----BEGIN CERTIFICATE-----\nKey: value\n",
+                "-----END CERTIFICATE-----",
+            ),
+            ("\n-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"),
+            (
+                "\u{feff}-----BEGIN CERTIFICATE-----",
+                "-----END CERTIFICATE-----",
+            ),
+        ] {
+            let text = [begin, "AQID", end, ""].join("\n");
+            let error = certificates::<1>(text.as_bytes());
+            let refused = PemError::Block {
+                index: 0,
+                expected: 1,
+            };
+            assert_eq!(error, Err(refused), "{text:?}");
+        }
         let long = [b"-----BEGIN CERTIFICATE-----\n", &[b'A'; 68][..], b"\n"].concat();
         let long = [&long[..], b"-----END CERTIFICATE-----\n"].concat();
         assert!(certificates::<1>(&long).is_err(), "a line of 68 characters");

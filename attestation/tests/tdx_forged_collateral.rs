@@ -135,6 +135,11 @@ fn each_fault_of_the_tcb_info_gives_its_reason() {
         "tcb-info-signature": "signer" => |paper| paper.tcb_info_key = Key::PCK;
         "tcb-info-id": "id" => |paper| paper.set("id", "SGX");
         "tcb-info-version": "version" => |paper| paper.set("version", 2);
+        "tcb-info-malformed": "version 1" => |paper| {
+            paper.set("version", 1);
+            paper.remove("id");
+            paper.remove("tdxModule");
+        };
         "tcb-info-type": "type" => |paper| paper.set("tcbType", 1);
         "tcb-info-not-yet-valid": "early" => |paper| paper.set("issueDate", "2027-01-16T00:00:00Z");
         "tcb-info-expired": "late" => |paper| paper.set("nextUpdate", "2027-01-14T00:00:00Z");
@@ -199,6 +204,107 @@ fn each_fault_of_the_qe_identity_gives_its_reason() {
     paper.qe_identity_key = Key::ROOT;
     let found = judge(&paper.build(), &policy());
     assert_eq!(found, Err("qe-identity-signature".into()));
+}
+
+/// Values that no member of a document has, wherever they stand.
+fn wrong_values() -> [Value; 9] {
+    [
+        Value::Null,
+        json!(true),
+        json!(-1),
+        json!(1.5),
+        json!(u64::MAX),
+        json!(""),
+        json!("zz"),
+        json!({}),
+        json!([{}]),
+    ]
+}
+
+#[test]
+fn each_member_of_a_document_must_be_there_and_of_its_type() {
+    type Part = fn(&mut Paper) -> &mut Value;
+    let parts: [(Part, &str, &[&str]); 10] = [
+        (
+            |paper| &mut paper.tcb_info,
+            "tcb-info",
+            &["tdxModuleIdentities"],
+        ),
+        (|paper| &mut paper.tcb_info["tdxModule"], "tcb-info", &[]),
+        (|paper| paper.module(), "tcb-info", &[]),
+        (
+            |paper| &mut paper.module()["tcbLevels"][0],
+            "tcb-info",
+            &["advisoryIDs"],
+        ),
+        (
+            |paper| &mut paper.module()["tcbLevels"][0]["tcb"],
+            "tcb-info",
+            &[],
+        ),
+        (|paper| &mut paper.tcb_info["tcbLevels"][0], "tcb-info", &[]),
+        (
+            |paper| &mut paper.tcb_info["tcbLevels"][0]["tcb"],
+            "tcb-info",
+            &[],
+        ),
+        (|paper| &mut paper.qe_identity, "qe-identity", &[]),
+        (
+            |paper| &mut paper.qe_identity["tcbLevels"][0],
+            "qe-identity",
+            &["advisoryIDs"],
+        ),
+        (
+            |paper| &mut paper.qe_identity["tcbLevels"][0]["tcb"],
+            "qe-identity",
+            &[],
+        ),
+    ];
+    let mut tried = 0;
+    for (part, document, optional) in parts {
+        let members: Vec<String> = {
+            let mut paper = Paper::good();
+            part(&mut paper)
+                .as_object()
+                .unwrap()
+                .keys()
+                .cloned()
+                .collect()
+        };
+        for member in members {
+            let judged = |change: &dyn Fn(&mut Value)| {
+                let mut paper = Paper::good();
+                change(part(&mut paper));
+                judge(&paper.build(), &policy()).err().unwrap_or_default()
+            };
+            let gone = judged(&|part| drop(part.as_object_mut().unwrap().remove(&member)));
+            let expected = format!("{document}-malformed");
+            assert_eq!(
+                gone == expected,
+                !optional.contains(&&*member),
+                "{member}: {gone}"
+            );
+            for wrong in wrong_values() {
+                let found = judged(&|part| part[&member] = wrong.clone());
+                // A text that names another document or module is of the right type.
+                let named = member == "id" && wrong.is_string();
+                assert_eq!(found == expected, !named, "{member}: {wrong}: {found}");
+                assert_ne!(found, "", "{member}: {wrong}");
+                tried += 1;
+            }
+        }
+    }
+    assert!(tried > 400, "{tried}");
+}
+
+#[test]
+fn a_list_as_text_is_no_list() {
+    let mut built = Paper::good().build();
+    let text = pem(std::slice::from_ref(&built.pck_crl));
+    built.pck_crl = text.replace("CERTIFICATE", "X509 CRL").into();
+    assert_eq!(judge(&built, &policy()), Err("pck-crl-malformed".into()));
+    built.pck_crl = hex::encode(Paper::good().pck_crl.sign()).into();
+    assert_eq!(judge(&built, &policy()), Err("pck-crl-malformed".into()));
 }
 
 #[test]

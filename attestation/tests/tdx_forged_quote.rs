@@ -35,6 +35,11 @@ fn each_fault_of_a_quote_gives_its_reason() {
         "quote-version": "version 6" => |paper| paper.header[0] = 6;
         "quote-key-type": "P-384" => |paper| paper.header[2] = 3;
         "quote-tee-type": "SGX" => |paper| paper.header[4] = 0;
+        "quote-tee-type": "SGX with its body" => |paper| {
+            paper.header[4] = 0;
+            paper.body.truncate(384);
+        };
+        "quote-truncated": "TDX with the body of SGX" => |paper| paper.body.truncate(384);
         "quote-vendor": "vendor" => |paper| paper.header[27] ^= 1;
         "quote-body-type": "type of SGX" => |paper| v5(paper, 1, 384);
         "quote-body-type": "type 5" => |paper| v5(paper, 5, 885);
