@@ -21,7 +21,7 @@ use paper_td::judge::{check_policy, judge, policy, verified};
 use paper_td::pki;
 use paper_td::{
     MRSEAM, MRSERVICETD, MRSIGNERSEAM, MRTD, Paper, REPORT_DATA, REPORTDATA, SEAMATTRIBUTES,
-    TDATTRIBUTES, VMID, XFAM,
+    TDATTRIBUTES, TEE_TCB_SVN, VMID, XFAM,
 };
 
 #[test]
@@ -43,6 +43,10 @@ fn each_claim_that_a_policy_does_not_take_gives_its_reason() {
         "tcb-status": "no status" => |_, policy| policy.platform.statuses.clear();
         "advisories": "advisory" => |paper, _| advisory(paper);
         "evaluation-number": "number" => |_, policy| policy.platform.min_evaluation_number = 21;
+        "tee-tcb-svn": "first SVN of TEE" => |_, policy| policy.platform.min_tee_tcb_svn.0[0] = TEE_TCB_SVN[0] + 1;
+        "tee-tcb-svn": "last SVN of TEE" => |_, policy| policy.platform.min_tee_tcb_svn.0[15] = TEE_TCB_SVN[15] + 1;
+        "pce-svn": "SVN of PCE" => |_, policy| policy.platform.min_pce_svn = 14;
+        "qe-svn": "SVN of QE" => |_, policy| policy.platform.min_qe_svn = 5;
         "dynamic-platform": "dynamic" => |_, policy| policy.platform.dynamic_platform = false;
         "cached-keys": "cached keys" => |_, policy| policy.platform.cached_keys = false;
         "smt": "SMT" => |_, policy| policy.platform.smt = false;
@@ -120,6 +124,8 @@ fn whatever_a_policy_does_not_take_can_be_let_in_by_name() {
         (
             |_| {},
             |policy| {
+                (policy.min_pce_svn, policy.min_qe_svn) = (13, 4);
+                policy.min_tee_tcb_svn = Hex(TEE_TCB_SVN);
                 policy.mrseam = Accept::OneOf([MRSEAM].into());
                 policy.fmspc = Accept::OneOf([Hex(pki::FMSPC)].into());
                 policy.ppid = Accept::OneOf([Hex(pki::PPID)].into());

@@ -140,6 +140,10 @@ export interface PlatformPolicy {
     /** Advisories that the platform may be subject to. */
     readonly advisories?: readonly string[];
     readonly min_evaluation_number?: number;
+    /** What each byte of TEE_TCB_SVN must reach. */
+    readonly min_tee_tcb_svn?: Hex;
+    readonly min_pce_svn?: number;
+    readonly min_qe_svn?: number;
     /** TDATTRIBUTES that may be set: `"0x"` and hexadecimal digits. */
     readonly attributes?: `0x${string}`;
     /** XFAM bits that may be set: `"0x"` and hexadecimal digits. */

@@ -40,6 +40,12 @@ pub struct PlatformPolicy {
     pub advisories: BTreeSet<String>,
     /// Collateral must be from this TCB recovery or a later one.
     pub min_evaluation_number: u32,
+    /// Each component of TEE_TCB_SVN must reach this one, whatever Intel's table says.
+    pub min_tee_tcb_svn: Hex<16>,
+    /// PCESVN of the PCK certificate must reach this.
+    pub min_pce_svn: u16,
+    /// ISVSVN of the quoting enclave must reach this.
+    pub min_qe_svn: u16,
     /// TDATTRIBUTES that may be set. SEPT_VE_DISABLE must be.
     pub attributes: TdAttributes,
     /// XFAM bits that may be set.
@@ -74,6 +80,9 @@ impl PlatformPolicy {
             statuses: BTreeSet::from([TcbStatus::UpToDate]),
             advisories: BTreeSet::new(),
             min_evaluation_number: 0,
+            min_tee_tcb_svn: Hex([0; 16]),
+            min_pce_svn: 0,
+            min_qe_svn: 0,
             attributes: TdAttributes::HARMLESS,
             xfam: Xfam::HARMLESS,
             service_tds: BTreeSet::new(),
@@ -193,7 +202,9 @@ impl Verified {
     }
 
     fn check_tcb(&self, policy: &PlatformPolicy) -> Vec<Check> {
-        let number = self.evaluation_number();
+        let tee_tcb_svn = Hex(self.body().tee_tcb_svn);
+        let mut pairs = tee_tcb_svn.0.iter().zip(policy.min_tee_tcb_svn.0);
+        let reached = pairs.all(|(svn, least)| *svn >= least);
         let (status, advisories) = (self.status(), self.advisories());
         [
             Check::new(
@@ -208,12 +219,19 @@ impl Verified {
                 list(advisories),
                 advisories.is_subset(&policy.advisories),
             ),
-            Check::new(
+            at_least(
                 "evaluation-number",
-                format_args!("at least {}", policy.min_evaluation_number),
-                number,
-                number >= policy.min_evaluation_number,
+                policy.min_evaluation_number,
+                self.evaluation_number(),
             ),
+            Check::new(
+                "tee-tcb-svn",
+                format_args!("at least {} in each byte", policy.min_tee_tcb_svn),
+                tee_tcb_svn,
+                reached,
+            ),
+            at_least("pce-svn", policy.min_pce_svn, self.pce_svn()),
+            at_least("qe-svn", policy.min_qe_svn, self.qe_svn()),
         ]
         .into()
     }
@@ -389,6 +407,11 @@ pub(crate) fn pin<T: Ord + fmt::Display>(
 ) -> Check {
     let text = found.map_or("none".into(), ToString::to_string);
     Check::new(name, accepted, text, accepted.takes(found))
+}
+
+fn at_least<T: fmt::Display + Ord>(name: &'static str, least: T, found: T) -> Check {
+    let passed = found >= least;
+    Check::new(name, format_args!("at least {least}"), found, passed)
 }
 
 fn one_of<T: fmt::Display>(accepted: &BTreeSet<T>) -> String {

@@ -107,7 +107,7 @@ pub(super) struct QeReport {
     attributes: [u8; 16],
     mrsigner: [u8; 32],
     isvprodid: u16,
-    isvsvn: u16,
+    pub(super) isvsvn: u16,
     /// All reserved fields are zero.
     pub(super) reserved_clear: bool,
     pub(super) report_data: [u8; 64],

@@ -64,6 +64,8 @@ pub struct Verified {
     tcb_date: UnixTime,
     advisories: BTreeSet<String>,
     evaluation_number: u32,
+    pce_svn: u16,
+    qe_svn: u16,
 }
 
 impl Verified {
@@ -102,6 +104,18 @@ impl Verified {
     #[must_use]
     pub const fn evaluation_number(&self) -> u32 {
         self.evaluation_number
+    }
+
+    /// Version of the provisioning certification enclave, as in the PCK certificate.
+    #[must_use]
+    pub const fn pce_svn(&self) -> u16 {
+        self.pce_svn
+    }
+
+    /// Version of the quoting enclave.
+    #[must_use]
+    pub const fn qe_svn(&self) -> u16 {
+        self.qe_svn
     }
 }
 
@@ -197,6 +211,8 @@ fn judge(
         tcb_date: launch.date().min(qe.tcb_date),
         advisories,
         evaluation_number: collateral.evaluation_number(),
+        pce_svn: endorsed.pck.pcesvn,
+        qe_svn: endorsed.qe_report.isvsvn,
     })
 }
 
