@@ -125,7 +125,7 @@ mod tests {
                 scheme: Scheme::P256Sha256,
                 key: small
                     .verifying_key()
-                    .to_encoded_point(false)
+                    .to_sec1_point(false)
                     .as_bytes()
                     .to_vec(),
                 der: a.to_der().as_bytes().to_vec(),
@@ -135,7 +135,7 @@ mod tests {
                 scheme: Scheme::P384Sha384,
                 key: large
                     .verifying_key()
-                    .to_encoded_point(false)
+                    .to_sec1_point(false)
                     .as_bytes()
                     .to_vec(),
                 der: b.to_der().as_bytes().to_vec(),
@@ -172,7 +172,7 @@ mod tests {
         use sha2::{Digest, Sha256};
 
         let signer = p384::ecdsa::SigningKey::from_slice(&[7; 48]).unwrap();
-        let point = signer.verifying_key().to_encoded_point(false);
+        let point = signer.verifying_key().to_sec1_point(false);
         let (scheme, key) = (Scheme::P384Sha256, point.as_bytes());
         let signed: p384::ecdsa::Signature = signer.sign_prehash(&Sha256::digest(MESSAGE)).unwrap();
         let der = signed.to_der();

@@ -323,8 +323,8 @@ impl Key {
     pub(crate) fn derive(seed: &[u8; 32], purpose: &str) -> Self {
         let scalar = Sha256::new().chain_update(seed).chain_update(purpose);
         let secret =
-            SigningKey::from_bytes(&scalar.finalize()).expect("one scalar in 2^32 is out of range");
-        let public = secret.verifying_key().to_encoded_point(false);
+            SigningKey::from_slice(&scalar.finalize()).expect("one scalar in 2^32 is out of range");
+        let public = secret.verifying_key().to_sec1_point(false);
         Self {
             public: public.as_bytes().to_vec(),
             secret,

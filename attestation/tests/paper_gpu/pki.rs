@@ -33,7 +33,7 @@ impl Key {
     /// `04 || x || y`.
     pub(crate) fn point(self) -> Vec<u8> {
         remembered((self.0, Vec::new()), || {
-            let point = self.signing().verifying_key().to_encoded_point(false);
+            let point = self.signing().verifying_key().to_sec1_point(false);
             point.as_bytes().to_vec()
         })
     }

@@ -28,7 +28,7 @@ impl Key {
     /// `x || y`.
     pub(crate) fn coordinates(self) -> Vec<u8> {
         self.remembered(&[], |key| {
-            let point = key.verifying_key().to_encoded_point(false);
+            let point = key.verifying_key().to_sec1_point(false);
             point.as_bytes()[1..].to_vec()
         })
     }

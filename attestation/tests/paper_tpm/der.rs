@@ -200,17 +200,11 @@ impl Key {
             ),
             Self::P256(key) => (
                 b"\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07",
-                key.verifying_key()
-                    .to_encoded_point(false)
-                    .as_bytes()
-                    .to_vec(),
+                key.verifying_key().to_sec1_point(false).as_bytes().to_vec(),
             ),
             Self::P384(key) => (
                 b"\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\x00\x22",
-                key.verifying_key()
-                    .to_encoded_point(false)
-                    .as_bytes()
-                    .to_vec(),
+                key.verifying_key().to_sec1_point(false).as_bytes().to_vec(),
             ),
         };
         tlv(0x30, &[tlv(0x30, algorithm), bits(&key)].concat())

@@ -40,7 +40,7 @@ impl AkPublic {
 
     /// TPMT_PUBLIC.
     pub(crate) fn marshal(&self) -> Vec<u8> {
-        let point = signing_key().verifying_key().to_encoded_point(false);
+        let point = signing_key().verifying_key().to_sec1_point(false);
         [
             &self.kind.to_be_bytes()[..],
             &self.name_alg.to_be_bytes(),
