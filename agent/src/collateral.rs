@@ -43,20 +43,9 @@ impl Service {
     /// `base` is what comes before `/tdx` and `/sgx`.
     #[must_use]
     pub fn new(base: &str) -> Self {
-        let tls = TlsConfig::builder()
-            .unversioned_rustls_crypto_provider(Arc::new(aws_lc_rs::default_provider()))
-            .build();
-        let http = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .proxy(None)
-            .timeout_global(Some(TIMEOUT))
-            .tls_config(tls)
-            .build();
         Self {
             base: base.trim_end_matches('/').to_owned(),
-            http: http.new_agent(),
+            http: client(),
             kept: Mutex::new(None),
         }
     }
@@ -108,18 +97,38 @@ impl Service {
     }
 
     fn get(&self, url: String) -> Result<Reply, FetchError> {
-        let failed = |source| FetchError::Http {
-            url: url.clone(),
-            source,
-        };
-        let response = self.http.get(&url).call().map_err(failed)?;
-        let (head, mut body) = response.into_parts();
-        let body = body.with_config().limit(BODY_MAX).read_to_vec();
-        let body = body.map_err(failed)?;
-        match head.status.as_u16() {
-            200 => Ok(Reply { url, head, body }),
-            found => Err(FetchError::Status { url, found }),
-        }
+        get(&self.http, url)
+    }
+}
+
+/// Asks whoever an address names, over TLS where it says so.
+pub(crate) fn client() -> Agent {
+    let tls = TlsConfig::builder()
+        .unversioned_rustls_crypto_provider(Arc::new(aws_lc_rs::default_provider()))
+        .build();
+    Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .proxy(None)
+        .timeout_global(Some(TIMEOUT))
+        .tls_config(tls)
+        .build()
+        .new_agent()
+}
+
+pub(crate) fn get(http: &Agent, url: String) -> Result<Reply, FetchError> {
+    let failed = |source| FetchError::Http {
+        url: url.clone(),
+        source,
+    };
+    let response = http.get(&url).call().map_err(failed)?;
+    let (head, mut body) = response.into_parts();
+    let body = body.with_config().limit(BODY_MAX).read_to_vec();
+    let body = body.map_err(failed)?;
+    match head.status.as_u16() {
+        200 => Ok(Reply { url, head, body }),
+        found => Err(FetchError::Status { url, found }),
     }
 }
 
@@ -207,10 +216,10 @@ fn next_update(document: &str) -> Result<UnixTime, FetchError> {
 }
 
 /// An answer with status 200.
-struct Reply {
+pub(crate) struct Reply {
     url: String,
     head: ureq::http::response::Parts,
-    body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Reply {
@@ -250,7 +259,7 @@ impl Reply {
             })
     }
 
-    fn unexpected(&self, expected: &'static str) -> FetchError {
+    pub(crate) fn unexpected(&self, expected: &'static str) -> FetchError {
         FetchError::Body {
             url: self.url.clone(),
             expected,

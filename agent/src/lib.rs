@@ -1,11 +1,18 @@
 //! The process inside the VM: shows evidence, then serves models.
 //!
-//! It verifies nobody. Its keys are made in memory and end with it, and it alone
+//! It verifies no peer: only, before anything is served, the GPUs of its own
+//! machine ([`admission`]). Its keys are made in memory and end with it, and it alone
 //! may ask the platform for quotes.
 
+pub mod admission;
 pub mod api;
 pub mod collateral;
+pub mod fleet;
+pub mod gpu;
+pub mod manifests;
 pub mod notify;
+#[cfg(feature = "nvidia")]
+pub mod nvml;
 pub mod platform;
 pub mod serve;
 pub mod tsm;

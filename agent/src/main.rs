@@ -9,6 +9,9 @@ use std::time::Duration;
 
 use agent::api::{self, Model, Models};
 use agent::collateral::{INTEL, Service};
+use agent::fleet::Fleet;
+use agent::gpu::{Gpus, Machine};
+use agent::manifests;
 use agent::notify::Notifier;
 use agent::platform::{Tdx, Vtpm};
 use agent::serve::serve;
@@ -51,6 +54,9 @@ struct Args {
     /// TCTI of the TPM, for vtpm.
     #[arg(long, required_if_eq("platform", "vtpm"))]
     tpm: Option<String>,
+    /// GPUs to compute on.
+    #[arg(long, default_value_t = 0)]
+    gpus: u32,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -113,6 +119,17 @@ async fn run(args: Args) -> anyhow::Result<()> {
 
 fn open(args: &Args, unmeasured: &Unmeasured) -> anyhow::Result<Arc<dyn Provider>> {
     let event_log = read(&args.event_log)?;
+    let gpus = match args.gpus {
+        0 => None,
+        count => {
+            let service = unmeasured.manifests.as_deref().unwrap_or(manifests::NVIDIA);
+            let machine = Machine::new(driver()?, count);
+            Some(Fleet::new(
+                machine,
+                Box::new(manifests::Service::new(service)),
+            ))
+        }
+    };
     Ok(match args.platform {
         Platform::Tdx => {
             let path = args.tsm_report.clone().context("--tsm-report is missing")?;
@@ -122,14 +139,30 @@ fn open(args: &Args, unmeasured: &Unmeasured) -> anyhow::Result<Arc<dyn Provider
                 tsm,
                 collateral: Service::new(service),
                 event_log,
+                gpus,
             })
         }
         Platform::Vtpm => {
             let tcti = args.tpm.as_deref().context("--tpm is missing")?;
             let tpm = Tpm::open(tcti).context("the TPM cannot be used")?;
-            Arc::new(Vtpm { tpm, event_log })
+            Arc::new(Vtpm {
+                tpm,
+                event_log,
+                gpus,
+            })
         }
     })
+}
+
+#[cfg(feature = "nvidia")]
+fn driver() -> anyhow::Result<Box<dyn Gpus>> {
+    let library = agent::nvml::Library::open().context("the GPUs cannot be used")?;
+    Ok(Box::new(library))
+}
+
+#[cfg(not(feature = "nvidia"))]
+fn driver() -> anyhow::Result<Box<dyn Gpus>> {
+    anyhow::bail!("this agent computes on no GPU")
 }
 
 fn load(directory: &Path, measured: &Measured) -> anyhow::Result<Models> {

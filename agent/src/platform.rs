@@ -1,16 +1,18 @@
 //! What speaks for this machine: a TD's quotes, or a TPM's.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{SystemTime, SystemTimeError};
 
+use attestation::batch::TreeHead;
 use attestation::binding::ReportData;
 use attestation::evidence::PlatformEvidence;
 use attestation::tdx::Quote;
 use attestation::time::UnixTime;
 use attestation::vtpm::{Credential, Endorsement};
-use session::provider::{Provider, ProviderError};
+use session::provider::{Gpus, Provider, ProviderError};
 
 use crate::collateral::{PckCa, Service, Subject};
+use crate::fleet::Fleet;
 use crate::tsm::Tsm;
 use crate::vtpm::Tpm;
 
@@ -22,11 +24,17 @@ pub struct Tdx {
     pub collateral: Service,
     /// CCEL.
     pub event_log: Vec<u8>,
+    /// Where it computes on any.
+    pub gpus: Option<Fleet>,
 }
 
 impl Provider for Tdx {
     fn endorsement(&self) -> Option<Endorsement> {
         None
+    }
+
+    fn gpus(&self, head: &TreeHead) -> Result<Gpus, ProviderError> {
+        show(self.gpus.as_ref(), head)
     }
 
     fn attest(
@@ -46,10 +54,7 @@ impl Provider for Tdx {
                 None => PckCa::Processor,
             },
         };
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
-        let collateral = self
-            .collateral
-            .collateral(subject, UnixTime(now.as_secs()))?;
+        let collateral = self.collateral.collateral(subject, now()?)?;
         let collateral = Arc::unwrap_or_clone(collateral);
         Ok(PlatformEvidence::Tdx { quote, collateral })
     }
@@ -60,17 +65,22 @@ impl Provider for Tdx {
 }
 
 /// A TPM that the host or a paravisor provides.
-#[derive(Debug)]
 pub struct Vtpm {
     /// The device.
     pub tpm: Tpm,
     /// `binary_bios_measurements`.
     pub event_log: Vec<u8>,
+    /// Where it computes on any.
+    pub gpus: Option<Fleet>,
 }
 
 impl Provider for Vtpm {
     fn endorsement(&self) -> Option<Endorsement> {
         Some(self.tpm.endorsement().clone())
+    }
+
+    fn gpus(&self, head: &TreeHead) -> Result<Gpus, ProviderError> {
+        show(self.gpus.as_ref(), head)
     }
 
     fn attest(
@@ -86,4 +96,16 @@ impl Provider for Vtpm {
     fn event_log(&self) -> &[u8] {
         &self.event_log
     }
+}
+
+fn show(gpus: Option<&Fleet>, head: &TreeHead) -> Result<Gpus, ProviderError> {
+    match gpus {
+        None => Ok(Gpus::default()),
+        Some(gpus) => gpus.show(head, now()?),
+    }
+}
+
+fn now() -> Result<UnixTime, SystemTimeError> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+    Ok(UnixTime(now.as_secs()))
 }

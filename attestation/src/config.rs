@@ -60,6 +60,8 @@ pub struct Unmeasured {
     /// Base URL of a service that speaks Intel's PCS v4 API. Its answers are
     /// signed by Intel, so that whoever serves them needs no trust.
     pub collateral: Option<String>,
+    /// Base URL of a service that speaks NVIDIA's RIM API, version 1: signed likewise.
+    pub manifests: Option<String>,
     /// How the network card is set up.
     pub network: Network,
 }

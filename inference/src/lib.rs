@@ -8,6 +8,7 @@
 //! * with a seed, or greedily, the same request gives the same tokens, bit for
 //!   bit, whatever else is being decoded and however many threads work (the same
 //!   build on another kind of processor is meant to, but that is not tested);
+//!   with feature `cuda` the GPU's library decides, and this is not promised;
 //! * no text of a request or an answer is in an error, a `Debug` form or a log;
 //!   prompts and keys and values are wiped after use, but what the tokenizer and
 //!   the template engine allocate in between is not.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use attestation::appraisal::chain;
 use attestation::batch::{self, Path, TreeHead};
 use attestation::binding::Binding;
-use attestation::evidence::{Evidence, GpuCollateral, State, report_data};
+use attestation::evidence::{Evidence, State, report_data};
 use attestation::protocol::Refusal;
 use attestation::register::Digest384;
 use attestation::vtpm::{Credential, Endorsement};
@@ -120,23 +120,28 @@ impl Platform {
         head: &TreeHead,
         credential: Option<Credential>,
     ) -> Result<Box<Evidence>, Refusal> {
-        let data = report_data(head, &[], &self.state);
-        let provider = Arc::clone(&self.provider);
-        let platform = spawn_blocking(move || provider.attest(&data, credential.as_ref()))
+        let (provider, head) = (Arc::clone(&self.provider), *head);
+        let state = self.state.clone();
+        // GPUs first: what they signed is part of what the platform signs.
+        let attest = move || {
+            let (gpus, gpu_collateral) = provider.gpus(&head)?;
+            let data = report_data(&head, &gpus, &state);
+            Ok(Box::new(Evidence {
+                platform: provider.attest(&data, credential.as_ref())?,
+                gpus,
+                gpu_collateral,
+                state,
+                event_log: provider.event_log().to_vec(),
+            }))
+        };
+        spawn_blocking(attest)
             .await
             .map_err(ProviderError::from)
             .flatten()
             .map_err(|error| {
                 tracing::warn!("no evidence: {}", chain(error.as_ref()));
                 Refusal::NoEvidence
-            })?;
-        Ok(Box::new(Evidence {
-            platform,
-            gpus: Vec::new(),
-            gpu_collateral: GpuCollateral::default(),
-            state: self.state.clone(),
-            event_log: self.provider.event_log().to_vec(),
-        }))
+            })
     }
 
     fn waiting(&self) -> std::sync::MutexGuard<'_, Vec<Waiting>> {
@@ -157,8 +162,9 @@ const MAX_WAITING: usize = 256;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::provider::Gpus;
     use attestation::binding::{Nonce, ReportData};
-    use attestation::evidence::{Collateral, PlatformEvidence};
+    use attestation::evidence::{Collateral, GpuCollateral, GpuEvidence, PlatformEvidence};
     use attestation::vtpm;
     use futures_util::FutureExt as _;
     use futures_util::future::join_all;
@@ -178,6 +184,14 @@ mod tests {
                 chain: Vec::new(),
                 ak_public: Vec::new(),
             })
+        }
+
+        fn gpus(&self, head: &TreeHead) -> Result<Gpus, ProviderError> {
+            let gpu = GpuEvidence {
+                report: head.gpu_nonce(0, 1).to_vec(),
+                chain: Vec::new(),
+            };
+            Ok((vec![gpu], GpuCollateral::default()))
         }
 
         fn attest(
@@ -224,7 +238,9 @@ mod tests {
 
     fn assert_speaks_for(binding: &Binding, answer: Answer) {
         let (evidence, path) = answer.unwrap();
-        let expected = evidence.report_data(&path.head(binding).unwrap());
+        let head = path.head(binding).unwrap();
+        assert_eq!(evidence.gpus[0].report, head.gpu_nonce(0, 1));
+        let expected = evidence.report_data(&head);
         let PlatformEvidence::Tdx { quote, .. } = evidence.platform else {
             panic!("no quote");
         };
