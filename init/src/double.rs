@@ -11,7 +11,7 @@ use attestation::register::{Digest256, Digest384};
 use attestation::verity::Verity;
 
 use crate::dhcp::{self, Exchange};
-use crate::system::{Event, Mount, Signal, System};
+use crate::system::{Event, Mount, Signal, System, User};
 use crate::{tdreport, tpm};
 
 pub(crate) struct Double {
@@ -24,6 +24,8 @@ pub(crate) struct Double {
     pub(crate) events: VecDeque<(Duration, Event)>,
     pub(crate) pcr8: Digest256,
     pub(crate) report: [u8; tdreport::LEN],
+    /// What loading a module gives.
+    pub(crate) module: Result<(), i32>,
     pub(crate) server: fn(&Exchange, u8) -> Vec<Vec<u8>>,
     heard: VecDeque<Vec<u8>>,
 }
@@ -53,6 +55,7 @@ impl Double {
             events: VecDeque::new(),
             pcr8: Digest256::ZERO,
             report: tdreport::tests::report(Digest384::of(MEASURED.as_bytes()), Digest384::ZERO),
+            module: Ok(()),
             server: answer,
             heard: VecDeque::new(),
         };
@@ -66,6 +69,10 @@ impl Double {
         double.file("/sys/class/input/event1/device/name", "Tablet\n");
         double.file("/sys/class/net/eth0/address", "52:54:00:12:34:56\n");
         double.file("/sys/class/net/lo/address", "00:00:00:00:00:00\n");
+        double.file(
+            "/sys/kernel/security/lockdown",
+            "[none] integrity confidentiality\n",
+        );
         double.file(&format!("{FW_CFG}/measured.toml/raw"), MEASURED);
         double.file(&format!("{FW_CFG}/unmeasured.toml/raw"), UNMEASURED);
         double
@@ -85,6 +92,21 @@ impl Double {
         double.file("/dev/tdx_guest", "");
         double.file("/sys/firmware/acpi/tables/data/CCEL", "td events");
         double
+    }
+
+    /// In an image that has the driver.
+    pub(crate) fn with_driver() -> Self {
+        let mut double = Self::with_tdx();
+        double.file("/usr/lib/modules/nvidia.ko", "");
+        double.file("/proc/devices", "  1 mem\n195 nvidia\n511 nvidia-uvm\n");
+        double
+    }
+
+    /// A device on the PCI bus.
+    pub(crate) fn pci(&mut self, address: &str, vendor: &str, class: &str) {
+        let folder = format!("/sys/bus/pci/devices/{address}");
+        self.file(&format!("{folder}/vendor"), &format!("{vendor}\n"));
+        self.file(&format!("{folder}/class"), &format!("{class}\n"));
     }
 
     pub(crate) fn file(&mut self, path: &str, text: &str) {
@@ -179,6 +201,19 @@ impl System for Double {
         self.call(format!("give {path}"))
     }
 
+    fn load_module(&mut self, path: &str, parameters: &str) -> io::Result<()> {
+        self.call(format!("module {path} {parameters}"))?;
+        self.module.map_err(io::Error::from_raw_os_error)
+    }
+
+    fn make_device(&mut self, path: &str, major: u32, minor: u32) -> io::Result<()> {
+        self.call(format!("device {path} {major} {minor}"))
+    }
+
+    fn hold(&mut self, path: &str) -> io::Result<()> {
+        self.call(format!("hold {path}"))
+    }
+
     fn mount(&mut self, mount: &Mount<'_>) -> io::Result<()> {
         let Mount {
             source,
@@ -268,6 +303,11 @@ impl System for Double {
 
     fn pet_watchdog(&mut self) -> io::Result<()> {
         self.call("pet".into())
+    }
+
+    fn run(&mut self, program: &str, arguments: &[&str], user: User) -> io::Result<()> {
+        let arguments = arguments.join(" ");
+        self.call(format!("run {program} {arguments} as {user:?}"))
     }
 
     fn start(&mut self, program: &str, arguments: &[String]) -> io::Result<u32> {

@@ -1,6 +1,6 @@
 //! The machine, through Linux.
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, UdpSocket};
@@ -13,18 +13,20 @@ use std::time::Duration;
 
 use attestation::config::Cidr;
 use attestation::verity::Verity;
+use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal;
 use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Gid, Pid, Uid, chdir, chown, chroot, sync};
 
 use crate::agent::Agent;
 use crate::events::Events;
 use crate::raw::{self, DeviceMapper};
-use crate::system::{Event, Limits, Mount, Signal, System};
+use crate::system::{Event, Limits, Mount, Signal, System, User};
 use crate::{dm, tdreport};
 
 /// Everything that PID 1 keeps open.
@@ -32,6 +34,7 @@ pub(crate) struct Linux {
     events: Events,
     dhcp: Option<UdpSocket>,
     watchdog: Option<File>,
+    held: Vec<File>,
 }
 
 impl Linux {
@@ -41,6 +44,7 @@ impl Linux {
             events: Events::new()?,
             dhcp: None,
             watchdog: None,
+            held: Vec::new(),
         })
     }
 }
@@ -106,6 +110,23 @@ impl System for Linux {
     fn give_to_agent(&mut self, path: &str) -> io::Result<()> {
         let (user, group) = (Uid::from_raw(Agent::USER), Gid::from_raw(Agent::USER));
         Ok(chown(path, Some(user), Some(group))?)
+    }
+
+    fn load_module(&mut self, path: &str, parameters: &str) -> io::Result<()> {
+        let parameters = CString::new(parameters)?;
+        let flags = ModuleInitFlags::empty();
+        Ok(finit_module(File::open(path)?, &parameters, flags)?)
+    }
+
+    fn make_device(&mut self, path: &str, major: u32, minor: u32) -> io::Result<()> {
+        let owner = Mode::S_IRUSR | Mode::S_IWUSR;
+        let number = makedev(major.into(), minor.into());
+        Ok(mknod(path, SFlag::S_IFCHR, owner, number)?)
+    }
+
+    fn hold(&mut self, path: &str) -> io::Result<()> {
+        self.held.push(open(path)?);
+        Ok(())
     }
 
     fn mount(&mut self, this: &Mount<'_>) -> io::Result<()> {
@@ -241,6 +262,24 @@ impl System for Linux {
     fn pet_watchdog(&mut self) -> io::Result<()> {
         let mut watchdog = self.watchdog.as_ref().ok_or(ErrorKind::NotConnected)?;
         watchdog.write_all(&[0])
+    }
+
+    fn run(&mut self, program: &str, arguments: &[&str], user: User) -> io::Result<()> {
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .current_dir("/")
+            .env_clear()
+            .stdin(Stdio::null());
+        if user == User::Agent {
+            command.gid(Agent::USER).uid(Agent::USER);
+        }
+        raw::hear_signals(&mut command);
+        let ended = command.status()?;
+        match ended.success() {
+            true => Ok(()),
+            false => Err(io::Error::other(format!("{program} ended with {ended}"))),
+        }
     }
 
     fn start(&mut self, program: &str, arguments: &[String]) -> io::Result<u32> {

@@ -18,6 +18,7 @@ mod dhcp;
 mod disk;
 mod dm;
 mod events;
+mod gpu;
 mod harden;
 mod linux;
 mod mounts;
@@ -72,6 +73,8 @@ fn boot(system: &mut dyn System) -> Result<Machine, Failed> {
     boot.step("harden kernel", harden::kernel)?;
     boot.step("open root", disk::open_root)?;
     boot.step("switch root", mounts::switch_root)?;
+    let gpus = boot.step("load GPU driver", gpu::load)?;
+    boot.step("lock kernel", harden::lock)?;
     #[cfg(feature = "debug")]
     boot.step("DEBUG IMAGE, root shell on the console", debug::shell)?;
 
@@ -82,11 +85,12 @@ fn boot(system: &mut dyn System) -> Result<Machine, Failed> {
     let network = boot.step("set up network", |s| network::up(s, &config.network))?;
     boot.step("open models", |s| disk::open_models(s, &config.models))?;
     boot.step("hand over evidence", |s| platform::hand_over(s, platform))?;
+    boot.step("admit GPUs", |s| gpu::admit(s, gpus))?;
     boot.step("confine children", harden::children)?;
     boot.step("watch", supervise::watch)?;
 
     Ok(Machine {
-        agent: Agent::new(platform),
+        agent: Agent::new(platform, gpus),
         network,
     })
 }
@@ -188,6 +192,7 @@ mod tests {
                 "remove /init",
                 "remove /verity",
                 "switch root /root with /dev /proc /run /sys",
+                "write /sys/kernel/security/lockdown confidentiality",
                 "mkdir /run/cocoon",
                 "create /run/cocoon/measured.toml",
                 "create /run/cocoon/unmeasured.toml",
@@ -240,12 +245,15 @@ mod tests {
                 "1000 ms: harden kernel",
                 "1000 ms: open root",
                 "1000 ms: switch root",
+                "1000 ms: load GPU driver",
+                "1000 ms: lock kernel",
                 "1000 ms: read config",
                 "1000 ms: bind config",
                 "1000 ms: parse config",
                 "1000 ms: set up network",
                 "1000 ms: open models",
                 "1000 ms: hand over evidence",
+                "1000 ms: admit GPUs",
                 "1000 ms: confine children",
                 "1000 ms: watch",
                 "agent started as process 42",
@@ -270,8 +278,41 @@ mod tests {
     }
 
     #[test]
+    fn a_machine_with_a_gpu_computes_on_it_once_it_was_admitted() {
+        let mut double = stopped_at_once(Double::with_driver());
+        double.pci("0000:00:05.0", "0x10de", "0x030200");
+        run(&mut double);
+        let effects = double.effects();
+        let steps = [
+            "switch root /root with /dev /proc /run /sys",
+            "module /usr/lib/modules/nvidia-uvm.ko ",
+            "write /proc/sys/kernel/modules_disabled 1",
+            "write /sys/kernel/security/lockdown confidentiality",
+            "create /run/cocoon/unmeasured.toml",
+            "dhcp eth0 255.255.255.255 message 3",
+            "run /usr/bin/gpus --count 1 verify --unmeasured /run/cocoon/unmeasured.toml as Agent",
+            "run /usr/bin/gpus --count 1 accept-work as Root",
+            "confine",
+        ];
+        let at = steps.map(|step| effects.iter().position(|call| *call == step));
+        assert!(at.iter().all(Option::is_some) && at.is_sorted(), "{at:?}");
+        let started = effects.iter().find(|call| call.starts_with("start"));
+        let started = started.expect("an agent");
+        assert!(
+            started.starts_with("start /usr/bin/agent-cuda "),
+            "{started}"
+        );
+        assert!(started.ends_with(" --gpus 1"), "{started}");
+    }
+
+    #[test]
     fn whatever_fails_ends_the_boot_with_the_steps_name_and_a_cause() {
-        for machine in [Double::with_tpm, Double::with_tdx] {
+        let with_gpu = || {
+            let mut double = Double::with_driver();
+            double.pci("0000:00:05.0", "0x10de", "0x030200");
+            double
+        };
+        for machine in [Double::with_tpm, Double::with_tdx, with_gpu] {
             let mut good = stopped_at_once(machine());
             run(&mut good);
             let started = good.calls.iter().position(|call| call.starts_with("start"));

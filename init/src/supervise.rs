@@ -58,9 +58,10 @@ pub(crate) fn run(system: &mut dyn System, mut machine: Machine) -> anyhow::Resu
         match supervisor.on(event, system.uptime()) {
             Action::None => {}
             Action::Start => {
+                let Agent { program, arguments } = &machine.agent;
                 let child = system
-                    .start(Agent::PROGRAM, &machine.agent.arguments)
-                    .with_context(|| format!("cannot start {}", Agent::PROGRAM))?;
+                    .start(program, arguments)
+                    .with_context(|| format!("cannot start {program}"))?;
                 supervisor.started(child, system.uptime());
                 system.say(&format!("agent started as process {child}"));
             }

@@ -38,6 +38,13 @@ pub(crate) trait System {
     /// Makes the agent's user the owner.
     fn give_to_agent(&mut self, path: &str) -> io::Result<()>;
 
+    /// Gives a module to the kernel.
+    fn load_module(&mut self, path: &str, parameters: &str) -> io::Result<()>;
+    /// Makes a character device that nobody but its owner may use.
+    fn make_device(&mut self, path: &str, major: u32, minor: u32) -> io::Result<()>;
+    /// Opens a device, and never closes it.
+    fn hold(&mut self, path: &str) -> io::Result<()>;
+
     /// Mounts a file system.
     fn mount(&mut self, mount: &Mount<'_>) -> io::Result<()>;
     /// Maps a disk through dm-verity and returns the device that only ever
@@ -73,6 +80,9 @@ pub(crate) trait System {
     fn open_watchdog(&mut self, path: &str) -> io::Result<()>;
     /// Puts that timer back.
     fn pet_watchdog(&mut self) -> io::Result<()>;
+    /// Runs a program to its end with an empty environment; anything but
+    /// success is an error.
+    fn run(&mut self, program: &str, arguments: &[&str], user: User) -> io::Result<()>;
     /// Starts the agent as its user, with an empty environment but for the
     /// notify pipe, and returns its process id.
     fn start(&mut self, program: &str, arguments: &[String]) -> io::Result<u32>;
@@ -111,6 +121,15 @@ pub(crate) enum Limits {
     ReadOnlyData,
     /// No device nodes, never written.
     ReadOnly,
+}
+
+/// Who a program runs as.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum User {
+    /// Without privileges.
+    Agent,
+    /// With all of them.
+    Root,
 }
 
 /// What we send to children.
