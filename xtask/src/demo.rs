@@ -11,8 +11,9 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 
-use crate::image::Builder;
+use crate::image::{Builder, Profile};
 use crate::vm::Vm;
+use crate::vm::console::Line;
 
 use self::report::{Boot, Report};
 use self::stage::Stage;
@@ -20,7 +21,7 @@ use self::stage::Stage;
 /// Runs it, prints a table, and writes `target/demo/report.json`.
 pub fn run(builder: &Builder) -> Result<()> {
     let mut report = Report::default();
-    let stage = Stage::set(builder, &mut report)?;
+    let stage = Stage::set(builder, Profile::Base, &mut report)?;
     println!("{}", stage.platform_in_words());
     genuine(&stage, &mut report)?;
     report.seconds_to_trusted = Some(service::run(&stage)?);
@@ -32,8 +33,33 @@ pub fn run(builder: &Builder) -> Result<()> {
     Ok(())
 }
 
+/// The nvidia profile where there is no GPU: the kernel takes its driver, it says so, and
+/// answers on the processor.
+pub fn without_gpu(builder: &Builder) -> Result<()> {
+    let mut report = Report::default();
+    let stage = Stage::set(builder, Profile::Nvidia, &mut report)?;
+    println!("{}", stage.platform_in_words());
+    let console = genuine(&stage, &mut report)?;
+    for expected in NO_GPU {
+        let said = console.iter().any(|line| line.text.contains(expected));
+        ensure!(said, "the console does not say: {expected}");
+    }
+    print!("{report}");
+    Ok(())
+}
+
+/// The driver was loaded from the verity root and found nothing; then the kernel was locked.
+const NO_GPU: [&str; 4] = [
+    r#"LoadPin: kernel-module pinned obj="/usr/lib/modules/nvidia.ko""#,
+    "NVRM: No NVIDIA GPU found.",
+    "Kernel is locked down from securityfs",
+    "init: no GPU",
+];
+
 /// The published image, as it is: verified, and then used.
-fn genuine(stage: &Stage, report: &mut Report) -> Result<()> {
+///
+/// Gives what the console showed.
+fn genuine(stage: &Stage, report: &mut Report) -> Result<Vec<Line>> {
     let step = stage.progress.step("boot the published image");
     let mut vm = Vm::start(&stage.tools, &stage.authority, &stage.boot("genuine")?)?;
     let init = vm.console().wait_for("init: ", stage::BOOT)?;
@@ -60,5 +86,5 @@ fn genuine(stage: &Stage, report: &mut Report) -> Result<()> {
     vm.wait(stage::BOOT)?;
     report.seconds_to_power_off = Some(ended.elapsed().as_secs_f64());
     step.done("verified, answered, powered off");
-    Ok(())
+    Ok(vm.console().lines())
 }

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! packages.lock ─ tools tree ─┬─ kernel ───────────────── vmlinuz
-//!                             ├─ init ──────────┐
-//!                             ├─ agent ─ root ─ verity ── initrd, root.img
+//!                             │  └ driver ┐ (nvidia)
+//!                             ├─ agent ─ root ─ verity ── root.img
+//!                             ├─ init ────────────┴────── initrd
 //!                             └─ ovmf ─────────────────── OVMF.fd
 //! ```
 //!
@@ -13,6 +14,7 @@
 pub mod binaries;
 pub mod check;
 pub mod debs;
+pub mod driver;
 pub mod initrd;
 pub mod kernel;
 pub mod lock;
@@ -34,6 +36,7 @@ use serde::{Deserialize, Serialize};
 use self::debs::Source;
 use self::initrd::Member;
 use self::lock::Lock;
+use self::root::Own;
 use crate::host;
 use crate::place::{Place, copy, read, read_text, remove, sha256, write};
 use crate::progress::Progress;
@@ -79,23 +82,23 @@ impl Builder {
     pub fn build(&self, profile: Profile) -> Result<Artefacts> {
         let tools = self.tools()?;
         let lock = Lock::read(&self.place)?;
-        let (kernel, parts) = thread::scope(|scope| {
-            let kernel = scope.spawn(|| kernel::build(self, &lock, &tools));
-            let parts = || {
-                let binaries = binaries::build(self, profile, &tools)?;
-                let root = root::build(self, profile, &lock, &tools, &binaries.agent)?;
-                Ok::<_, anyhow::Error>((binaries, root))
-            };
-            let parts = parts();
+        let (kernel, binaries) = thread::scope(|scope| {
+            let kernel = scope.spawn(|| kernel::build(self, profile, &lock, &tools));
+            let binaries = binaries::build(self, profile, &tools);
             let kernel = kernel.join().map_err(|_| anyhow!("the kernel build died"));
-            (kernel, parts)
+            (kernel, binaries)
         });
-        let (kernel, (binaries, root)) = (kernel??, parts?);
+        let (kernel, binaries) = (kernel??, binaries?);
+        let own = Own {
+            programs: &binaries.root,
+            modules: &kernel.modules,
+        };
+        let root = root::build(self, profile, &lock, &tools, own)?;
 
         let artefacts = Artefacts::at(self.place.out.join(profile.name()));
         remove(&artefacts.folder)?;
         install(&tools.path(FIRMWARE), &artefacts.firmware)?;
-        install(&kernel, &artefacts.kernel)?;
+        install(&kernel.image, &artefacts.kernel)?;
         install(&root.image, &artefacts.root)?;
         let verity = format!("{}\n", root.verity);
         write(&artefacts.verity, &verity)?;
@@ -120,36 +123,48 @@ impl Builder {
     }
 }
 
-/// Two images from one source.
+/// The images that are made from one source.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Profile {
     /// What is published.
     Base,
     /// With a shell on the console: other measurements, and it says so.
     Debug,
+    /// With the driver of NVIDIA's GPUs and CUDA.
+    Nvidia,
 }
 
 impl Profile {
+    /// Every profile, in the order of their names.
+    pub const ALL: [Self; 3] = [Self::Base, Self::Debug, Self::Nvidia];
+
     /// Word for it.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Base => "base",
             Self::Debug => "debug",
+            Self::Nvidia => "nvidia",
         }
+    }
+
+    /// Where its own part of the configuration is, under the checkout.
+    fn folder(self) -> PathBuf {
+        Path::new("image/mkosi.profiles").join(self.name())
     }
 
     const fn mkosi(self) -> &'static [&'static str] {
         match self {
             Self::Base => &[],
             Self::Debug => &["--profile=debug"],
+            Self::Nvidia => &["--profile=nvidia"],
         }
     }
 
     /// Appended to what the loader passes; the kernel ignores it, the measurement does not.
     const fn command_line(self) -> &'static str {
         match self {
-            Self::Base => "",
+            Self::Base | Self::Nvidia => "",
             Self::Debug => " DEBUG",
         }
     }
@@ -165,10 +180,10 @@ impl FromStr for Profile {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        [Self::Base, Self::Debug]
+        Self::ALL
             .into_iter()
             .find(|profile| profile.name() == text)
-            .ok_or_else(|| anyhow!("profile is {text}, expected base or debug"))
+            .ok_or_else(|| anyhow!("profile is {text}, expected base, debug or nvidia"))
     }
 }
 
@@ -225,7 +240,7 @@ impl Artefacts {
 /// What was built, for people and for comparison.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Manifest {
-    /// `base` or `debug`.
+    /// Name of the [`Profile`].
     pub profile: String,
     /// What is passed with -append.
     pub command_line: String,

@@ -42,7 +42,8 @@ fn run(arguments: Arguments) -> Result<()> {
         Command::Contracts {
             command: ContractsCommand::Build,
         } => contracts::build(&builder),
-        Command::Demo => demo::run(&builder),
+        Command::Demo { nvidia: false } => demo::run(&builder),
+        Command::Demo { nvidia: true } => demo::without_gpu(&builder),
         Command::Fuzz { minutes, target } => fuzz::run(&builder, target.as_deref(), minutes),
         Command::Image { checkout, command } => {
             if let Some(checkout) = checkout {
@@ -151,7 +152,11 @@ enum Command {
         command: ContractsCommand,
     },
     /// The whole chain once: build, predict, boot, verify, chat; then tamper and be refused.
-    Demo,
+    Demo {
+        /// The nvidia profile instead, here where it finds no GPU, and nothing tampered with.
+        #[arg(long)]
+        nvidia: bool,
+    },
     /// Every reader of foreign bytes under libFuzzer; needs a nightly toolchain.
     Fuzz {
         /// For each reader.
@@ -199,13 +204,13 @@ enum ContractsCommand {
 enum ImageCommand {
     /// Make every artefact under target/image.
     Build {
-        /// `base` or `debug`.
+        /// `base`, `debug` or `nvidia`.
         #[arg(long, default_value = "base")]
         profile: Profile,
     },
     /// Build twice under different circumstances, compare every byte and look inside.
     Check {
-        /// `base` or `debug`.
+        /// `base`, `debug` or `nvidia`.
         #[arg(long, default_value = "base")]
         profile: Profile,
         /// Reuse the kernel of the first build: minutes faster, and says so.
@@ -214,7 +219,7 @@ enum ImageCommand {
     },
     /// Run what was built until it ends; this terminal is its console.
     Boot {
-        /// `base` or `debug`.
+        /// `base`, `debug` or `nvidia`.
         #[arg(long, default_value = "base")]
         profile: Profile,
         /// The configuration that is part of the identity.

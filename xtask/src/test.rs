@@ -39,6 +39,8 @@ const STATIC: [(&str, &[&str]); 3] = [
             "--locked",
             "--workspace",
             "--all-targets",
+            "--features",
+            "agent/nvidia",
             "--",
             "-Dwarnings",
         ],
@@ -56,7 +58,7 @@ const TESTS: [&str; 6] = [
     "--no-fail-fast",
     "--workspace",
     "--features",
-    "client/test-root",
+    "agent/nvidia,client/test-root",
 ];
 
 /// Runs cargo with its output where the user sees it.

@@ -35,15 +35,36 @@ impl Tools {
         source: &Source,
         progress: &Progress,
     ) -> Result<Self> {
-        let key = lock
-            .of(Use::Tools)
-            .fold(Key::default(), |key, package| key.with(&package.sha256));
+        Self::of("tools", &[Use::Tools], place, lock, source, progress)
+    }
+
+    /// The same tools with CUDA's compiler among them.
+    pub fn with_cuda(
+        place: &Place,
+        lock: &Lock,
+        source: &Source,
+        progress: &Progress,
+    ) -> Result<Self> {
+        let uses = [Use::Tools, Use::Cuda];
+        Self::of("tools-cuda", &uses, place, lock, source, progress)
+    }
+
+    fn of(
+        name: &str,
+        uses: &[Use],
+        place: &Place,
+        lock: &Lock,
+        source: &Source,
+        progress: &Progress,
+    ) -> Result<Self> {
+        let packages = || uses.iter().flat_map(|usage| lock.of(*usage));
+        let key = packages().fold(Key::default(), |key, package| key.with(&package.sha256));
         let key = LINKS
             .iter()
             .fold(key, |key, (link, target)| key.with(link).with(target));
-        let root = place.cached("tools", key.finish(), |root| {
-            let debs = Debs::obtain(place, lock.of(Use::Tools), source, progress)?;
-            let step = progress.step("unpack tools");
+        let root = place.cached(name, key.finish(), |root| {
+            let debs = Debs::obtain(place, packages(), source, progress)?;
+            let step = progress.step(format!("unpack {name}"));
             debs.unpack(root)?;
             for (link, target) in LINKS {
                 let link = root.join(link);
@@ -52,7 +73,7 @@ impl Tools {
             }
             write(&root.join("etc/passwd"), PASSWD)?;
             write(&root.join("etc/group"), GROUP)?;
-            step.done(format!("{} packages", lock.of(Use::Tools).count()));
+            step.done(format!("{} packages", packages().count()));
             Ok(())
         })?;
         Ok(Self { root })

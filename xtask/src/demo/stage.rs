@@ -38,11 +38,12 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    pub(super) fn set(builder: &Builder, report: &mut Report) -> Result<Self> {
+    /// With `profile` as the one that is published.
+    pub(super) fn set(builder: &Builder, profile: Profile, report: &mut Report) -> Result<Self> {
         let started = Instant::now();
         let folder = builder.place.source.join("target/demo");
         let tools = builder.tools()?;
-        let base = builder.build(Profile::Base)?;
+        let base = builder.build(profile)?;
         let debug = builder.build(Profile::Debug)?;
         let (measured, models) = measured(builder, &tools)?;
         let cocoon = Cocoon::release(&builder.place, &builder.progress)?;

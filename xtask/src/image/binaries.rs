@@ -1,8 +1,10 @@
-//! Our two programs, compiled where every path is the same on every machine.
+//! Our programs, compiled where every path is the same on every machine.
 //!
 //! `init` is static, since it runs before there is a root; `agent` is linked
-//! against the Debian libraries of the root. cargo sees the sources, the crates
-//! that `Cargo.lock` names and the pinned toolchain; it has no network.
+//! against the Debian libraries of the root. The nvidia profile adds `gpus`,
+//! which has GPUs verified, and `agent-cuda`, which computes on them. cargo sees
+//! the sources, the crates that `Cargo.lock` names and the pinned toolchain; it
+//! has no network.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -10,9 +12,10 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
+use super::lock::Lock;
 use super::{Builder, Profile};
 use crate::host;
-use crate::place::read_text;
+use crate::place::{copy, read_text};
 use crate::tools::{Sandbox, Tools};
 
 /// The compiled programs.
@@ -21,60 +24,88 @@ pub struct Binaries {
     /// PID 1, a static executable.
     pub init: PathBuf,
     /// What init starts from the root.
-    pub agent: PathBuf,
+    pub root: Vec<PathBuf>,
 }
 
-/// Compiles both, or does nothing where cargo finds them fresh.
+/// Compiles them, or does nothing where cargo finds them fresh.
 pub fn build(builder: &Builder, profile: Profile, tools: &Tools) -> Result<Binaries> {
-    let step = builder
-        .progress
-        .step(format!("compile init and agent ({profile})"));
-    let source = &builder.place.source;
-    fetch(source)?;
-    let target = builder.place.out.join("cargo");
-    std::fs::create_dir_all(&target)
-        .with_context(|| format!("cannot make {}", target.display()))?;
-    let sandbox = sandbox(source, &target, tools)?;
-
+    fetch(&builder.place.source)?;
     let features: &[&str] = match profile {
-        Profile::Base => &[],
+        Profile::Base | Profile::Nvidia => &[],
         Profile::Debug => &["--features", "debug"],
     };
-    for (package, flags, features) in [
-        ("init", "-C target-feature=+crt-static", features),
-        ("agent", "-C target-cpu=x86-64-v3", &[]),
-    ] {
-        let mut sandbox = sandbox.clone();
-        sandbox.env("RUSTFLAGS", flags);
-        let jobs = builder.jobs.to_string();
-        let common = [
-            "build",
-            "--release",
-            "--locked",
-            "--offline",
-            "--target",
-            TARGET,
-            "--bin",
-            package,
-            "--jobs",
-            &jobs,
-        ];
-        let log = builder.place.out.join(format!("{package}.log"));
-        sandbox.run("cargo", common.iter().chain(features), &log, &step)?;
+    let init = compile(builder, tools, "init", STATIC, features)?;
+    let mut root = vec![compile(builder, tools, "agent", DYNAMIC, &[])?];
+    if profile == Profile::Nvidia {
+        let nvidia = ["--package", "agent", "--features", "nvidia"];
+        root.push(compile(builder, tools, "gpus", DYNAMIC, &nvidia)?);
+        root.push(compile_cuda(builder)?);
     }
+    Ok(Binaries { init, root })
+}
 
-    let release = target.join(TARGET).join("release");
-    let binaries = Binaries {
-        init: release.join("init"),
-        agent: release.join("agent"),
-    };
-    let size = |path: &Path| path.metadata().map_or(0, |found| found.len());
-    step.done(format!(
-        "{} and {} bytes",
-        size(&binaries.init),
-        size(&binaries.agent)
-    ));
-    Ok(binaries)
+fn compile(
+    builder: &Builder,
+    tools: &Tools,
+    program: &str,
+    flags: &str,
+    features: &[&str],
+) -> Result<PathBuf> {
+    let target = builder.place.out.join("cargo");
+    let sandbox = sandbox(&builder.place.source, &target, tools)?;
+    run_cargo(builder, sandbox, program, flags, features)?;
+    Ok(target.join(TARGET).join("release").join(program))
+}
+
+/// The agent again, with the kernels of candle: a quarter of an hour on four cores.
+fn compile_cuda(builder: &Builder) -> Result<PathBuf> {
+    let Builder {
+        place,
+        source,
+        progress,
+        ..
+    } = builder;
+    let tools = Tools::with_cuda(place, &Lock::read(place)?, source, progress)?;
+    let target = place.out.join("cargo-cuda");
+    let mut sandbox = sandbox(&place.source, &target, &tools)?;
+    for (name, value) in CUDA {
+        sandbox.env(name, value);
+    }
+    let features = ["--package", "agent", "--features", "cuda"];
+    run_cargo(builder, sandbox, "agent", DYNAMIC, &features)?;
+    let program = target.join("agent-cuda");
+    copy(&target.join(TARGET).join("release/agent"), &program)?;
+    Ok(program)
+}
+
+fn run_cargo(
+    builder: &Builder,
+    mut sandbox: Sandbox,
+    program: &str,
+    flags: &str,
+    features: &[&str],
+) -> Result<()> {
+    let step = builder
+        .progress
+        .step(format!("compile {program} {}", features.join(" ")));
+    sandbox.env("RUSTFLAGS", flags);
+    let jobs = builder.jobs.to_string();
+    let common = [
+        "build",
+        "--release",
+        "--locked",
+        "--offline",
+        "--target",
+        TARGET,
+        "--bin",
+        program,
+        "--jobs",
+        &jobs,
+    ];
+    let log = builder.place.out.join(format!("{program}.log"));
+    sandbox.run("cargo", common.iter().chain(features), &log, &step)?;
+    step.done("compiled");
+    Ok(())
 }
 
 /// Has cargo download and unpack what `Cargo.lock` names.
@@ -92,6 +123,7 @@ fn fetch(source: &Path) -> Result<()> {
 }
 
 fn sandbox(source: &Path, target: &Path, tools: &Tools) -> Result<Sandbox> {
+    std::fs::create_dir_all(target).with_context(|| format!("cannot make {}", target.display()))?;
     let home = host::cargo_home()?;
     let toolchain = toolchain(source)?;
     let mut sandbox = tools.sandbox();
@@ -135,3 +167,12 @@ fn toolchain(source: &Path) -> Result<PathBuf> {
 }
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
+const STATIC: &str = "-C target-feature=+crt-static";
+const DYNAMIC: &str = "-C target-cpu=x86-64-v3";
+/// Where Debian has CUDA, for H100 and H200; nvcc 12.4 takes no newer compiler than g++ 13.
+const CUDA: [(&str, &str); 4] = [
+    ("CUDA_COMPUTE_CAP", "90"),
+    ("CUDA_HOME", "/usr"),
+    ("LIBRARY_PATH", "/usr/lib/x86_64-linux-gnu/stubs"),
+    ("NVCC_CCBIN", "g++-13"),
+];

@@ -4,6 +4,7 @@
 //! jobs and time of day. It takes the downloaded packages from the first and
 //! nothing else, unless told to reuse the kernel.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -190,21 +191,23 @@ fn judge(profile: Profile, manifest: &Manifest, tree: &Path) -> Result<Vec<Strin
         .map(|artefact| artefact.size)
         .sum();
     println!("packages {packages}\nsize {size} bytes");
-    if packages > MAX_PACKAGES {
+    let (max_packages, max_size) = limits(profile);
+    if packages > max_packages {
         faults.push(format!(
-            "{packages} packages, at most {MAX_PACKAGES} wanted"
+            "{packages} packages, at most {max_packages} wanted"
         ));
     }
-    if size > MAX_SIZE {
-        faults.push(format!("{size} bytes boot, at most {MAX_SIZE} wanted"));
+    if size > max_size {
+        faults.push(format!("{size} bytes boot, at most {max_size} wanted"));
     }
-    let mut programs = Vec::new();
+    let (mut programs, mut set_uid) = (Vec::new(), 0_usize);
     for path in files(tree)? {
         let name = path.strip_prefix(tree).unwrap_or(&path).display();
         if path.is_symlink() {
             continue;
         }
         let mode = mode(&path)?;
+        set_uid = set_uid.saturating_add(usize::from(mode & 0o6000 != 0));
         if mode & 0o7022 != 0 {
             faults.push(format!("/{name} has mode {mode:o}"));
         }
@@ -215,16 +218,44 @@ fn judge(profile: Profile, manifest: &Manifest, tree: &Path) -> Result<Vec<Strin
             programs.push(format!("/{name}"));
         }
     }
-    println!("programs {}", programs.join(" "));
+    println!("programs {}\nset-uid {set_uid}", programs.join(" "));
+    for (part, size) in parts(tree)? {
+        println!("{part} {size} bytes");
+    }
     let expected: &[&str] = match profile {
         Profile::Base => &["/usr/bin/agent"],
         Profile::Debug => &["/usr/bin/agent", "/usr/bin/busybox"],
+        Profile::Nvidia => &["/usr/bin/agent", "/usr/bin/agent-cuda", "/usr/bin/gpus"],
     };
     if programs != expected {
         faults.push(format!("programs are {programs:?}, expected {expected:?}"));
     }
     Ok(faults)
 }
+
+/// What the root is made of, uncompressed.
+fn parts(tree: &Path) -> Result<BTreeMap<&'static str, u64>> {
+    let mut parts = BTreeMap::new();
+    for path in files(tree)?.iter().filter(|path| !path.is_symlink()) {
+        let name = path.strip_prefix(tree).unwrap_or(path).to_string_lossy();
+        let part = PARTS
+            .iter()
+            .find_map(|(part, of)| of.iter().any(|of| name.contains(of)).then_some(*part));
+        let size = path.metadata().map_or(0, |found| found.len());
+        let sum: &mut u64 = parts.entry(part.unwrap_or("other")).or_default();
+        *sum = sum.saturating_add(size);
+    }
+    Ok(parts)
+}
+
+/// The first that a path has a piece of.
+const PARTS: [(&str, &[&str]); 5] = [
+    ("modules", &["usr/lib/modules/"]),
+    ("firmware", &["usr/lib/firmware/"]),
+    ("cuda", &["/libcublas", "/libcudart", "/libcurand"]),
+    ("driver", &["/libcuda.", "/libnvidia-"]),
+    ("ours", &["usr/bin/agent", "usr/bin/gpus"]),
+];
 
 fn mode(path: &Path) -> Result<u32> {
     let metadata = path
@@ -257,8 +288,13 @@ const fn same(same: bool) -> &'static str {
     }
 }
 
-const MAX_PACKAGES: usize = 20;
-const MAX_SIZE: u64 = 60_000_000;
+/// Packages in the root, and bytes of all that boots.
+const fn limits(profile: Profile) -> (usize, u64) {
+    match profile {
+        Profile::Base | Profile::Debug => (20, 60_000_000),
+        Profile::Nvidia => (25, 600_000_000),
+    }
+}
 
 #[cfg(test)]
 mod tests {

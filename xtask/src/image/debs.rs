@@ -182,7 +182,7 @@ fn unpack(deb: &Path, root: &Path) -> Result<()> {
     let tar = archive.stdout.take().context("dpkg-deb has no output")?;
     let unpacked = Command::new("tar")
         .args(["--extract", "--preserve-permissions", "--no-same-owner"])
-        .args(["--keep-directory-symlink", "--directory"])
+        .args(["--keep-directory-symlink", UNUSED, "--directory"])
         .arg(root)
         .stdin(tar)
         .status()
@@ -193,6 +193,9 @@ fn unpack(deb: &Path, root: &Path) -> Result<()> {
     }
     Ok(())
 }
+
+/// CUDA's libraries once more, in 2 GB that nothing links.
+const UNUSED: &str = "--exclude=*_static.a";
 
 /// Downloads that run at the same time.
 const CONNECTIONS: usize = 4;

@@ -1,21 +1,36 @@
 //! The kernel: Debian's source, nothing enabled, then `image/kernel/*.config`.
 //!
-//! Each fragment opens with its one reason. An option in a fragment that does
-//! not come out of the configuration as written fails the build: it was
-//! renamed, or something it depends on is missing.
+//! A profile may have fragments of its own, and in them the last word. Each
+//! fragment opens with its one reason. An option in a fragment that does not
+//! come out of the configuration as written fails the build: it was renamed, or
+//! something it depends on is missing.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::Builder;
+use super::driver::Driver;
 use super::lock::{Lock, Use};
+use super::{Builder, Profile};
 use crate::place::{Key, list, read_text, remove, write};
 use crate::tools::{Sandbox, Tools};
 
-/// Builds the kernel of this checkout and gives its bzImage.
-pub fn build(builder: &Builder, lock: &Lock, tools: &Tools) -> Result<PathBuf> {
-    let fragments = Fragments::read(&builder.place.source.join("image/kernel"))?;
+/// What a kernel build gives.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    /// The bzImage.
+    pub image: PathBuf,
+    /// In the order in which they are loaded.
+    pub modules: Vec<PathBuf>,
+}
+
+/// Builds the kernel of this checkout, and the modules of a profile that has any.
+pub fn build(builder: &Builder, profile: Profile, lock: &Lock, tools: &Tools) -> Result<Kernel> {
+    let fragments = Fragments::of(&builder.place.source, profile)?;
+    let driver = match profile {
+        Profile::Base | Profile::Debug => None,
+        Profile::Nvidia => Some(Driver::read(builder, lock)?),
+    };
     let key = lock
         .of(Use::Tools)
         .fold(Key::default(), |key, package| key.with(&package.sha256))
@@ -25,7 +40,11 @@ pub fn build(builder: &Builder, lock: &Lock, tools: &Tools) -> Result<PathBuf> {
                 .map(|(name, value)| format!("{name}={value}"))
                 .concat(),
         );
-    let made = builder.place.cached("kernel", key.finish(), |folder| {
+    let (name, key) = match &driver {
+        None => ("kernel", key),
+        Some(driver) => ("kernel-nvidia", key.with(driver.key().as_bytes())),
+    };
+    let made = builder.place.cached(name, key.finish(), |folder| {
         let step = builder.progress.step("build the kernel");
         let (work, log) = (folder.join("work"), folder.join("log"));
         write(&work.join(FRAGMENTS), &fragments.0)?;
@@ -41,16 +60,22 @@ pub fn build(builder: &Builder, lock: &Lock, tools: &Tools) -> Result<PathBuf> {
         let kernel = folder.join("vmlinuz");
         let size = super::install(&work.join("arch/x86/boot/bzImage"), &kernel)?;
         super::install(&work.join(".config"), &folder.join("config"))?;
-        remove(&work)?;
         step.done(format!("{size} bytes"));
-        Ok(())
+        if let Some(driver) = &driver {
+            driver.build(builder, &sandbox, folder)?;
+        }
+        remove(&work)
     })?;
-    Ok(made.join("vmlinuz"))
+    let modules = driver.map_or(&[][..], |_| &Driver::MODULES);
+    Ok(Kernel {
+        image: made.join("vmlinuz"),
+        modules: modules.iter().map(|name| made.join(name)).collect(),
+    })
 }
 
 /// The command line that is part of the kernel, as the fragments give it.
 pub fn command_line(source: &Path) -> Result<String> {
-    Fragments::read(&source.join("image/kernel"))?
+    Fragments::of(source, Profile::Base)?
         .0
         .lines()
         .find_map(|line| line.strip_prefix("CONFIG_CMDLINE=\"")?.strip_suffix('"'))
@@ -67,10 +92,20 @@ fn sandbox(tools: &Tools, work: &Path) -> Sandbox {
     sandbox
 }
 
-/// All fragments in the order of their names.
+/// All fragments in the order of their names, those of the profile last.
 struct Fragments(String);
 
 impl Fragments {
+    fn of(source: &Path, profile: Profile) -> Result<Self> {
+        let shared = Self::read(&source.join("image/kernel"))?;
+        Ok(match profile {
+            Profile::Base | Profile::Debug => shared,
+            Profile::Nvidia => {
+                shared.overridden_by(&Self::read(&source.join(profile.folder()).join("kernel"))?)
+            }
+        })
+    }
+
     fn read(folder: &Path) -> Result<Self> {
         let mut text = String::new();
         for path in list(folder)? {
@@ -79,6 +114,19 @@ impl Fragments {
             }
         }
         Ok(Self(text))
+    }
+
+    /// Without the options that `last` sets, then `last`.
+    fn overridden_by(&self, last: &Self) -> Self {
+        let decided: Vec<_> = last.0.lines().filter_map(option).collect();
+        let kept = |line: &&str| option(line).is_none_or(|option| !decided.contains(&option));
+        let mut text: String = self
+            .0
+            .lines()
+            .filter(kept)
+            .fold(String::new(), |text, line| text + line + "\n");
+        text.push_str(&last.0);
+        Self(text)
     }
 
     /// Every option as the fragments want it; an option that is off may be absent.
@@ -100,6 +148,14 @@ impl Fragments {
         );
         Ok(())
     }
+}
+
+/// The option that a line decides.
+fn option(line: &str) -> Option<&str> {
+    off(line).or_else(|| {
+        line.starts_with("CONFIG_")
+            .then(|| line.split('=').next())?
+    })
 }
 
 fn off(line: &str) -> Option<&str> {
@@ -137,19 +193,27 @@ mod tests {
     }
 
     #[test]
+    fn a_profile_has_the_last_word_about_an_option() {
+        let shared = "# Why.\nCONFIG_A=y\nCONFIG_AB=y\n# CONFIG_C is not set\n";
+        let profile = "# Why else.\n# CONFIG_A is not set\nCONFIG_C=y\n";
+        let both = Fragments(shared.into()).overridden_by(&Fragments(profile.into()));
+        assert_eq!(both.0, format!("# Why.\nCONFIG_AB=y\n{profile}"));
+    }
+
+    #[test]
     fn every_fragment_opens_with_its_reason_and_sets_options_only() {
-        let place = crate::place::Place::here().unwrap();
-        for path in list(&place.source.join("image/kernel")).unwrap() {
+        let source = crate::place::Place::here().unwrap().source;
+        let folders = ["image/kernel", "image/mkosi.profiles/nvidia/kernel"];
+        for path in folders
+            .iter()
+            .flat_map(|folder| list(&source.join(folder)).unwrap())
+        {
             let text = read_text(&path).unwrap();
-            let mut lines = text.lines();
-            let reason = lines.next().unwrap();
-            assert!(
-                reason.starts_with("# ") && off(reason).is_none(),
-                "{path:?}"
-            );
-            for line in lines {
-                let option = off(line).unwrap_or(line);
-                assert!(option.starts_with("CONFIG_"), "{path:?}: {line}");
+            let (reason, options) = text.split_once('\n').unwrap();
+            assert!(reason.starts_with("# "), "{path:?}");
+            assert_eq!(option(reason), None, "{path:?}");
+            for line in options.lines() {
+                assert!(option(line).is_some(), "{path:?}: {line}");
             }
         }
     }

@@ -162,8 +162,14 @@ impl FromStr for Package {
 /// What a package is for.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Use {
+    /// Compiles the agent of the nvidia profile.
+    Cuda,
     /// Added to the root by the debug profile.
     Debug,
+    /// Source of the modules of the nvidia profile.
+    Driver,
+    /// Added to the root by the nvidia profile.
+    Nvidia,
     /// In the root of every profile.
     Root,
     /// Builds and runs the image.
@@ -172,13 +178,23 @@ pub enum Use {
 
 impl Use {
     /// Every use, in the order of the lock.
-    pub const ALL: [Self; 3] = [Self::Debug, Self::Root, Self::Tools];
+    pub const ALL: [Self; 6] = [
+        Self::Cuda,
+        Self::Debug,
+        Self::Driver,
+        Self::Nvidia,
+        Self::Root,
+        Self::Tools,
+    ];
 
     /// Word for it in the lock.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Cuda => "cuda",
             Self::Debug => "debug",
+            Self::Driver => "driver",
+            Self::Nvidia => "nvidia",
             Self::Root => "root",
             Self::Tools => "tools",
         }
@@ -198,7 +214,10 @@ impl FromStr for Use {
         Self::ALL
             .into_iter()
             .find(|usage| usage.name() == text)
-            .ok_or_else(|| anyhow!("use is {text}, expected debug, root or tools"))
+            .with_context(|| {
+                let names = Self::ALL.map(Self::name).join(", ");
+                format!("use is {text}, expected one of {names}")
+            })
     }
 }
 
@@ -223,7 +242,7 @@ mod tests {
             ("root libc6".into(), "2 fields, expected 7"),
             (
                 line("shoes", "pool/a.deb"),
-                "use is shoes, expected debug, root or tools",
+                "use is shoes, expected one of cuda, debug, driver, nvidia, root, tools",
             ),
             (
                 line("root", "pool/../../a.deb"),

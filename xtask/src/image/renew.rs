@@ -52,7 +52,7 @@ impl Wanted {
             } else if !name.is_empty() {
                 match usage {
                     Use::Tools => wanted.closed.push(name.into()),
-                    Use::Debug | Use::Root => wanted.alone.push(name.into()),
+                    _ => wanted.alone.push(name.into()),
                 }
             }
         }
@@ -156,7 +156,9 @@ fn sources(mirrors: &[Mirror]) -> String {
         };
         for suite in suites {
             let root = mirror.root();
-            text.push_str(&format!("deb [signed-by={KEYRING}] {root} {suite} main\n"));
+            text.push_str(&format!(
+                "deb [signed-by={KEYRING}] {root} {suite} {COMPONENTS}\n"
+            ));
         }
     }
     text
@@ -190,6 +192,8 @@ fn package(stanza: &str, usage: Use) -> Result<Package> {
     })
 }
 
+/// The driver's user space is not free, and its modules need it.
+const COMPONENTS: &str = "main contrib non-free non-free-firmware";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 #[cfg(test)]

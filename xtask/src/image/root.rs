@@ -1,4 +1,4 @@
-//! The root file system: locked packages and the agent, through mkosi, as erofs under dm-verity.
+//! The root file system: locked packages and what is ours, through mkosi, as erofs under dm-verity.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,27 +24,50 @@ pub struct Root {
     pub verity: Verity,
 }
 
-/// Packages whose files a profile's root is made of.
-pub fn packages(lock: &Lock, profile: Profile) -> impl Iterator<Item = &Package> {
-    let debug = lock
-        .of(Use::Debug)
-        .filter(move |_| profile == Profile::Debug);
-    lock.of(Use::Root).chain(debug)
+/// What the root holds that no package does.
+#[derive(Clone, Copy, Debug)]
+pub struct Own<'a> {
+    /// Go where init looks for programs.
+    pub programs: &'a [PathBuf],
+    /// Kernel modules.
+    pub modules: &'a [PathBuf],
 }
 
-/// Makes the root around `agent`.
+impl<'a> Own<'a> {
+    /// Each file with the folder it goes to.
+    fn files(self) -> impl Iterator<Item = (&'a Path, &'static str)> {
+        let to = |folder| move |file: &'a PathBuf| (&**file, folder);
+        let programs = self.programs.iter().map(to("usr/bin"));
+        programs.chain(self.modules.iter().map(to("usr/lib/modules")))
+    }
+}
+
+/// Packages whose files a profile's root is made of.
+pub fn packages(lock: &Lock, profile: Profile) -> impl Iterator<Item = &Package> {
+    let added = match profile {
+        Profile::Base => None,
+        Profile::Debug => Some(Use::Debug),
+        Profile::Nvidia => Some(Use::Nvidia),
+    };
+    let added = added.into_iter().flat_map(|usage| lock.of(usage));
+    lock.of(Use::Root).chain(added)
+}
+
+/// Makes the root around what is ours.
 pub fn build(
     builder: &Builder,
     profile: Profile,
     lock: &Lock,
     tools: &Tools,
-    agent: &Path,
+    own: Own<'_>,
 ) -> Result<Root> {
     let source = &builder.place.source;
     let key = packages(lock, profile)
         .fold(Key::default(), |key, package| key.with(&package.sha256))
-        .with(profile.name())
-        .with(read(agent)?)
+        .with(profile.name());
+    let key = own
+        .files()
+        .try_fold(key, |key, (file, _)| anyhow::Ok(key.with(read(file)?)))?
         .with(read(&source.join("mkosi.conf"))?)
         .with_files(&source.join("image"))?
         .with(OPTIONS.concat());
@@ -61,7 +84,10 @@ pub fn build(
 
         let base = folder.join("base");
         debs.unpack(&base)?;
-        install(agent, &base.join("usr/bin/agent"))?;
+        for (file, to) in own.files() {
+            let name = file.file_name().unwrap_or_default();
+            install(file, &base.join(to).join(name))?;
+        }
 
         let mut sandbox = tools.sandbox();
         sandbox
