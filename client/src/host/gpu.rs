@@ -1,4 +1,4 @@
-//! NVIDIA GPUs, as the kernel lists them.
+//! NVIDIA GPUs and NVSwitches, as the kernel lists them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -33,7 +33,7 @@ impl Gpu {
     pub fn at(server: &Server, address: Address) -> Result<Self, NotAGpu> {
         let number = |name: &str| hex(&server.text(&address.file(name))?);
         let is_gpu = number("vendor") == Some(NVIDIA)
-            && number("class").is_some_and(|class| DISPLAYS.contains(&(class >> 8)));
+            && number("class").is_some_and(|class| CLASSES.contains(&(class >> 8)));
         let device = number("device").and_then(|device| u16::try_from(device).ok());
         let Some(device) = device.filter(|_| is_gpu) else {
             return Err(NotAGpu { address });
@@ -52,6 +52,7 @@ impl Gpu {
     #[must_use]
     pub const fn generation(&self) -> Generation {
         match self.device {
+            0x22a3 => Generation::Switch,
             0x2300..=0x23ff => Generation::Hopper,
             0x2900..=0x29ff => Generation::Blackwell,
             _ => Generation::Other,
@@ -68,6 +69,8 @@ pub enum Generation {
     Hopper,
     /// Without it.
     Other,
+    /// NVSwitch of Hopper: protected PCIe, together with its eight GPUs.
+    Switch,
 }
 
 impl fmt::Display for Generation {
@@ -76,6 +79,7 @@ impl fmt::Display for Generation {
             Self::Blackwell => "Blackwell",
             Self::Hopper => "Hopper",
             Self::Other => "another generation",
+            Self::Switch => "NVSwitch",
         })
     }
 }
@@ -129,7 +133,7 @@ pub struct AddressError(String);
 
 /// Nothing there, or something else.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("there is no NVIDIA GPU at {address}")]
+#[error("there is no NVIDIA GPU or NVSwitch at {address}")]
 pub struct NotAGpu {
     /// As asked for.
     pub address: Address,
@@ -141,8 +145,9 @@ pub(super) fn hex(text: &str) -> Option<u32> {
 }
 
 pub(super) const NVIDIA: u32 = 0x10de;
-/// VGA and 3D controllers (PCI code and ID assignment specification, base class 3).
-const DISPLAYS: [u32; 2] = [0x0300, 0x0302];
+/// VGA and 3D controllers, and bridges of no other kind (PCI code and ID assignment
+/// specification, base classes 3 and 6).
+const CLASSES: [u32; 3] = [0x0300, 0x0302, 0x0680];
 const DEVICES: &str = "/sys/bus/pci/devices";
 const PATTERN: &str = "xxxx:xx:xx.x";
 
@@ -156,6 +161,7 @@ mod tests {
         let double = Double::ready();
         double
             .gpu("0000:18:00.0", 0x2901, 18)
+            .device("0000:1a:00.0", 0x10de, 0x22a3, 0x06_8000, 26)
             // Its sound card, a bridge, and somebody else's GPU.
             .device("0000:18:00.1", 0x10de, 0x22bd, 0x04_0300, 18)
             .device("0000:16:00.0", 0x8086, 0x352a, 0x06_0400, 16)
@@ -176,11 +182,15 @@ mod tests {
             [
                 (H100, Generation::Hopper, Some("vfio-pci")),
                 ("0000:18:00.0", Generation::Blackwell, None),
+                ("0000:1a:00.0", Generation::Switch, None),
             ]
         );
         let other = "0000:19:00.0".parse().unwrap();
         let error = Gpu::at(&double.server(), other).unwrap_err();
-        assert_eq!(error.to_string(), "there is no NVIDIA GPU at 0000:19:00.0");
+        assert_eq!(
+            error.to_string(),
+            "there is no NVIDIA GPU or NVSwitch at 0000:19:00.0"
+        );
     }
 
     #[test]

@@ -16,7 +16,7 @@ use measurements::shape::Shape;
 use super::QGS_PORT;
 use super::accelerator::Accelerator;
 use super::check::{capacity, qemu};
-use super::gpu::{Address, Gpu};
+use super::gpu::{Address, Generation, Gpu};
 use super::instance::Record;
 use super::models;
 use super::programs::{Installed, QEMU};
@@ -184,8 +184,14 @@ impl PlanArgs {
                 "{given} {option}, but shape {name} has {wanted}"
             );
         }
-        for address in &self.gpu {
-            Gpu::at(server, address.clone())?;
+        for (given, is_switch) in [(&self.gpu, false), (&self.switch, true)] {
+            for address in given {
+                let generation = Gpu::at(server, address.clone())?.generation();
+                ensure!(
+                    (generation == Generation::Switch) == is_switch,
+                    "{address} is {generation}: --gpu is for GPUs, --switch for NVSwitches"
+                );
+            }
         }
         let devices = [self.gpu.as_slice(), &self.switch].concat();
         for (index, address) in devices.iter().enumerate() {
@@ -462,6 +468,13 @@ mod tests {
             format!("--gpu {H100} ").repeat(8)
         );
         assert_eq!(refused(&twice), "0000:17:00.0 is given twice");
+        stage
+            .server
+            .device("0000:1a:00.0", 0x10de, 0x22a3, 0x06_8000, 26);
+        assert_eq!(
+            refused(&format!("--shape gpu1 --gpu 1a:00.0 --model {model}")),
+            "0000:1a:00.0 is NVSwitch: --gpu is for GPUs, --switch for NVSwitches"
+        );
         stage.server.bind(H100, "nvidia");
         assert_eq!(
             stage.refused(""),

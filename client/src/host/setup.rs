@@ -29,6 +29,9 @@ pub struct SetupArgs {
     /// Give the GPUs back to the host, with confidential mode off.
     #[arg(long)]
     undo: bool,
+    /// Protected PCIe, for eight Hopper GPUs together with their NVSwitches.
+    #[arg(long, conflicts_with = "keep_mode")]
+    protected_pcie: bool,
     /// Leave the mode as it is, as after a reboot.
     #[arg(long)]
     keep_mode: bool,
@@ -75,15 +78,7 @@ impl SetupArgs {
                 }
             }
             if !self.keep_mode {
-                let mode = if self.undo { "off" } else { "on" };
-                steps.push(Step::run(
-                    &self.gpu_tools,
-                    [
-                        format!("--gpu-bdf={address}"),
-                        format!("--set-cc-mode={mode}"),
-                        "--reset-after-cc-mode-switch".into(),
-                    ],
-                ));
+                steps.extend(self.modes(&gpu)?);
             }
             for member in &members {
                 steps.push(Step::write(member.file("driver_override"), wanted));
@@ -95,6 +90,32 @@ impl SetupArgs {
             steps.insert(0, Step::run("modprobe", ["vfio-pci"]));
         }
         Ok(steps)
+    }
+
+    /// A GPU is in one of two modes, and an NVSwitch knows only the second.
+    fn modes(&self, gpu: &Gpu) -> anyhow::Result<Vec<Step>> {
+        let mode = |kind: &str, on: bool| {
+            let word = if on { "on" } else { "off" };
+            let options = [
+                format!("--gpu-bdf={}", gpu.address),
+                format!("--set-{kind}-mode={word}"),
+                format!("--reset-after-{kind}-mode-switch"),
+            ];
+            Step::run(&self.gpu_tools, options)
+        };
+        let is_switch = gpu.generation() == Generation::Switch;
+        ensure!(
+            self.protected_pcie || !is_switch,
+            "{} is an NVSwitch: add --protected-pcie, and name all GPUs with it",
+            gpu.address
+        );
+        let mut modes = Vec::new();
+        if self.protected_pcie && !self.undo && !is_switch {
+            modes.push(mode("cc", false));
+        }
+        let kind = if self.protected_pcie { "ppcie" } else { "cc" };
+        modes.push(mode(kind, !self.undo));
+        Ok(modes)
     }
 
     fn apply(&self, server: &Server, steps: &[Step]) -> anyhow::Result<()> {
@@ -309,6 +330,40 @@ mod tests {
         let steps = shown(&double, &format!("{H100} --keep-mode")).join("\n");
         assert!(steps.contains("0000:17:00.1/driver_override"), "{steps}");
         assert!(!steps.contains("0000:16:00.0"), "{steps}");
+    }
+
+    #[test]
+    fn protected_pcie_is_for_gpus_and_their_switches() {
+        let double = Double::ready();
+        let switch = "0000:1a:00.0";
+        double.device(switch, 0x10de, 0x22a3, 0x06_8000, 26);
+        let text = format!("{H100} {switch} --protected-pcie");
+        let tools = |steps: Vec<String>| -> Vec<String> {
+            let tools = steps.into_iter().filter(|step| step.starts_with("nvidia"));
+            tools
+                .map(|step| step.split("--").skip(1).collect())
+                .collect()
+        };
+        assert_eq!(
+            tools(shown(&double, &text)),
+            [
+                "gpu-bdf=0000:17:00.0 set-cc-mode=off reset-after-cc-mode-switch",
+                "gpu-bdf=0000:17:00.0 set-ppcie-mode=on reset-after-ppcie-mode-switch",
+                "gpu-bdf=0000:1a:00.0 set-ppcie-mode=on reset-after-ppcie-mode-switch",
+            ]
+        );
+        assert_eq!(
+            tools(shown(&double, &format!("{text} --undo"))),
+            [
+                "gpu-bdf=0000:17:00.0 set-ppcie-mode=off reset-after-ppcie-mode-switch",
+                "gpu-bdf=0000:1a:00.0 set-ppcie-mode=off reset-after-ppcie-mode-switch",
+            ]
+        );
+        let error = arguments(switch).steps(&double.server()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "0000:1a:00.0 is an NVSwitch: add --protected-pcie, and name all GPUs with it"
+        );
     }
 
     #[test]

@@ -37,7 +37,7 @@ fn generation(gpu: &Gpu) -> Finding {
     let generation = gpu.generation();
     let found = format!("{generation}, device {:#06x}", gpu.device);
     let finding = match generation {
-        Generation::Hopper => Finding::ok("gpu", found),
+        Generation::Hopper | Generation::Switch => Finding::ok("gpu", found),
         Generation::Blackwell => Finding::warn(
             "gpu",
             found,
@@ -69,26 +69,32 @@ fn driver(gpu: &Gpu) -> Finding {
 
 fn mode(server: &Server, gpu: &Gpu, tools: Option<&str>) -> Finding {
     let address = &gpu.address;
-    let said = tools
-        .and_then(|tools| server.run(tools, &[&format!("--gpu-bdf={address}"), "--query-cc-mode"]));
-    let mode = said.as_deref().and_then(|said| {
-        let (_, mode) = said.split_once("CC mode is ")?;
-        mode.split_whitespace().next()
-    });
-    let finding = match mode {
-        Some("on") => Finding::ok("gpu-cc", "on"),
-        Some(mode) => Finding::fail(
+    let asked = |what: &str, option: &str| {
+        let said = server.run(tools?, &[&format!("--gpu-bdf={address}"), option])?;
+        let (_, mode) = said.split_once(what)?;
+        mode.split_whitespace().next().map(ToOwned::to_owned)
+    };
+    let confidential = asked("CC mode is ", "--query-cc-mode");
+    let protected = asked("PPCIe mode is ", "--query-ppcie-mode");
+    let is_on = |mode: &Option<String>| mode.as_deref() == Some("on");
+    let finding = if is_on(&confidential) {
+        Finding::ok("gpu-cc", "on")
+    } else if is_on(&protected) {
+        Finding::ok("gpu-cc", "protected PCIe")
+    } else if let Some(mode) = confidential.or(protected) {
+        Finding::fail(
             "gpu-cc",
             format!("{mode}, expected on"),
             "switch it on; the mode outlives a reboot",
             &format!("cocoon host setup-gpu {address} --apply"),
-        ),
-        None => Finding::unknown(
+        )
+    } else {
+        Finding::unknown(
             "gpu-cc",
             "not seen from here",
             "while no VM uses it, let NVIDIA's gpu-admin-tools tell, as root",
             "cocoon host check --gpu-tools ./nvidia_gpu_tools.py",
-        ),
+        )
     };
     finding.of(address)
 }
@@ -168,6 +174,17 @@ mod tests {
             "CC mode is devtools\n",
         );
         assert_eq!(found(&double, "gpu-cc").found, "devtools, expected on");
+    }
+
+    #[test]
+    fn protected_pcie_is_as_good() {
+        let double = Double::ready();
+        let asked = |option| format!("gpu-tools --gpu-bdf={H100} --query-{option}-mode");
+        double.says(&asked("cc"), "CC mode is off\n");
+        double.says(&asked("ppcie"), "PPCIe mode is on\n");
+        assert_eq!(found(&double, "gpu-cc").found, "protected PCIe");
+        double.says(&asked("ppcie"), "PPCIe mode is off\n");
+        assert_eq!(found(&double, "gpu-cc").found, "off, expected on");
     }
 
     #[test]
