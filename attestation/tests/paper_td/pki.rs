@@ -27,7 +27,7 @@ impl Key {
 
     /// `x || y`.
     pub(crate) fn coordinates(self) -> Vec<u8> {
-        self.remembered(&[], |key| {
+        self.remembered(None, |key| {
             let point = key.verifying_key().to_sec1_point(false);
             point.as_bytes()[1..].to_vec()
         })
@@ -47,16 +47,21 @@ impl Key {
             let signature: Signature = key.sign(message);
             signature.to_bytes().to_vec()
         };
-        Signature::from_slice(&self.remembered(message, sign)).unwrap()
+        Signature::from_slice(&self.remembered(Some(message), sign)).unwrap()
     }
 
-    /// What was made of a message before, as most of a paper is that of the last one.
-    fn remembered(self, message: &[u8], make: impl FnOnce(SigningKey) -> Vec<u8>) -> Vec<u8> {
-        type Made = BTreeMap<(u8, Vec<u8>), Vec<u8>>;
+    /// The signature of a message, or the key's point, as it was made before: most of a
+    /// paper is that of the last one.
+    fn remembered(
+        self,
+        message: Option<&[u8]>,
+        make: impl FnOnce(SigningKey) -> Vec<u8>,
+    ) -> Vec<u8> {
+        type Made = BTreeMap<(u8, Option<Vec<u8>>), Vec<u8>>;
         thread_local! {
             static MADE: RefCell<Made> = RefCell::default();
         }
-        let key = (self.0, message.to_vec());
+        let key = (self.0, message.map(Vec::from));
         MADE.with_borrow_mut(|made| {
             if made.len() > 1000 {
                 made.clear();
