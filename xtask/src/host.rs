@@ -34,7 +34,9 @@ impl Mirror {
         Ok(mirrors)
     }
 
-    fn new(url: &str) -> Self {
+    /// At `url`, with or without a slash at its end.
+    #[must_use]
+    pub fn new(url: &str) -> Self {
         Self(url.trim_end_matches('/').into())
     }
 

@@ -20,6 +20,7 @@ pub mod kernel;
 pub mod lock;
 pub mod renew;
 pub mod root;
+pub mod snapshot;
 
 use std::fmt;
 use std::fs::{self, Permissions};

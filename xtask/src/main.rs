@@ -36,6 +36,7 @@ fn run(arguments: Arguments) -> Result<()> {
     builder.source = Source {
         folder: arguments.debs,
         mirrors: arguments.mirror,
+        snapshot: arguments.snapshot,
     };
     builder.jobs = arguments.jobs.unwrap_or(builder.jobs);
     match arguments.command {
@@ -79,7 +80,10 @@ fn image(builder: &Builder, command: ImageCommand) -> Result<()> {
             skip_kernel,
         } => image::check::check(builder, profile, skip_kernel)?,
         ImageCommand::Lock => {
-            image::renew::renew(&builder.place, &builder.source.mirrors, &builder.progress)?;
+            let mirrors = &builder.source.mirrors;
+            for change in image::renew::renew(&builder.place, mirrors, &builder.progress)? {
+                println!("{change}");
+            }
         }
         ImageCommand::Shapes => {
             let shapes: Vec<_> = SHAPES.iter().collect();
@@ -134,6 +138,9 @@ struct Arguments {
     /// Folder of package files, asked before any mirror.
     #[arg(long, global = true, value_name = "DIR")]
     debs: Option<PathBuf>,
+    /// Root of Debian's snapshot archive, asked for what no mirror has any more.
+    #[arg(long, global = true, value_name = "URL")]
+    snapshot: Option<String>,
     /// Compilers at the same time, instead of one for each core.
     #[arg(long, global = true, value_name = "N")]
     jobs: Option<NonZero<usize>>,
@@ -227,7 +234,7 @@ enum ImageCommand {
         /// The configuration that is not.
         unmeasured: PathBuf,
     },
-    /// Ask apt what the named packages are today, and write image/packages.lock.
+    /// Ask apt what the named packages are today, write image/packages.lock, and say what changed.
     Lock,
     /// Compare the ACPI tables that are predicted with those of QEMU, for every shape.
     Shapes,

@@ -1,4 +1,4 @@
-//! Obtains locked packages: from the cache, a folder, or a mirror by way of apt.
+//! Obtains locked packages: from the cache, a folder, a mirror, or the snapshot archive.
 //!
 //! apt downloads because it alone knows how this machine reaches its mirror.
 
@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 
 use super::lock::Package;
+use super::snapshot;
 use crate::host::{self, Mirror};
 use crate::place::{Place, copy, remove};
 use crate::progress::Progress;
@@ -22,6 +23,8 @@ pub struct Source {
     pub folder: Option<PathBuf>,
     /// Roots of Debian archives instead of those that apt is configured with.
     pub mirrors: Vec<String>,
+    /// Root of a service like Debian's snapshot archive, for what no mirror has any more.
+    pub snapshot: Option<String>,
 }
 
 /// Package files that are what the lock says.
@@ -106,12 +109,21 @@ fn download(
         for mirror in &mirrors {
             let requests: Vec<_> = missing
                 .iter()
-                .copied()
                 .filter(|package| mirror.suits(&package.path) == likely)
+                .map(|package| Request {
+                    url: mirror.url(&package.path),
+                    target: cache.join(package.file()),
+                    sha256: Some(package.sha256.clone()),
+                })
                 .collect();
-            reasons.extend(fetch(mirror, &requests, cache)?);
+            reasons.extend(fetch(&requests)?);
             missing.retain(|package| !package.is(&cache.join(package.file())));
         }
+    }
+    if let Some(archive) = &source.snapshot {
+        step.note(format!("{} from the snapshot archive", missing.len()));
+        reasons.extend(snapshot::download(&Mirror::new(archive), missing, cache)?);
+        missing.retain(|package| !package.is(&cache.join(package.file())));
     }
     if let Some(package) = missing.first() {
         let others = match missing.len() {
@@ -121,7 +133,7 @@ fn download(
         bail!(
             "no mirror has {} {} with the locked hash{others}; renew the lock with \
              `cargo xtask image lock`, give a folder that holds {} with `--debs DIR`, \
-             or an archive that still has it with `--mirror URL`; apt says: {}",
+             or an archive that still has it with `--mirror URL` or `--snapshot URL`; apt says: {}",
             package.name,
             package.version,
             package.file(),
@@ -132,18 +144,27 @@ fn download(
     Ok(())
 }
 
+/// A file to download.
+#[derive(Clone, Debug)]
+pub(super) struct Request {
+    pub(super) url: String,
+    pub(super) target: PathBuf,
+    /// What apt takes it only with.
+    pub(super) sha256: Option<String>,
+}
+
 /// Asks apt for every file. What did not come is not there afterwards; gives apt's reasons.
-fn fetch(mirror: &Mirror, packages: &[&Package], cache: &Path) -> Result<Vec<String>> {
-    let share = packages.len().div_ceil(CONNECTIONS).max(1);
-    let children: Vec<Child> = packages
+pub(super) fn fetch(requests: &[Request]) -> Result<Vec<String>> {
+    let share = requests.len().div_ceil(CONNECTIONS).max(1);
+    let children: Vec<Child> = requests
         .chunks(share)
         .map(|chunk| {
-            let arguments = chunk.iter().flat_map(|package| {
-                let target = cache.join(package.file());
+            let arguments = chunk.iter().flat_map(|request| {
+                let hash = request.sha256.as_ref().map(|hash| format!("SHA256:{hash}"));
                 [
-                    OsString::from(mirror.url(&package.path)),
-                    target.into_os_string(),
-                    OsString::from(format!("SHA256:{}", package.sha256)),
+                    OsString::from(&request.url),
+                    request.target.clone().into_os_string(),
+                    hash.unwrap_or_default().into(),
                 ]
             });
             Command::new(host::APT_HELPER)
@@ -166,8 +187,10 @@ fn fetch(mirror: &Mirror, packages: &[&Package], cache: &Path) -> Result<Vec<Str
                 .map(Into::into),
         );
     }
-    for package in packages {
-        remove(&cache.join(format!("{}.FAILED", package.file())))?;
+    for request in requests {
+        let mut failed = request.target.clone().into_os_string();
+        failed.push(".FAILED");
+        remove(Path::new(&failed))?;
     }
     Ok(reasons)
 }

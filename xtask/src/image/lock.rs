@@ -4,6 +4,7 @@
 //! SHA-256, path under the root of the archive. With the hash it does not
 //! matter who serves the file.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::path::Path;
@@ -53,6 +54,29 @@ impl Lock {
             .find(|package| package.name == name)
             .with_context(|| format!("{PATH} has no line `{usage} {name}`"))
     }
+
+    /// What is another in `next`, one line a package, for whoever reviews it.
+    #[must_use]
+    pub fn changes(&self, next: &Self) -> Vec<String> {
+        let names: BTreeSet<_> = self.0.iter().chain(&next.0).map(Package::key).collect();
+        let find = |lock: &Self, key| lock.0.iter().find(|package| package.key() == key).cloned();
+        let line = |key @ (usage, name)| match (find(self, key), find(next, key)) {
+            (Some(old), Some(new)) if old == new => None,
+            (Some(old), Some(new)) if old.version != new.version => Some(format!(
+                "changed {usage} {name} {} -> {}",
+                old.version, new.version
+            )),
+            // A mirror never does that by itself.
+            (Some(old), Some(new)) if old.sha256 != new.sha256 => Some(format!(
+                "REPLACED {usage} {name} {}: same version, other bytes",
+                old.version
+            )),
+            (Some(_), Some(new)) => Some(format!("moved {usage} {name} to {}", new.path)),
+            (Some(old), None) => Some(format!("removed {usage} {name} {}", old.version)),
+            (None, new) => new.map(|new| format!("added {usage} {name} {}", new.version)),
+        };
+        names.into_iter().filter_map(line).collect()
+    }
 }
 
 impl fmt::Display for Lock {
@@ -100,6 +124,11 @@ pub struct Package {
 }
 
 impl Package {
+    /// What a lock holds once.
+    fn key(&self) -> (Use, &str) {
+        (self.usage, &self.name)
+    }
+
     /// Name of the file, on the mirror and here.
     #[must_use]
     pub fn file(&self) -> &str {
@@ -267,6 +296,39 @@ mod tests {
         );
         let error = text.parse::<Lock>().unwrap_err();
         assert_eq!(error.to_string(), "line 2 is out of order");
+    }
+
+    #[test]
+    fn a_renewed_lock_says_what_changed() {
+        let lock = |lines: &[&str]| -> Lock {
+            Lock::new(
+                lines
+                    .iter()
+                    .map(|line| {
+                        let [name, version, hash, path] = line.split(' ').collect::<Vec<_>>()[..]
+                        else {
+                            panic!("{line}")
+                        };
+                        let sha256 = Digest256::of(hash.as_bytes());
+                        format!("root {name} {version} amd64 1 {sha256} {path}")
+                            .parse()
+                            .unwrap()
+                    })
+                    .collect(),
+            )
+        };
+        let old = lock(&["a 1 x p", "b 1 x p", "c 1 x p", "d 1 x p", "same 1 x p"]);
+        let new = lock(&["a 2 y p", "b 1 y p", "c 1 x q", "e 1 x p", "same 1 x p"]);
+        assert_eq!(
+            old.changes(&new),
+            [
+                "changed root a 1 -> 2",
+                "REPLACED root b 1: same version, other bytes",
+                "moved root c to q",
+                "removed root d 1",
+                "added root e 1",
+            ],
+        );
     }
 
     #[test]

@@ -15,8 +15,8 @@ use crate::host::Mirror;
 use crate::place::{Place, copy, read_text, remove, write};
 use crate::progress::Progress;
 
-/// Resolves every `image/*.packages` and writes `image/packages.lock`.
-pub fn renew(place: &Place, mirrors: &[String], progress: &Progress) -> Result<()> {
+/// Resolves every `image/*.packages` and writes `image/packages.lock`; gives what changed.
+pub fn renew(place: &Place, mirrors: &[String], progress: &Progress) -> Result<Vec<String>> {
     let step = progress.step("renew the lock");
     let apt = Apt::new(place, &Mirror::all(mirrors)?)?;
     let mut packages = Vec::new();
@@ -27,10 +27,12 @@ pub fn renew(place: &Place, mirrors: &[String], progress: &Progress) -> Result<(
         packages.extend(apt.lock(&wanted, usage)?);
     }
     let count = packages.len();
-    Lock::new(packages).write(place)?;
+    let lock = Lock::new(packages);
+    let changes = Lock::read(place)?.changes(&lock);
+    lock.write(place)?;
     remove(&apt.folder)?;
-    step.done(format!("{count} packages"));
-    Ok(())
+    step.done(format!("{count} packages, {} changes", changes.len()));
+    Ok(changes)
 }
 
 /// What a `.packages` file asks for.
