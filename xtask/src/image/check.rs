@@ -7,11 +7,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use super::explain::explain;
+use super::inside::unpack;
 use super::{Artefacts, Builder, Manifest, Profile};
 use crate::place::{copy, files, list, read, read_text, remove};
 use crate::tools::Tools;
@@ -25,29 +27,28 @@ pub fn check(builder: &Builder, profile: Profile, skip_kernel: bool) -> Result<(
     let second = build_elsewhere(builder, profile, skip_kernel)?;
     let mut faults = Vec::new();
 
-    let trees = [&first, &second].map(|artefacts| extract(&tools, artefacts));
-    let [tree, other] = trees;
-    let (tree, other) = (tree?, other?);
     for path in list(&first.folder)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let (left, right) = (read(&path)?, read(&second.folder.join(&*name))?);
-        println!("{name} {} bytes, {}", left.len(), same(left == right));
-        if left != right {
-            faults.push(format!("{name} differs: {}", difference(&left, &right)));
-        }
+        let content = read(&path)?;
+        let same = fs::read(second.folder.join(&*name)).is_ok_and(|other| other == content);
+        let same = if same { "identical" } else { "DIFFERENT" };
+        println!("{name} {} bytes, {same}", content.len());
     }
-    faults.extend(compare(&tree, &other)?);
+    let scratch = builder.place.out.join("check/differences");
+    faults.extend(explain(&tools, &first.folder, &second.folder, &scratch)?);
     if skip_kernel {
         println!("skipped the second build of the kernel");
     }
 
     let manifest = serde_json::from_str::<Manifest>(&read_text(&first.manifest)?)
         .context("manifest of the first build")?;
+    let tree = builder.place.out.join("check/tree");
+    remove(&tree)?;
+    unpack(&tools, &first.root, &tree)?;
     faults.extend(judge(profile, &manifest, &tree)?);
+    remove(&tree)?;
     verify(&tools, &first)?;
     println!("verity as veritysetup computes it");
-    remove(&tree)?;
-    remove(&other)?;
     if !faults.is_empty() {
         bail!("the image is not as it must be:\n  {}", faults.join("\n  "));
     }
@@ -97,34 +98,6 @@ fn build_elsewhere(builder: &Builder, profile: Profile, skip_kernel: bool) -> Re
     Ok(Artefacts::at(out.join(profile.name())))
 }
 
-/// The files that the root image really holds.
-fn extract(tools: &Tools, artefacts: &Artefacts) -> Result<PathBuf> {
-    let tree = artefacts.folder.with_extension("tree");
-    remove(&tree)?;
-    fs::create_dir_all(&tree).with_context(|| format!("cannot make {}", tree.display()))?;
-    let mut sandbox = tools.sandbox();
-    sandbox
-        .read_only(&artefacts.root, "/root.img")
-        .writable(&tree, "/tree");
-    let extracted = sandbox
-        .command("fsck.erofs")
-        .args([
-            "--extract=/tree",
-            "--force",
-            "--preserve-perms",
-            "/root.img",
-        ])
-        .output()
-        .context("cannot start fsck.erofs")?;
-    ensure!(
-        extracted.status.success(),
-        "cannot extract {}: {}",
-        artefacts.root.display(),
-        String::from_utf8_lossy(&extracted.stderr).trim(),
-    );
-    Ok(tree)
-}
-
 /// Has Debian's own tool compute the hash tree.
 fn verify(tools: &Tools, artefacts: &Artefacts) -> Result<()> {
     let verity = artefacts.verity()?;
@@ -143,42 +116,6 @@ fn verify(tools: &Tools, artefacts: &Artefacts) -> Result<()> {
         String::from_utf8_lossy(&verified.stderr).trim(),
     );
     Ok(())
-}
-
-/// File by file, what differs between two roots.
-fn compare(left: &Path, right: &Path) -> Result<Vec<String>> {
-    let mut faults = Vec::new();
-    let names = |root: &Path| -> Result<Vec<PathBuf>> {
-        let inside = |path: PathBuf| path.strip_prefix(root).map(Into::into);
-        let found = files(root)?
-            .into_iter()
-            .map(inside)
-            .collect::<Result<_, _>>();
-        found.context("name of a file in the root")
-    };
-    let (lefts, rights) = (names(left)?, names(right)?);
-    for name in lefts.iter().filter(|name| !rights.contains(name)) {
-        faults.push(format!("/{} is in the first root only", name.display()));
-    }
-    for name in rights.iter().filter(|name| !lefts.contains(name)) {
-        faults.push(format!("/{} is in the second root only", name.display()));
-    }
-    for name in lefts.iter().filter(|name| rights.contains(name)) {
-        let (left, right) = (left.join(name), right.join(name));
-        if mode(&left)? != mode(&right)? {
-            faults.push(format!("/{} has another mode", name.display()));
-        }
-        if fs::read_link(&left).ok() != fs::read_link(&right).ok() {
-            faults.push(format!("/{} leads elsewhere", name.display()));
-        } else if !left.is_symlink() {
-            let (left, right) = (read(&left)?, read(&right)?);
-            if left != right {
-                let difference = difference(&left, &right);
-                faults.push(format!("/{} differs: {difference}", name.display()));
-            }
-        }
-    }
-    Ok(faults)
 }
 
 /// What an image must not be, as far as this one is it.
@@ -264,30 +201,6 @@ fn mode(path: &Path) -> Result<u32> {
     Ok(metadata.permissions().mode() & 0o7777)
 }
 
-fn difference(left: &[u8], right: &[u8]) -> String {
-    if left.len() != right.len() {
-        return format!("{} and {} bytes", left.len(), right.len());
-    }
-    let differing = || {
-        left.iter()
-            .zip(right)
-            .enumerate()
-            .filter(|(_, (l, r))| l != r)
-    };
-    let first = differing().next().map_or(0, |(offset, _)| offset);
-    format!(
-        "{} bytes, the first at offset {first:#x}",
-        differing().count()
-    )
-}
-
-const fn same(same: bool) -> &'static str {
-    match same {
-        true => "identical",
-        false => "DIFFERENT",
-    }
-}
-
 /// Packages in the root, and bytes of all that boots.
 const fn limits(profile: Profile) -> (usize, u64) {
     match profile {
@@ -299,33 +212,7 @@ const fn limits(profile: Profile) -> (usize, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::place::link;
     use crate::place::write;
-
-    #[test]
-    fn a_difference_is_explained_file_by_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let (left, right) = (dir.path().join("left"), dir.path().join("right"));
-        for (root, content) in [(&left, "one"), (&right, "two")] {
-            write(&root.join("same"), "x").unwrap();
-            write(&root.join("etc/text"), content).unwrap();
-            write(&root.join("mode"), "x").unwrap();
-            link(Path::new(content), &root.join("link")).unwrap();
-            write(&root.join(content), "").unwrap();
-        }
-        fs::set_permissions(left.join("mode"), fs::Permissions::from_mode(0o600)).unwrap();
-        assert_eq!(
-            compare(&left, &right).unwrap(),
-            [
-                "/one is in the first root only",
-                "/two is in the second root only",
-                "/etc/text differs: 3 bytes, the first at offset 0x0",
-                "/link leads elsewhere",
-                "/mode has another mode",
-            ],
-        );
-        assert_eq!(compare(&left, &left).unwrap(), [""; 0]);
-    }
 
     #[test]
     fn what_does_not_belong_is_found() {
