@@ -15,6 +15,7 @@ extern crate std;
 
 pub mod acpi;
 pub mod bank;
+pub mod corim;
 pub mod diff;
 pub mod digests;
 pub mod disk;
@@ -26,6 +27,7 @@ pub mod hob;
 pub mod initrd;
 pub mod kernel;
 pub mod load_options;
+pub mod materials;
 pub mod mrconfigid;
 pub mod mrtd;
 pub mod pcr;

@@ -20,6 +20,7 @@ pub mod initrd;
 pub mod inside;
 pub mod kernel;
 pub mod lock;
+pub mod materials;
 pub mod renew;
 pub mod root;
 pub mod snapshot;
@@ -34,6 +35,7 @@ use std::thread;
 
 use anyhow::{Context as _, Result, anyhow};
 use attestation::verity::Verity;
+use measurements::materials::Materials;
 use serde::{Deserialize, Serialize};
 
 use self::debs::Source;
@@ -120,7 +122,8 @@ impl Builder {
         write(&artefacts.initrd, initrd)?;
         let command_line = kernel::command_line(&self.place.source)? + profile.command_line();
         write(&artefacts.command_line, &command_line)?;
-        let manifest = Manifest::of(&artefacts, profile, &lock, &root.verity, command_line)?;
+        let materials = materials::materials(&self.place, &lock, profile)?;
+        let manifest = Manifest::of(&artefacts, profile, materials, &root.verity, command_line)?;
         write(&artefacts.manifest, manifest.to_json()?)?;
         Ok(artefacts)
     }
@@ -253,13 +256,15 @@ pub struct Manifest {
     pub artefacts: Vec<Artefact>,
     /// Debian packages in the root, `name version`.
     pub packages: Vec<String>,
+    /// What went into each of them.
+    pub materials: Materials,
 }
 
 impl Manifest {
     fn of(
         artefacts: &Artefacts,
         profile: Profile,
-        lock: &Lock,
+        materials: Materials,
         verity: &Verity,
         command_line: String,
     ) -> Result<Self> {
@@ -277,9 +282,14 @@ impl Manifest {
                 .into_iter()
                 .map(|path| Artefact::of(path))
                 .collect::<Result<_>>()?,
-            packages: root::packages(lock, profile)
+            packages: materials
+                .parts
+                .iter()
+                .filter(|part| part.artefact == "root.img")
+                .flat_map(|part| &part.debian)
                 .map(|package| format!("{} {}", package.name, package.version))
                 .collect(),
+            materials,
         })
     }
 

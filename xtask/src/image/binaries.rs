@@ -154,19 +154,26 @@ fn toolchain(source: &Path) -> Result<PathBuf> {
         String::from_utf8(output.stdout).context("what rustc says")
     };
     let version = ask(&["--version"])?;
-    let pinned = read_text(&source.join("rust-toolchain.toml"))?;
     ensure!(
-        version
-            .split(' ')
-            .nth(1)
-            .is_some_and(|version| pinned.contains(&format!("channel = \"{version}\""))),
+        version.split(' ').nth(1) == Some(&*pinned(source)?),
         "the compiler is {}, expected the one that rust-toolchain.toml pins; rustup installs it",
         version.trim(),
     );
     Ok(PathBuf::from(ask(&["--print", "sysroot"])?.trim()))
 }
 
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// Version of the compiler that this checkout names.
+pub(super) fn pinned(source: &Path) -> Result<String> {
+    let text = read_text(&source.join("rust-toolchain.toml"))?;
+    let channel = text.lines().find_map(|line| {
+        let version = line.strip_prefix("channel = \"")?;
+        version.strip_suffix('"')
+    });
+    let channel = channel.context("rust-toolchain.toml names no channel")?;
+    Ok(channel.into())
+}
+
+pub(super) const TARGET: &str = "x86_64-unknown-linux-gnu";
 const STATIC: &str = "-C target-feature=+crt-static";
 const DYNAMIC: &str = "-C target-cpu=x86-64-v3";
 /// Where Debian has CUDA, for H100 and H200; nvcc 12.4 takes no newer compiler than g++ 13.

@@ -213,6 +213,8 @@ const fn limits(profile: Profile) -> (usize, u64) {
 mod tests {
     use super::*;
     use crate::place::write;
+    use attestation::register::Digest256;
+    use measurements::materials::Materials;
 
     #[test]
     fn what_does_not_belong_is_found() {
@@ -253,6 +255,12 @@ mod tests {
                 sha256: String::new(),
             }],
             packages: vec!["libc6 1".into(); packages],
+            materials: Materials {
+                packages_lock: Digest256::ZERO,
+                cargo_lock: Digest256::ZERO,
+                rust: String::new(),
+                parts: Vec::new(),
+            },
         }
     }
 }

@@ -250,7 +250,8 @@ impl FromStr for Use {
     }
 }
 
-const PATH: &str = "image/packages.lock";
+/// Where it lies in a checkout.
+pub const PATH: &str = "image/packages.lock";
 
 #[cfg(test)]
 mod tests {
