@@ -4,8 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Context;
+use measurements::materials::Materials;
 use measurements::predict::Files;
 use measurements::release::{Artefact, Inputs, Release};
+use serde::Deserialize;
 
 /// What boots, read into memory.
 #[derive(Debug)]
@@ -55,6 +57,19 @@ impl Artefacts {
         })?;
         Ok(release)
     }
+}
+
+/// What the build of `folder` says it was made of.
+pub(crate) fn materials(folder: &Path) -> anyhow::Result<Materials> {
+    /// What is read of the build's own manifest.
+    #[derive(Deserialize)]
+    struct Built {
+        materials: Materials,
+    }
+    let path = folder.join("manifest.json");
+    let built: Built = serde_json::from_slice(&read(&path)?)
+        .with_context(|| format!("{} lists no materials", path.display()))?;
+    Ok(built.materials)
 }
 
 /// The package list of the build's own manifest.
