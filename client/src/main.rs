@@ -8,6 +8,7 @@ use anyhow::Context;
 use attestation::appraisal::Verdict;
 use clap::{Args, Parser, Subcommand};
 use client::address::Address;
+use client::audit::AuditArgs;
 use client::stored::Stored;
 use client::trust::TrustArgs;
 use client::worker::{FRESH, Worker};
@@ -40,9 +41,13 @@ enum Command {
     /// Compute what a machine must report.
     #[command(subcommand)]
     Measure(measure::Measure),
-    /// Make or check a release manifest.
+    /// Make, sign and check a release.
     #[command(subcommand)]
     Release(release::Command),
+    /// Build a release again and compare everything: files, registers, signatures.
+    ///
+    /// Exits with 0 when the release is what was built, 1 when not, 2 when it could not tell.
+    Audit(AuditArgs),
 }
 
 #[derive(Args, Debug)]
@@ -107,6 +112,7 @@ fn run(command: Command) -> anyhow::Result<Verdict> {
         Command::Host(command) => runtime()?.block_on(host::run(command)),
         Command::Measure(command) => measure::run(command),
         Command::Release(command) => release::run(command),
+        Command::Audit(args) => args.run(),
     }
 }
 

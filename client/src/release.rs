@@ -231,7 +231,7 @@ fn sign(args: &SignArgs) -> anyhow::Result<Verdict> {
     for (suffix, file) in [
         ("sig.json", signature::manifest(&key, &manifest)?),
         ("dsse.json", signature::provenance(&key, &statement)?),
-        ("corim", signature::corim(&key, &manifest)?),
+        ("cose", signature::corim(&key, &manifest)?),
     ] {
         let path = folder.join(format!("{name}.{suffix}"));
         write(&path, file)?;

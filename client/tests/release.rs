@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use folder::{artefacts, exit, stderr, stdout};
+use folder::{artefacts, exit, kernel, stderr, stdout};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -111,6 +111,142 @@ fn what_is_not_this_release_is_not_signed() {
         said.contains("provenance does not speak of release.json"),
         "{said}"
     );
+}
+
+#[test]
+fn an_audit_says_what_is_not_as_published_and_draws_it() {
+    let Some(story) = Story::new("audit") else {
+        return;
+    };
+    story.builder("alice");
+    let audit = |artefacts: &str| {
+        let id = story.signature("alice", "sig.json");
+        let command = format!(
+            "audit release.json --artefacts {artefacts} --keys builders.toml --threshold 1 \
+             --at 1790000000 --html audit.html --shape gpu8 --signature release.signatures/{}",
+            id.file_name().unwrap().to_str().unwrap()
+        );
+        let audited = story.cocoon(&[&command]);
+        let page = fs::read_to_string(story.path("audit.html")).unwrap();
+        (exit(&audited), stdout(&audited), page)
+    };
+    let (code, text, page) = audit(".");
+    assert_eq!(code, 0, "{text}");
+    assert!(
+        text.ends_with("trusted: the release is what was built\n"),
+        "{text}"
+    );
+    for check in [
+        "manifest",
+        "tdx-registers",
+        "corim",
+        "sbom",
+        "provenance",
+        "signatures",
+    ] {
+        assert!(text.contains(&format!("ok {check}: ")), "{text}");
+    }
+    assert!(page.contains("This release is what its source builds to"));
+    assert!(!page.contains("≠"), "nothing is marked");
+    // Nothing is loaded, nothing runs.
+    for word in ["<script", "src=", "@import", "http://", "https://"] {
+        assert!(!page.contains(word), "{word}");
+    }
+
+    let other = story.path("other");
+    fs::create_dir_all(&other).unwrap();
+    for name in ["OVMF.fd", "initrd", "root.img", "manifest.json"] {
+        fs::copy(story.path(name), other.join(name)).unwrap();
+    }
+    let mut kernel = kernel();
+    kernel.push(1);
+    fs::write(other.join("vmlinuz"), kernel).unwrap();
+    fs::write(other.join("cmdline"), "console=ttyS0 <script>").unwrap();
+    let (code, text, page) = audit("other");
+    assert_eq!(code, 1, "{text}");
+    let wrong: Vec<_> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("NO ")?.split(':').next())
+        .collect();
+    assert_eq!(
+        wrong,
+        [
+            "manifest",
+            "vmlinuz",
+            "command-line",
+            "tdx-registers",
+            "vtpm-registers"
+        ]
+    );
+    assert!(
+        text.ends_with("rejected: the release is not what was built\n"),
+        "{text}"
+    );
+    let marked = |class: &str| {
+        page.matches(&format!("<g class=\"{class} differs\""))
+            .count()
+    };
+    assert_eq!(
+        (marked("given"), marked("event"), marked("register")),
+        (2, 2, 2)
+    );
+    assert!(page.contains("shape gpu8-v64-m512g"));
+    assert!(!page.contains("<script"), "what is filled in is escaped");
+
+    fs::write(story.path("release.cdx.json"), "{}").unwrap();
+    let (code, text, _) = audit(".");
+    assert_eq!(code, 1);
+    assert!(
+        text.contains("NO sbom: other bytes, expected the same\n"),
+        "{text}"
+    );
+    assert!(text.contains("ok provenance: "), "{text}");
+}
+
+#[test]
+fn an_audit_builds_the_commit_that_the_provenance_names() {
+    let Some(story) = Story::new("rebuilt") else {
+        return;
+    };
+    // A source whose build gives the artefacts, and whose next commit does not.
+    let script = format!(
+        "rm -rf source && mkdir -p source/.cargo && cp {files} source/ && cd source && \
+         printf '[alias]\nxtask = \"run --quiet --\"\n' > .cargo/config.toml && \
+         printf '[package]\nname = \"xtask\"\nedition = \"2024\"\n[workspace]\n' > Cargo.toml && \
+         mkdir src && cp ../build.rs src/main.rs && printf target > .gitignore && \
+         git init --quiet && git add --all && \
+         git -c user.name=a -c user.email=a@b commit --quiet --message one && \
+         git rev-parse HEAD > ../commit && printf other > cmdline && \
+         git -c user.name=a -c user.email=a@b commit --quiet --all --message two",
+        files = "OVMF.fd vmlinuz initrd root.img cmdline manifest.json"
+    );
+    let build = r#"fn main() {
+        let out = std::path::Path::new("target/image/base");
+        std::fs::create_dir_all(out).unwrap();
+        for name in ["OVMF.fd", "vmlinuz", "initrd", "root.img", "cmdline", "manifest.json"] {
+            std::fs::copy(name, out.join(name)).unwrap();
+        }
+    }"#;
+    fs::write(story.path("build.rs"), build).unwrap();
+    let made = Command::new("sh")
+        .args(["-c", &script])
+        .current_dir(&story.folder)
+        .output();
+    let made = made.unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let commit = fs::read_to_string(story.path("commit")).unwrap();
+    let make = "release make --artefacts . --config demo.toml --out release.json --commit";
+    assert_eq!(exit(&story.cocoon(&[make, commit.trim()])), 0);
+    let audited = story.cocoon(&["audit release.json --source source"]);
+    assert_eq!(exit(&audited), 0, "{audited:?}");
+
+    // Without provenance it is the newest commit that counts.
+    fs::remove_file(story.path("release.provenance.json")).unwrap();
+    let audited = story.cocoon(&["audit release.json --source source --json"]);
+    assert_eq!(exit(&audited), 1, "{audited:?}");
+    let report: serde_json::Value = serde_json::from_str(&stdout(&audited)).unwrap();
+    assert_eq!(report["verdict"], "rejected");
+    assert_eq!(report["checks"][5]["found"], "other");
 }
 
 /// A release in a folder of its own.

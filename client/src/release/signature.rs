@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `KEY.sig.json` | ours | every byte of the manifest |
 //! | `KEY.dsse.json` | DSSE v1 | the provenance |
-//! | `KEY.corim` | COSE_Sign1 (RFC 9052) | the CoRIM |
+//! | `KEY.cose` | COSE_Sign1 (RFC 9052) | the CoRIM |
 //!
 //! `KEY` is the beginning of the key's name. No form can be taken for another: what is
 //! hashed begins with `{` in the first, `DSSEv1` in the second, and a CBOR array in the third.
