@@ -1,4 +1,6 @@
-//! `cocoon release`, as builders and their users call it.
+//! `cocoon release` and `cocoon audit`, as builders and auditors call them.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests, on made-up files")]
 
 mod folder;
 
