@@ -1,11 +1,5 @@
 //! `cocoon measure` and `cocoon release check`, as an auditor calls them.
 
-#![expect(
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    reason = "helpers of tests, on made-up files"
-)]
-
 mod folder;
 
 use std::fs;
