@@ -181,5 +181,5 @@ const CUDA: [(&str, &str); 4] = [
     ("CUDA_COMPUTE_CAP", "90"),
     ("CUDA_HOME", "/usr"),
     ("LIBRARY_PATH", "/usr/lib/x86_64-linux-gnu/stubs"),
-    ("NVCC_CCBIN", "g++-13"),
+    ("NVCC_CCBIN", "x86_64-linux-gnu-g++-13"),
 ];
