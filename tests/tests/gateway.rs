@@ -19,6 +19,7 @@ use client::address::Address;
 use client::gateway;
 use client::worker::{FRESH, Worker};
 use http_body_util::BodyExt;
+use measurements::release::Release;
 use session::provider::{Provider, ProviderError};
 use tests::quote::TdState;
 use tests::td::Td;
@@ -108,6 +109,29 @@ async fn trust_is_told_check_by_check() {
     assert!(checks.iter().all(|check| check["passed"] == true));
 }
 
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "an example has a `main` of its own"
+)]
+#[path = "../../client/examples/verify_a_server.rs"]
+mod verify_a_server;
+
+#[tokio::test]
+async fn a_program_of_somebody_elses_asks_a_worker_that_it_has_verified() {
+    let (worker, _running) = serve(Quoting::new(Td::new())).await;
+    let address = || worker.to_string().parse().unwrap();
+    let models = verify_a_server::models(address(), Td::new().policy()).await;
+    assert_eq!(models.unwrap(), "tiny");
+    let published = include_bytes!("../../measurements/releases/current.json");
+    let policy = verify_a_server::policy(&Release::parse(published).unwrap());
+    let refused = verify_a_server::models(address(), policy).await;
+    assert_eq!(
+        refused.unwrap_err().to_string(),
+        "the worker is not trusted"
+    );
+}
+
 /// A TD that counts its quotes.
 struct Quoting {
     td: Td,
@@ -149,7 +173,8 @@ async fn serve(td: Quoting) -> (SocketAddr, DropGuard) {
     let address = listener.local_addr().unwrap();
     let api = Router::new()
         .route("/v1/echo", post(|body: String| async { body }))
-        .route("/v1/headers", get(header_names));
+        .route("/v1/headers", get(header_names))
+        .route("/v1/models", get(|| async { "tiny" }));
     let stop = CancellationToken::new();
     let stopped = stop.clone().cancelled_owned();
     tokio::spawn(agent::serve::serve(listener, worker, api, stopped));
