@@ -247,6 +247,7 @@ impl Process {
         let provider = Tdx {
             tsm: Tsm::open(self.shown.mount.join("cocoon")).unwrap(),
             collateral: Service::new(&self.shown.pcs),
+            gpus: None,
             event_log: Vec::new(),
         };
         let (head, _) = batch::tree(&[]);
