@@ -123,23 +123,46 @@ pub struct VerifyArgs {
 }
 
 /// Whose signatures, and how many.
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Default)]
 pub struct SignerArgs {
-    /// Signature file; may be repeated.
+    /// Signature file of the release; may be repeated.
     #[arg(long, value_name = "FILE", num_args = 1.., requires = "keys")]
     signature: Vec<PathBuf>,
-    /// Builders whose word counts, TOML.
-    #[arg(long, value_name = "FILE", requires = "threshold")]
+    /// Builders whose signatures count, TOML.
+    #[arg(long, value_name = "FILE", requires_all = ["release", "threshold"])]
     keys: Option<PathBuf>,
-    /// How many of them it takes.
+    /// How many of them have to have signed.
     #[arg(long, value_name = "N", requires = "keys")]
     threshold: Option<NonZero<usize>>,
-    /// Moment at which keys have to count, seconds since 1970, instead of now.
-    #[arg(long, value_name = "TIME")]
-    at: Option<u64>,
+    /// Moment at which their keys have to hold, seconds since 1970, instead of now.
+    #[arg(long, value_name = "TIME", requires = "keys")]
+    keys_at: Option<u64>,
 }
 
 impl SignerArgs {
+    /// Reads a manifest that enough builders signed, if any were named.
+    pub(crate) fn release(&self, path: &Path) -> anyhow::Result<Release> {
+        if self.keys.is_none() {
+            return load(path);
+        }
+        let manifest = Manifest::read(path)?;
+        if let Some(approval) = self.approval(&manifest)? {
+            let lines = approval.signatures.iter();
+            let lines: Vec<_> = lines
+                .map(|line| format!("{}: {}", line.file, line.text))
+                .collect();
+            ensure!(
+                approval.verdict() == Verdict::Trusted,
+                "{} is signed by {} of the {} builders that have to; {}",
+                path.display(),
+                approval.signed_by.len(),
+                approval.threshold,
+                lines.join("; "),
+            );
+        }
+        Ok(manifest.release)
+    }
+
     /// Judges the signatures, if builders were named.
     pub(crate) fn approval(&self, manifest: &Manifest) -> anyhow::Result<Option<Approval>> {
         let Some((keys, threshold)) = self.keys.as_ref().zip(self.threshold) else {
@@ -153,7 +176,7 @@ impl SignerArgs {
             Ok((name.into_owned(), read(path)?))
         });
         let files: Vec<_> = files.collect::<anyhow::Result<_>>()?;
-        let at = match self.at {
+        let at = match self.keys_at {
             Some(seconds) => UnixTime(seconds),
             None => now()?,
         };

@@ -12,7 +12,7 @@ use measurements::release::Release;
 
 use crate::artefacts::read;
 use crate::platform::Platform;
-use crate::release::load;
+use crate::release::{SignerArgs, load};
 
 /// Which machines to take.
 #[derive(Args, Debug)]
@@ -20,6 +20,8 @@ pub struct TrustArgs {
     /// Release manifest to take instead of the published one.
     #[arg(long, value_name = "FILE")]
     release: Option<PathBuf>,
+    #[command(flatten)]
+    signers: SignerArgs,
     /// What has to speak for the machine.
     #[arg(long, value_enum, default_value_t = Platform::Tdx)]
     platform: Platform,
@@ -49,6 +51,7 @@ impl TrustArgs {
     ) -> Self {
         Self {
             release: Some(release),
+            signers: SignerArgs::default(),
             platform,
             tdx_policy,
             gpu_policy: None,
@@ -60,7 +63,10 @@ impl TrustArgs {
 
     /// Reads what the arguments name. Says so when it is less than a TD.
     pub fn policy(&self) -> anyhow::Result<Policy> {
-        let release = release(self.release.as_deref())?;
+        let release = match &self.release {
+            Some(path) => self.signers.release(path)?,
+            None => release(None)?,
+        };
         match self.platform {
             Platform::Tdx => Ok(Policy::Tdx(Box::new(self.tdx(&release)?))),
             Platform::Vtpm => {

@@ -31,6 +31,20 @@ fn two_builders_sign_and_a_verifier_asks_for_both() {
         );
     }
 
+    // A client takes the release only so; nobody answers at port 9.
+    let trust = |threshold: u32| {
+        let files = story.signature("alice", "sig.json");
+        let file = files.file_name().unwrap().to_str().unwrap();
+        let command = format!(
+            "verify https://127.0.0.1:9 --release release.json --keys builders.toml \
+             --keys-at 1790000000 --threshold {threshold} --signature release.signatures/{file}"
+        );
+        let said = stderr(&story.cocoon(&[&command]));
+        said.contains("is signed by 1 of the 2 builders that have to; ")
+    };
+    assert!(trust(2));
+    assert!(!trust(1));
+
     // OpenSSL reads key and signature.
     let signature: serde_json::Value =
         serde_json::from_slice(&fs::read(story.signature("alice", "sig.json")).unwrap()).unwrap();
@@ -125,7 +139,7 @@ fn an_audit_says_what_is_not_as_published_and_draws_it() {
         let id = story.signature("alice", "sig.json");
         let command = format!(
             "audit release.json --artefacts {artefacts} --keys builders.toml --threshold 1 \
-             --at 1790000000 --html audit.html --shape gpu8 --signature release.signatures/{}",
+             --keys-at 1790000000 --html audit.html --shape gpu8 --signature release.signatures/{}",
             id.file_name().unwrap().to_str().unwrap()
         );
         let audited = story.cocoon(&[&command]);
@@ -320,7 +334,7 @@ impl Story {
     fn verify(&self, threshold: u32) -> (i32, String) {
         let mut command = format!(
             "release verify --release release.json --keys builders.toml --threshold {threshold} \
-             --at 1790000000 --signature"
+             --keys-at 1790000000 --signature"
         );
         let mut files: Vec<_> = fs::read_dir(self.path("release.signatures"))
             .unwrap()
