@@ -4,9 +4,11 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Context;
+use attestation::verity::Verity;
 use measurements::materials::Materials;
 use measurements::predict::Files;
 use measurements::release::{Artefact, Inputs, Release};
+use measurements::root::{self, RootError};
 use serde::Deserialize;
 
 /// What boots, read into memory.
@@ -48,14 +50,28 @@ impl Artefacts {
 
     /// The manifest of these artefacts with these configurations, name and text each.
     pub fn release(&self, version: &str, configs: &[(String, String)]) -> anyhow::Result<Release> {
-        let release = Release::make(Inputs {
+        Ok(Release::make(self.inputs(version, configs))?)
+    }
+
+    /// The same of artefacts that may not belong together, and why the initrd refuses the
+    /// root disk, if it does.
+    pub(crate) fn describe(
+        &self,
+        version: &str,
+        configs: &[(String, String)],
+    ) -> anyhow::Result<(Release, Result<Verity, RootError>)> {
+        let release = Release::describe(self.inputs(version, configs))?;
+        Ok((release, root::verify(&self.initrd, &self.root_image)))
+    }
+
+    fn inputs<'a>(&'a self, version: &'a str, configs: &'a [(String, String)]) -> Inputs<'a> {
+        Inputs {
             version,
             files: self.files(),
             root_image: &self.root_image,
             packages: &self.packages,
             configs,
-        })?;
-        Ok(release)
+        }
     }
 }
 

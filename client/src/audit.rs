@@ -11,7 +11,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use attestation::appraisal::{Check, Verdict};
+use attestation::appraisal::{Check, Verdict, chain as chain_of};
 use clap::Args;
 use measurements::diff::{Difference, diff};
 use measurements::release::{Artefact, Release};
@@ -60,13 +60,13 @@ impl AuditArgs {
     pub fn run(&self) -> anyhow::Result<Verdict> {
         let manifest = Manifest::read(&self.release)?;
         let documents = Documents::beside(&self.release);
+        let approval = self.signers.approval(&manifest)?;
         let folder = match (&self.artefacts, &self.source) {
             (Some(folder), _) => folder.clone(),
             (None, Some(source)) => rebuild::rebuild(source, &manifest, &documents)?,
             (None, None) => anyhow::bail!("which artefacts?"),
         };
         let artefacts = Artefacts::read(&folder)?;
-        let approval = self.signers.approval(&manifest)?;
         let audit = Audit::of(manifest, &documents, &artefacts, &folder, approval)?;
         audit.print(self.json)?;
         if let Some(path) = &self.html {
@@ -106,9 +106,15 @@ impl Audit {
         let configs: Vec<_> = configs
             .map(|config| (config.name.clone(), config.text.clone()))
             .collect();
-        let rebuilt = Manifest::of(artefacts.release(&release.version, &configs)?)?;
+        let (rebuilt, root) = artefacts.describe(&release.version, &configs)?;
+        let rebuilt = Manifest::of(rebuilt)?;
         let differences = diff(&stated.release, &rebuilt.release)?;
         let mut checks = values(&stated, &rebuilt, &differences);
+        let opens = "the initrd opens it";
+        let found = root
+            .as_ref()
+            .map_or_else(|error| chain_of(error), |_| opens.into());
+        checks.push(Check::new("root-disk", opens, found, root.is_ok()));
         checks.extend(described(&stated, documents, folder)?);
         checks.extend(approval.as_ref().map(|approval| {
             let expected = format!("{} builders", approval.threshold);

@@ -209,6 +209,19 @@ fn an_audit_says_what_is_not_as_published_and_draws_it() {
     assert!(page.contains("shape gpu8-v64-m512g"));
     assert!(!page.contains("<script"), "what is filled in is escaped");
 
+    // Bytes of the disk that its measured hash does not vouch for.
+    let disk = fs::read(story.path("root.img")).unwrap();
+    fs::write(other.join("root.img"), [&[1], &disk[1..]].concat()).unwrap();
+    for name in ["vmlinuz", "cmdline"] {
+        fs::copy(story.path(name), other.join(name)).unwrap();
+    }
+    let (code, text, page) = audit("other");
+    assert_eq!(code, 1, "{text}");
+    let refused = "NO root-disk: root disk has root hash ";
+    assert!(text.contains(refused), "{text}");
+    assert!(text.contains("ok tdx-registers: "), "{text}");
+    assert_eq!(page.matches("<g class=\"given differs\"").count(), 1);
+
     fs::write(story.path("release.cdx.json"), "{}").unwrap();
     let (code, text, _) = audit(".");
     assert_eq!(code, 1);

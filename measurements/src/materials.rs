@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Materials {
+    /// Which image of the source it is.
+    pub profile: String,
     /// Of `image/packages.lock`: every Debian package that the build read.
     pub packages_lock: Digest256,
     /// Of `Cargo.lock`: every crate that cargo may have read.

@@ -66,6 +66,14 @@ pub struct Inputs<'a> {
 impl Release {
     /// Predicts every shape.
     pub fn make(inputs: Inputs<'_>) -> Result<Self, ReleaseError> {
+        root::verify(inputs.files.initrd, inputs.root_image)?;
+        Self::describe(inputs)
+    }
+
+    /// The same of files that may not belong together: the initrd may refuse the disk.
+    ///
+    /// To compare with, not to publish.
+    pub fn describe(inputs: Inputs<'_>) -> Result<Self, ReleaseError> {
         let files = inputs.files;
         let artefacts = Artefacts::new(files)?;
         let release = Self {
@@ -79,7 +87,7 @@ impl Release {
             ]
             .into(),
             command_line: files.command_line.into(),
-            root: root::verify(files.initrd, inputs.root_image)?,
+            root: root::stated(files.initrd)?,
             qemu: Qemu::current(),
             packages: inputs.packages.to_vec(),
             shapes: SHAPES

@@ -7,10 +7,15 @@ use attestation::verity::{BLOCK, TreeBuilder, Verity, VerityError};
 
 use crate::initrd::{Initrd, InitrdError};
 
-/// What the initrd says about the root, if the disk is what it says.
-pub fn verify(initrd: &[u8], image: &[u8]) -> Result<Verity, RootError> {
+/// What the initrd says about the root.
+pub fn stated(initrd: &[u8]) -> Result<Verity, RootError> {
     let text = core::str::from_utf8(Initrd::parse(initrd)?.verity)?;
-    let stated: Verity = text.trim_end_matches('\n').parse()?;
+    Ok(text.trim_end_matches('\n').parse()?)
+}
+
+/// The same, if the disk is what it says.
+pub fn verify(initrd: &[u8], image: &[u8]) -> Result<Verity, RootError> {
+    let stated = stated(initrd)?;
     let mut tree = TreeBuilder::new(stated.salt);
     let (blocks, _) = image.as_chunks::<BLOCK>();
     let count = usize::try_from(stated.data_blocks.get()).unwrap_or(usize::MAX);

@@ -9,7 +9,7 @@ use crate::artefacts::read;
 use crate::release::documents::{Documents, Manifest};
 use crate::release::provenance::Stated;
 
-/// Builds the commit that the provenance names; the folder of artefacts.
+/// Builds what the provenance names, or else HEAD; the folder of artefacts.
 ///
 /// The checkout is made under the repository's `target/`, and stays there for whoever
 /// wants to look. Packages that the repository has downloaded are not downloaded again.
@@ -18,13 +18,16 @@ pub fn rebuild(
     manifest: &Manifest,
     documents: &Documents,
 ) -> anyhow::Result<PathBuf> {
-    let commit = match documents.provenance.exists() {
+    let (commit, profile) = match documents.provenance.exists() {
         true => {
             let stated = Stated::read(&read(&documents.provenance)?, manifest)?;
             let commit = stated.commit().context("the provenance names no commit")?;
-            commit.as_str().to_owned()
+            let profile = stated
+                .profile()
+                .context("the provenance names no profile")?;
+            (commit.as_str().to_owned(), profile.to_owned())
         }
-        false => "HEAD".to_owned(),
+        false => ("HEAD".to_owned(), "base".to_owned()),
     };
     let source = source
         .canonicalize()
@@ -53,7 +56,7 @@ pub fn rebuild(
     );
     eprintln!("cocoon: building {commit} in {}", checkout.display());
     let mut build = Command::new("cargo");
-    build.args(["xtask", "image", "build"]);
+    build.args(["xtask", "image", "build", "--profile", &profile]);
     let debs = source.join("target/image/debs");
     if debs.is_dir() {
         build.arg("--debs").arg(debs);
@@ -67,5 +70,5 @@ pub fn rebuild(
         built.context("cannot start cargo")?.success(),
         "the build failed"
     );
-    Ok(checkout.join("target/image/base"))
+    Ok(checkout.join("target/image").join(profile))
 }

@@ -113,6 +113,14 @@ impl Stated {
         let parameters = &self.predicate.build_definition.external_parameters;
         parameters.get("commit")?.parse().ok()
     }
+
+    /// Which image of the source; a plain word.
+    pub(crate) fn profile(&self) -> Option<&str> {
+        let parameters = &self.predicate.build_definition.external_parameters;
+        let name = parameters.get("profile")?;
+        let plain = name.bytes().all(|byte| byte.is_ascii_lowercase());
+        (plain && !name.is_empty()).then_some(name)
+    }
 }
 
 #[derive(Serialize)]
@@ -171,6 +179,7 @@ impl Statement {
                     external_parameters: [
                         ("command", "cargo xtask image build".into()),
                         ("commit", commit.0.clone()),
+                        ("profile", materials.profile.clone()),
                         ("rust", materials.rust.clone()),
                     ]
                     .into(),
@@ -298,6 +307,7 @@ pub(super) mod tests {
         );
         assert_eq!(dependencies[3]["uri"], "pkg:cargo/serde@1.0.0%2Bspec");
         let stated = Stated::read(text.as_bytes(), &manifest).unwrap();
+        assert_eq!(stated.profile(), Some("base"));
         let commit = stated.commit().unwrap();
         assert_eq!(commit.as_str(), "0123456789abcdef0123456789abcdef01234567");
     }

@@ -195,6 +195,7 @@ pub(super) mod tests {
             sha256,
         };
         Materials {
+            profile: "base".into(),
             packages_lock: Digest256::of(b"packages"),
             cargo_lock: Digest256::of(b"cargo"),
             rust: "1.95.0".into(),

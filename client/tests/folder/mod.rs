@@ -148,6 +148,7 @@ fn manifest() -> Vec<u8> {
     let manifest = json!({
         "packages": ["libc6 2.41"],
         "materials": {
+            "profile": "base",
             "packages_lock": hash,
             "cargo_lock": hash,
             "rust": "1.95.0",

@@ -256,6 +256,7 @@ mod tests {
             }],
             packages: vec!["libc6 1".into(); packages],
             materials: Materials {
+                profile: "base".into(),
                 packages_lock: Digest256::ZERO,
                 cargo_lock: Digest256::ZERO,
                 rust: String::new(),

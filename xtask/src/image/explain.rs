@@ -39,7 +39,10 @@ pub fn explain(tools: &Tools, left: &Path, right: &Path, scratch: &Path) -> Resu
         });
         match trees {
             [Ok(first), Ok(second)] => {
-                let inside = compare(&first, &second)?;
+                let mut inside = compare(&first, &second)?;
+                if inside.is_empty() && !entries(&first)?.is_empty() {
+                    inside.push("no file inside differs".into());
+                }
                 found.extend(
                     inside
                         .iter()

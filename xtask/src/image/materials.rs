@@ -37,6 +37,7 @@ pub fn materials(place: &Place, lock: &Lock, profile: Profile) -> Result<Materia
         crates,
     };
     Ok(Materials {
+        profile: profile.name().into(),
         packages_lock: sha256(&place.source.join(lock::PATH))?,
         cargo_lock: sha256(&place.source.join(CARGO_LOCK))?,
         rust: binaries::pinned(&place.source)?,

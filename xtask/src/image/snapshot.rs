@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
 use super::debs::{Request, fetch};
@@ -19,7 +19,8 @@ use crate::place::{read, remove};
 pub fn download(archive: &Mirror, packages: &[&Package], cache: &Path) -> Result<Vec<String>> {
     let folder = cache.join("snapshot");
     remove(&folder)?;
-    std::fs::create_dir_all(&folder)?;
+    std::fs::create_dir_all(&folder)
+        .with_context(|| format!("cannot make {}", folder.display()))?;
     let index = |package: &Package| folder.join(package.file());
     let questions: Vec<Request> = packages
         .iter()
