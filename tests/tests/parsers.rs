@@ -13,20 +13,20 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use tests::parsers::{PARSERS, Parser};
+use tests::parsers::{PARSERS, Parser, vectors};
 
 #[test]
 fn every_reader_takes_what_was_made_for_it() {
+    if vectors().is_none() {
+        assert!(std::env::var_os("CI").is_none(), "CI needs the vectors");
+        println!("skipped what was recorded: no vectors");
+    }
     for parser in PARSERS {
         let seeds = parser.seeds().unwrap();
         let taken = seeds.iter().filter(|seed| (parser.read)(seed)).count();
         println!("{}: {taken} of {}", parser.name, seeds.len());
         assert!(taken > 0 || seeds.is_empty(), "{}", parser.name);
-        assert!(
-            !seeds.is_empty() || tests::parsers::vectors().is_none(),
-            "{}",
-            parser.name
-        );
+        assert!(!seeds.is_empty() || vectors().is_none(), "{}", parser.name);
     }
 }
 
