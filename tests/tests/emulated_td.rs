@@ -249,6 +249,7 @@ impl Process {
             collateral: Service::new(&self.shown.pcs),
             gpus: None,
             event_log: Vec::new(),
+            gpus: None,
         };
         let (head, _) = batch::tree(&[]);
         let state = State {
