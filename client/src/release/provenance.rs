@@ -51,7 +51,7 @@ impl std::str::FromStr for Commit {
 
 /// What is read of a statement.
 #[derive(Debug, Deserialize)]
-pub(crate) struct Stated {
+pub struct Stated {
     #[serde(rename = "_type")]
     kind: String,
     #[serde(rename = "predicateType")]
@@ -80,7 +80,7 @@ struct StatedBuild {
 
 impl Stated {
     /// Reads a statement that speaks of this manifest and of each of its artefacts.
-    pub(crate) fn read(json: &[u8], manifest: &Manifest) -> Result<Self, ProvenanceError> {
+    pub fn read(json: &[u8], manifest: &Manifest) -> Result<Self, ProvenanceError> {
         let stated: Self = serde_json::from_slice(json).map_err(|error| ProvenanceError::Json {
             reason: error.to_string(),
         })?;
@@ -96,11 +96,7 @@ impl Stated {
         let artefacts = manifest.release.artefacts.iter();
         let artefacts = artefacts.map(|file| (file.name.as_str(), file.sha256));
         for (name, digest) in [(MANIFEST, manifest.digest)].into_iter().chain(artefacts) {
-            let digest = digest.to_string();
-            let speaks = |subject: &Subject| {
-                subject.name == name && subject.digest.get("sha256") == Some(&digest)
-            };
-            if !stated.subject.iter().any(speaks) {
+            if !stated.speaks_of(name, digest) {
                 let name = name.into();
                 return Err(ProvenanceError::Subject { name, digest });
             }
@@ -108,14 +104,24 @@ impl Stated {
         Ok(stated)
     }
 
+    /// Whether a file of that name and digest is among its subjects.
+    #[must_use]
+    pub fn speaks_of(&self, name: &str, digest: Digest256) -> bool {
+        let digest = digest.to_string();
+        let mut subjects = self.subject.iter();
+        subjects.any(|it| it.name == name && it.digest.get("sha256") == Some(&digest))
+    }
+
     /// The commit of the source.
-    pub(crate) fn commit(&self) -> Option<Commit> {
+    #[must_use]
+    pub fn commit(&self) -> Option<Commit> {
         let parameters = &self.predicate.build_definition.external_parameters;
         parameters.get("commit")?.parse().ok()
     }
 
     /// Which image of the source; a plain word.
-    pub(crate) fn profile(&self) -> Option<&str> {
+    #[must_use]
+    pub fn profile(&self) -> Option<&str> {
         let parameters = &self.predicate.build_definition.external_parameters;
         let name = parameters.get("profile")?;
         let plain = name.bytes().all(|byte| byte.is_ascii_lowercase());
@@ -263,7 +269,7 @@ pub enum ProvenanceError {
         /// Which file of the release.
         name: String,
         /// As the release has it.
-        digest: String,
+        digest: Digest256,
     },
     /// Another kind of statement.
     #[error("provenance has type {found:?}, expected {expected:?}")]
