@@ -11,7 +11,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use attestation::appraisal::{Check, Verdict, chain as chain_of};
+use attestation::appraisal::{self, Check, Verdict};
 use clap::Args;
 use measurements::diff::{Difference, diff};
 use measurements::release::{Artefact, Release};
@@ -111,9 +111,10 @@ impl Audit {
         let differences = diff(&stated.release, &rebuilt.release)?;
         let mut checks = values(&stated, &rebuilt, &differences);
         let opens = "the initrd opens it";
-        let found = root
-            .as_ref()
-            .map_or_else(|error| chain_of(error), |_| opens.into());
+        let found = match &root {
+            Ok(_) => opens.into(),
+            Err(error) => appraisal::chain(error),
+        };
         checks.push(Check::new("root-disk", opens, found, root.is_ok()));
         checks.extend(described(&stated, documents, folder)?);
         checks.extend(approval.as_ref().map(|approval| {
@@ -140,6 +141,17 @@ impl Audit {
         match self.checks.iter().all(|check| check.passed) {
             true => Verdict::Trusted,
             false => Verdict::Rejected,
+        }
+    }
+
+    /// The verdict in words.
+    #[must_use]
+    pub fn headline(&self) -> &'static str {
+        let same = self.stated.digest == self.rebuilt.digest;
+        match (self.verdict(), same) {
+            (Verdict::Trusted, _) => "the release is what was built",
+            (_, true) => "the files are as published, but not what is said about them",
+            (_, false) => "the release is not what was built",
         }
     }
 
@@ -171,11 +183,7 @@ impl Audit {
         for line in &self.signatures {
             writeln!(out, "   {} {}: {}", line.outcome, line.file, line.text)?;
         }
-        let word = match self.verdict() {
-            Verdict::Trusted => "the release is what was built",
-            _ => "the release is not what was built",
-        };
-        writeln!(out, "{}: {word}", self.verdict())?;
+        writeln!(out, "{}: {}", self.verdict(), self.headline())?;
         Ok(())
     }
 }

@@ -162,7 +162,7 @@ fn an_audit_says_what_is_not_as_published_and_draws_it() {
     ] {
         assert!(text.contains(&format!("ok {check}: ")), "{text}");
     }
-    assert!(page.contains("This release is what its source builds to"));
+    assert!(page.contains("Trusted: the release is what was built"));
     assert!(!page.contains("≠"), "nothing is marked");
     // Nothing is loaded, nothing runs.
     for word in ["<script", "src=", "@import", "http://", "https://"] {
@@ -230,6 +230,8 @@ fn an_audit_says_what_is_not_as_published_and_draws_it() {
         "{text}"
     );
     assert!(text.contains("ok provenance: "), "{text}");
+    let last = "rejected: the files are as published, but not what is said about them\n";
+    assert!(text.ends_with(last), "{text}");
 }
 
 #[test]
