@@ -73,7 +73,7 @@ impl Driver {
             let name = patch.file_name().unwrap_or_default().to_string_lossy();
             let patch = format!("--input=/patches/{name}");
             let options = ["--directory=/driver", "--strip=1", "--fuzz=0", &patch];
-            run("/driver/usr/bin/patch", &options)?;
+            run("patch", &options)?;
         }
         let jobs = format!("-j{}", builder.jobs);
         let place = ["-C", "/driver", "SYSSRC=/build", "SYSOUT=/build"];

@@ -1,4 +1,5 @@
-//! The kernel: Debian's source, nothing enabled, then `image/kernel/*.config`.
+//! The kernel: Debian's source with `image/kernel/*.patch`, nothing enabled, then
+//! `image/kernel/*.config`.
 //!
 //! A profile may have fragments of its own, and in them the last word. Each
 //! fragment opens with its one reason. An option in a fragment that does not
@@ -12,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::driver::Driver;
 use super::lock::{Lock, Use};
 use super::{Builder, Profile};
-use crate::place::{Key, list, read_text, remove, write};
+use crate::place::{Key, list, read, read_text, remove, write};
 use crate::tools::{Sandbox, Tools};
 
 /// What a kernel build gives.
@@ -31,7 +32,9 @@ pub fn build(builder: &Builder, profile: Profile, lock: &Lock, tools: &Tools) ->
         Profile::Base | Profile::Debug => None,
         Profile::Nvidia => Some(Driver::read(builder, lock)?),
     };
-    let key = lock
+    let changes = builder.place.source.join("image/kernel");
+    let patches = patches(&changes)?;
+    let mut key = lock
         .of(Use::Tools)
         .fold(Key::default(), |key, package| key.with(&package.sha256))
         .with(&fragments.0)
@@ -40,6 +43,9 @@ pub fn build(builder: &Builder, profile: Profile, lock: &Lock, tools: &Tools) ->
                 .map(|(name, value)| format!("{name}={value}"))
                 .concat(),
         );
+    for patch in &patches {
+        key = key.with(read(patch)?);
+    }
     let (name, key) = match &driver {
         None => ("kernel", key),
         Some(driver) => ("kernel-nvidia", key.with(driver.key().as_bytes())),
@@ -48,11 +54,17 @@ pub fn build(builder: &Builder, profile: Profile, lock: &Lock, tools: &Tools) ->
         let step = builder.progress.step("build the kernel");
         let (work, log) = (folder.join("work"), folder.join("log"));
         write(&work.join(FRAGMENTS), &fragments.0)?;
-        let sandbox = sandbox(tools, &work);
+        let mut sandbox = sandbox(tools, &work);
+        sandbox.read_only(&changes, PATCHES);
         let make = |arguments: &[&str]| sandbox.run("make", arguments, &log, &step);
 
         let unpack = ["-xf", SOURCE, "--strip-components=1"];
         sandbox.run("tar", unpack, &log, &step)?;
+        for patch in &patches {
+            let name = patch.file_name().unwrap_or_default().to_string_lossy();
+            let input = format!("--input={PATCHES}/{name}");
+            sandbox.run("patch", ["--strip=1", "--fuzz=0", &input], &log, &step)?;
+        }
         make(&[&format!("KCONFIG_ALLCONFIG={FRAGMENTS}"), "allnoconfig"])?;
         fragments.check(&read_text(&work.join(".config"))?)?;
         make(&[&format!("-j{}", builder.jobs), "bzImage"])?;
@@ -81,6 +93,13 @@ pub fn command_line(source: &Path) -> Result<String> {
         .find_map(|line| line.strip_prefix("CONFIG_CMDLINE=\"")?.strip_suffix('"'))
         .map(Into::into)
         .context("no fragment sets CONFIG_CMDLINE")
+}
+
+/// What we change in the source, in the order of the names.
+fn patches(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut paths = list(folder)?;
+    paths.retain(|path| path.extension().is_some_and(|name| name == "patch"));
+    Ok(paths)
 }
 
 fn sandbox(tools: &Tools, work: &Path) -> Sandbox {
@@ -163,6 +182,7 @@ fn off(line: &str) -> Option<&str> {
 }
 
 const SOURCE: &str = "/usr/src/linux-source-6.12.tar.xz";
+const PATCHES: &str = "/kernel-patches";
 const FRAGMENTS: &str = "fragments.config";
 /// What the kernel would otherwise ask the machine that builds it.
 const ENVIRONMENT: [(&str, &str); 4] = [
@@ -207,6 +227,7 @@ mod tests {
         for path in folders
             .iter()
             .flat_map(|folder| list(&source.join(folder)).unwrap())
+            .filter(|path| path.extension().is_some_and(|name| name == "config"))
         {
             let text = read_text(&path).unwrap();
             let (reason, options) = text.split_once('\n').unwrap();
