@@ -111,6 +111,7 @@ fn boot(builder: &Builder, profile: Profile, measured: &Path, unmeasured: &Path)
         measured: read_text(measured)?,
         unmeasured: read_text(unmeasured)?,
         port: 8443,
+        table: None,
         log: out.join("console.log"),
     };
     let mut vm = Vm::start(&tools, &Authority::at(&out.join("authority"))?, &boot)?;

@@ -49,6 +49,8 @@ pub struct Boot {
     pub unmeasured: String,
     /// Port of the guest that [`Vm::address`] leads to.
     pub port: u16,
+    /// One ACPI table more, as a hostile host serves it.
+    pub table: Option<PathBuf>,
     /// Copy of everything said on the console.
     pub log: PathBuf,
 }
@@ -175,13 +177,17 @@ fn command(tools: &Tools, boot: &Boot, state: &Path, address: SocketAddr) -> Res
         port: boot.port,
         qgs: Endpoint::Vsock(QGS_PORT),
     };
+    let table = boot.table.as_deref();
     let needs = Needs {
-        reads: &vm.files(),
+        reads: &[vm.files(), table.into_iter().collect()].concat(),
         writes: &[state],
         network: true,
     };
     let mut command = tools.command(QEMU, needs);
     command.args(vm.arguments()?);
+    if let Some(table) = table {
+        command.args(["-acpitable", &format!("file={}", table.display())]);
+    }
     Ok(command)
 }
 

@@ -103,6 +103,7 @@ impl Stage {
             measured: self.measured.clone(),
             unmeasured: UNMEASURED.into(),
             port: PORT,
+            table: None,
             log: self.folder.join(format!("{name}.console")),
         })
     }

@@ -26,6 +26,7 @@ use super::stage::{self, Stage};
 pub(super) fn all(stage: &Stage, report: &mut Report) -> Result<()> {
     let mut rows = corrupted(stage)?;
     rows.extend(other_boots(stage)?);
+    rows.extend(hostile_table(stage)?);
     rows.extend(other_peers(stage)?);
     rows.push(debug_td()?);
     report.refusals = rows;
@@ -101,6 +102,31 @@ fn other_boots(stage: &Stage) -> Result<Vec<Refusal>> {
         step.done(verified.verdict);
     }
     Ok(rows)
+}
+
+/// A table with a program in it, beside those of QEMU: measured, and powerless.
+fn hostile_table(stage: &Stage) -> Result<[Refusal; 2]> {
+    let mut boot = stage.boot("another-acpi-table")?;
+    boot.table = Some(written(stage, "hostile.aml", HOSTILE_TABLE)?);
+    let tampering = "another ACPI table";
+    let step = stage.progress.step(tampering);
+    let vm = stage.serve(&boot)?;
+    let verified = stage.verify(vm.address())?;
+    let lines = vm.console().lines();
+    let said = |text: &str| lines.iter().find(|line| line.text.contains(text));
+    let (refused, wrote) = (said("tables name memory"), said("AML WROTE MEMORY"));
+    step.done(verified.verdict.as_str());
+    let program = Refusal {
+        tampering: "a program in it that writes memory".into(),
+        refused: refused.is_some() && wrote.is_none(),
+        by: "the kernel, whatever was measured".into(),
+        expected: "no memory but the TPM's registers".into(),
+        found: wrote
+            .or(refused)
+            .map(|line| line.text.clone())
+            .unwrap_or_default(),
+    };
+    Ok([refusal(tampering, &["pcr1", "rtmr0"], &verified), program])
 }
 
 /// An application asks through the gateway; the peer is not what was published.
@@ -234,3 +260,5 @@ fn restamped(mut kernel: Vec<u8>) -> Result<Vec<u8>> {
 
 /// Where erofs has its superblock.
 const SUPERBLOCK: usize = 1024;
+/// What `hostile.asl` says.
+const HOSTILE_TABLE: &[u8] = include_bytes!("hostile.aml");
