@@ -21,17 +21,17 @@ pub(crate) struct Machine {
     /// Slots of the ports behind which one device each is passed through.
     pub(crate) root_ports: Range<u8>,
     pub(crate) tpm: bool,
-    pub(crate) tables: Tables,
+    pub(crate) edition: Edition,
 }
 
 impl Machine {
     /// What QEMU is told to make of a shape.
-    pub(crate) fn of(shape: &Shape, platform: Platform, tables: Tables) -> Self {
+    pub(crate) fn of(shape: &Shape, platform: Platform, edition: Edition) -> Self {
         let bits = address_bits(shape, platform);
         // OVMF's window is the top eighth of the address space (edk2
         // OvmfPkg/Library/PlatformInitLib/MemDetect.c, PlatformDynamicMmioWindow()).
-        // QEMU's begins with the first BAR, which is that of a virtio device at
-        // the very start, and is told to end with the address space.
+        // QEMU's begins with the lowest BAR, which firmware puts at the very start, and
+        // is told to end with the address space.
         let end = 1_u64 << bits;
         let passed_through = shape.gpus.saturating_add(shape.switches);
         Self {
@@ -41,14 +41,14 @@ impl Machine {
             endpoints: NETWORK..FIRST_MODEL.saturating_add(MODELS),
             root_ports: FIRST_PORT..FIRST_PORT.saturating_add(passed_through),
             tpm: platform == Platform::Vtpm,
-            tables,
+            edition,
         }
     }
 }
 
-/// The releases of QEMU that write tables as we do.
+/// Tables of a release of QEMU.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Tables {
+pub(crate) enum Edition {
     V10_0,
     V11_1,
 }

@@ -10,7 +10,7 @@ use crate::digests::Digests;
 use crate::edk2::Edk2;
 use crate::firmware::{Crtm, CrtmError, Firmware};
 use crate::load_options::{LoadOptionsError, load_options};
-use crate::machine::{Machine, Tables};
+use crate::machine::{Edition, Machine};
 use crate::pe::{PeError, authenticode};
 use crate::qemu::version::{UnknownTables, Version};
 use crate::rtmr::{rtmr0, rtmr1, rtmr2};
@@ -39,7 +39,7 @@ pub struct Artefacts<'a> {
     kernel: Digests,
     load_options: Digests,
     initrd: Digests,
-    tables: Tables,
+    edition: Edition,
 }
 
 impl<'a> Artefacts<'a> {
@@ -53,14 +53,14 @@ impl<'a> Artefacts<'a> {
             kernel: authenticode(files.kernel)?,
             load_options: Digests::of(&options),
             initrd: Digests::of(files.initrd),
-            tables: Tables::V11_1,
+            edition: Edition::V11_1,
         })
     }
 
     /// On another release of QEMU.
     pub fn with_qemu(self, version: Version) -> Result<Self, UnknownTables> {
-        let tables = version.tables()?;
-        Ok(Self { tables, ..self })
+        let edition = version.edition()?;
+        Ok(Self { edition, ..self })
     }
 
     /// What a TD of this shape reports.
@@ -102,7 +102,7 @@ impl<'a> Artefacts<'a> {
     }
 
     fn acpi(&self, shape: &Shape, platform: Platform) -> Blobs {
-        Blobs::of(&Machine::of(shape, platform, self.tables))
+        Blobs::of(&Machine::of(shape, platform, self.edition))
     }
 }
 
@@ -182,7 +182,7 @@ pub(crate) mod tests {
                 "e473db858fcdde800d36e1f0d65166d44d16bc01bd7b7732cabca5cd134b2c1b\
                  3263861bea47f37ac1d25bfd05c52e3a",
             ),
-            tables: Tables::V11_1,
+            edition: Edition::V11_1,
         }
     }
 

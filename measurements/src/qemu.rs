@@ -14,7 +14,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use crate::machine::{
-    DESKTOP_BITS, FIRST_MODEL, MODELS, Machine, NETWORK, ROOT_DISK, Tables, address_bits,
+    DESKTOP_BITS, Edition, FIRST_MODEL, MODELS, Machine, NETWORK, ROOT_DISK, address_bits,
 };
 use crate::shape::{Platform, Shape};
 
@@ -45,7 +45,7 @@ pub fn arguments(
         Platform::Tdx => ",kernel-irqchip=split,confidential-guest-support=tdx0",
         Platform::Vtpm => "",
     };
-    let machine = Machine::of(shape, platform, Tables::V11_1);
+    let machine = Machine::of(shape, platform, Edition::V11_1);
     let vcpus = shape.vcpus;
     let mut arguments = Arguments::default();
     arguments.flag("-nodefaults");

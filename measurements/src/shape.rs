@@ -11,7 +11,7 @@ use serde::{Serialize, Serializer};
 
 use crate::acpi::Blobs;
 use crate::hob::Memory;
-use crate::machine::{Machine, Tables};
+use crate::machine::{Edition, Machine};
 
 /// One kind of VM.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -41,7 +41,7 @@ impl Shape {
     /// ACPI blobs of the QEMU that shapes are run with.
     #[must_use]
     pub fn acpi(&self, platform: Platform) -> Blobs {
-        Blobs::of(&Machine::of(self, platform, Tables::V11_1))
+        Blobs::of(&Machine::of(self, platform, Edition::V11_1))
     }
 }
 

@@ -2,12 +2,11 @@
 
 use alloc::vec::Vec;
 
-use crate::aml::{Access, Space, Term, Update};
 use crate::aml::{
-    arg, deref, field, increment, index, less, local, method, package, region, repeat, scope,
-    size_of, store, subtract, to_buffer, to_hex_string,
+    Access, Space, Term, Update, arg, deref, device, field, increment, index, less, local, method,
+    name, package, region, repeat, resource, scope, size_of, store, subtract, text, to_buffer,
+    to_hex_string,
 };
-use crate::aml::{device, name, resource, text};
 use crate::machine::Machine;
 
 mod bus;
@@ -21,7 +20,7 @@ pub(super) fn terms(machine: &Machine) -> Vec<Term> {
     let mut terms = Vec::from([debug_port(), host_bridge::device()]);
     terms.extend(interrupts::terms());
     terms.push(scope("_GPE", [name("_HID", text("ACPI0006"))]));
-    terms.extend(processors::terms(machine.vcpus, machine.tables));
+    terms.extend(processors::terms(machine.vcpus, machine.edition));
     terms.push(host_bridge::resources(machine));
     terms.push(sleep_states());
     terms.push(firmware_configuration());

@@ -146,7 +146,7 @@ const PM_TIMER_GOOD: u32 = 1 << 1;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::Tables as Edition;
+    use crate::machine::Edition;
     use crate::shape::{Platform, SHAPES, Shape};
     use crate::vectors;
     use alloc::format;

@@ -6,7 +6,7 @@ use core::str::FromStr;
 use crate::edk2::Edk2;
 use crate::hob::Memory;
 use crate::kernel::Handover;
-use crate::machine::Tables;
+use crate::machine::Edition;
 use crate::shape::Platform;
 
 /// A release, without its patch level.
@@ -25,10 +25,10 @@ impl Version {
     }
 
     /// Which tables it makes. The version of the machine type changes nothing in them.
-    pub(crate) const fn tables(self) -> Result<Tables, UnknownTables> {
+    pub(crate) const fn edition(self) -> Result<Edition, UnknownTables> {
         match (self.major, self.minor) {
-            (10, 0) => Ok(Tables::V10_0),
-            (11, 1) => Ok(Tables::V11_1),
+            (10, 0) => Ok(Edition::V10_0),
+            (11, 1) => Ok(Edition::V11_1),
             _ => Err(UnknownTables { found: self }),
         }
     }
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn tables_of_other_releases_are_not_guessed() {
-        let error = Version::new(10, 2).tables().unwrap_err();
+        let error = Version::new(10, 2).edition().unwrap_err();
         assert_eq!(
             error.to_string(),
             "tables of QEMU 10.2 are not known, expected 10.0 or 11.1"

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use super::tpm;
 use crate::aml::resource::{io, irq, shared_irq, template};
 use crate::aml::{Access, Space, Term, Update, device, eisa_id, field, name, region, scope};
-use crate::machine::{Machine, Tables};
+use crate::machine::{Edition, Machine};
 
 /// Each device that is there, with what QEMU says about it.
 pub(super) fn devices(machine: &Machine) -> Term {
@@ -44,9 +44,9 @@ fn chipset(machine: &Machine) -> Term {
         ("PRQH", 8),
     ];
     let registers = field("PCI0.SF8.PIRQ", Access::Byte, Update::Preserve, &links);
-    let interrupt = match machine.tables {
-        Tables::V10_0 => irq(4),
-        Tables::V11_1 => shared_irq(4),
+    let interrupt = match machine.edition {
+        Edition::V10_0 => irq(4),
+        Edition::V11_1 => shared_irq(4),
     };
     let serial = device(
         "COM1",

@@ -14,10 +14,10 @@ use crate::aml::{
     empty_package, equal, field, give, increment, index, leave, less, local, method, mutex, name,
     notify, processor, region, release, repeat, scope, serialized, store, text, when,
 };
-use crate::machine::Tables;
+use crate::machine::Edition;
 
 /// The registers, the processors, and the event.
-pub(super) fn terms(vcpus: u8, tables: Tables) -> [Term; 2] {
+pub(super) fn terms(vcpus: u8, edition: Edition) -> [Term; 2] {
     let each = 0..vcpus;
     let body = [
         name("_HID", text("ACPI0010")),
@@ -30,7 +30,7 @@ pub(super) fn terms(vcpus: u8, tables: Tables) -> [Term; 2] {
     ];
     let processors = device("\\_SB.CPUS", body.into_iter().chain(each.map(one)));
     [
-        scope("_SB", [registers(tables), processors]),
+        scope("_SB", [registers(edition), processors]),
         method("\\_GPE._E02", 0, [call("\\_SB.CPUS.CSCN", [])]),
     ]
 }
@@ -38,7 +38,7 @@ pub(super) fn terms(vcpus: u8, tables: Tables) -> [Term; 2] {
 /// PRES: the registers through which QEMU and guest talk.
 ///
 /// Up to 10.0, QEMU had an older interface too, which a first write turns off.
-fn registers(tables: Tables) -> Term {
+fn registers(edition: Edition) -> Term {
     let flags = [
         ("", 32),
         ("CPEN", 1),
@@ -64,7 +64,7 @@ fn registers(tables: Tables) -> Term {
         ),
     ];
     let turn_off = serialized("_INI", 0, [store(0, "CSEL")]);
-    let turn_off = (tables == Tables::V10_0).then_some(turn_off);
+    let turn_off = (edition == Edition::V10_0).then_some(turn_off);
     device("\\_SB.PCI0.PRES", body.into_iter().chain(turn_off))
 }
 
@@ -131,19 +131,13 @@ fn scan(vcpus: u8) -> Term {
         when(equal(REMOVED, 1), note("CEJL", 5)),
         increment(local(3)),
     ];
-    let announce = |list: &str, count: u8, event: u64| {
-        let mut body = Vec::from([
+    let announce = |list: &str, count: u8, event: u64, print: Option<Term>, done: &str| {
+        let told = [
             store(deref(index(list, local(2))), local(3)),
             call("CTFY", [local(3), event.into()]),
-        ]);
-        if list == "CNEW" {
-            body.push(store(local(3), debug()));
-        }
-        body.extend([
-            store(local(3), SELECT),
-            store(1, if list == "CNEW" { INSERTED } else { REMOVED }),
-            increment(local(2)),
-        ]);
+        ];
+        let cleared = [store(local(3), SELECT), store(1, done), increment(local(2))];
+        let body = told.into_iter().chain(print).chain(cleared);
         [
             store(0, local(2)),
             repeat(less(local(2), local(count)), body),
@@ -161,8 +155,14 @@ fn scan(vcpus: u8) -> Term {
     ];
     let round = round
         .into_iter()
-        .chain(announce("CNEW", 1, 1))
-        .chain(announce("CEJL", 5, 3));
+        .chain(announce(
+            "CNEW",
+            1,
+            1,
+            Some(store(local(3), debug())),
+            INSERTED,
+        ))
+        .chain(announce("CEJL", 5, 3, None, REMOVED));
     serialized(
         "CSCN",
         0,
