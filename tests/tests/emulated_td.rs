@@ -249,7 +249,6 @@ impl Process {
             collateral: Service::new(&self.shown.pcs),
             gpus: None,
             event_log: Vec::new(),
-            gpus: None,
         };
         let (head, _) = batch::tree(&[]);
         let state = State {
