@@ -29,8 +29,8 @@ use attestation::evidence::Collateral;
 use attestation::time::UnixTime;
 use rustls::crypto::aws_lc_rs;
 use serde::Deserialize;
-use ureq::Agent;
 use ureq::tls::TlsConfig;
+use ureq::{Agent, Body};
 
 /// A place to fetch from, and what was fetched last.
 pub struct Service {
@@ -118,12 +118,29 @@ pub(crate) fn client() -> Agent {
 }
 
 pub(crate) fn get(http: &Agent, url: String) -> Result<Reply, FetchError> {
+    let answered = http.get(&url).call();
+    read(url, answered)
+}
+
+pub(crate) fn post(
+    http: &Agent,
+    url: String,
+    content_type: &str,
+    body: &[u8],
+) -> Result<Reply, FetchError> {
+    let answered = http.post(&url).content_type(content_type).send(body);
+    read(url, answered)
+}
+
+fn read(
+    url: String,
+    answered: Result<ureq::http::Response<Body>, ureq::Error>,
+) -> Result<Reply, FetchError> {
     let failed = |source| FetchError::Http {
         url: url.clone(),
         source,
     };
-    let response = http.get(&url).call().map_err(failed)?;
-    let (head, mut body) = response.into_parts();
+    let (head, mut body) = answered.map_err(failed)?.into_parts();
     let body = body.with_config().limit(BODY_MAX).read_to_vec();
     let body = body.map_err(failed)?;
     match head.status.as_u16() {

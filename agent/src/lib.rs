@@ -13,6 +13,7 @@ pub mod manifests;
 pub mod notify;
 #[cfg(feature = "nvidia")]
 pub mod nvml;
+pub mod ocsp;
 pub mod platform;
 pub mod serve;
 pub mod tsm;

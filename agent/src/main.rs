@@ -13,6 +13,7 @@ use agent::fleet::Fleet;
 use agent::gpu::{Gpus, Machine};
 use agent::manifests;
 use agent::notify::Notifier;
+use agent::ocsp;
 use agent::platform::{Tdx, Vtpm};
 use agent::serve::serve;
 use agent::tsm::Tsm;
@@ -122,11 +123,12 @@ fn open(args: &Args, unmeasured: &Unmeasured) -> anyhow::Result<Arc<dyn Provider
     let gpus = match args.gpus {
         0 => None,
         count => {
-            let service = unmeasured.manifests.as_deref().unwrap_or(manifests::NVIDIA);
-            let machine = Machine::new(driver()?, count);
+            let manifests = unmeasured.manifests.as_deref().unwrap_or(manifests::NVIDIA);
+            let responder = unmeasured.ocsp.as_deref().unwrap_or(ocsp::NVIDIA);
             Some(Fleet::new(
-                machine,
-                Box::new(manifests::Service::new(service)),
+                Machine::new(driver()?, count),
+                Box::new(manifests::Service::new(manifests)),
+                Box::new(ocsp::Service::new(responder)),
             ))
         }
     };

@@ -8,20 +8,32 @@
     reason = "helpers of tests are tests"
 )]
 
+#[path = "../../attestation/tests/paper_td/der.rs"]
+#[allow(dead_code, reason = "made for other tests too")]
+mod der;
+#[path = "../../attestation/tests/paper_gpu/pki.rs"]
+#[allow(dead_code, reason = "made for other tests too")]
+mod pki;
+
 use std::error::Error;
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread;
 
 use agent::admission::{Refused, Shown, admit};
 use agent::collateral::FetchError;
 use agent::fleet::Fleet;
 use agent::gpu::{GpuError, Gpus, Machine, Mode};
 use agent::manifests::Manifests;
-use attestation::evidence::GpuEvidence;
+use agent::ocsp::{self, Responder};
+use attestation::evidence::{GpuCollateral, GpuEvidence};
 use attestation::nvidia::Trusted;
 use attestation::time::UnixTime;
+use pki::{Certificate, Key, Ocsp};
 
 #[test]
 fn a_gpu_that_runs_what_nvidia_released_may_work() {
@@ -103,30 +115,155 @@ fn a_manifest_that_was_changed_or_is_another_ones_is_refused() {
 }
 
 #[test]
-fn manifests_are_fetched_twice_a_day_and_kept_while_there_are_no_newer_ones() {
-    let Some(recorded) = Recorded::read() else {
+fn manifests_and_answers_are_fetched_twice_a_day_and_kept_while_there_are_no_newer_ones() {
+    let Some(staple) = Staple::new("20231231000000Z") else {
         return;
     };
-    let (asked, gone) = (Arc::default(), Arc::new(AtomicBool::new(false)));
-    let service = Service {
-        shelf: recorded.shelf(),
-        asked: Arc::clone(&asked),
-        gone: Arc::clone(&gone),
-    };
-    let fleet = Fleet::new(Machine::new(Box::new(NoGpus), 1), Box::new(service));
-    let shown = [recorded.gpu()];
-    let collateral = |at| fleet.collateral(&shown, UnixTime(at));
-    let fetched = || asked.load(Ordering::Relaxed);
+    let first = staple.collateral(AT);
+    assert_eq!((first.rims.len(), first.ocsp.len()), (2, QUESTIONS));
+    assert_eq!(staple.collateral(AT + HALF_DAY_S - 1), first);
+    assert_eq!(staple.asked(), (2, QUESTIONS));
+    assert_eq!(staple.collateral(AT + HALF_DAY_S), first);
+    assert_eq!(staple.asked(), (4, 2 * QUESTIONS));
 
-    let first = collateral(AT).unwrap();
-    assert_eq!(first.rims.len(), 2);
-    assert_eq!(collateral(AT + 12 * 60 * 60 - 1).unwrap(), first);
-    assert_eq!(fetched(), 2);
-    assert_eq!(collateral(AT + 12 * 60 * 60).unwrap(), first);
-    assert_eq!(fetched(), 4);
-    gone.store(true, Ordering::Relaxed);
-    assert_eq!(collateral(AT + 24 * 60 * 60).unwrap(), first);
-    assert_eq!(fetched(), 5);
+    // Whoever is gone is left alone for a minute.
+    staple.manifests.gone.store(true, Ordering::Relaxed);
+    staple.responder.gone.store(true, Ordering::Relaxed);
+    for wait in [0, 59] {
+        assert_eq!(staple.collateral(AT + 2 * HALF_DAY_S + wait), first);
+        assert_eq!(staple.asked(), (5, 2 * QUESTIONS + 1));
+    }
+    assert_eq!(staple.collateral(AT + 2 * HALF_DAY_S + 60), first);
+    assert_eq!(staple.asked(), (6, 2 * QUESTIONS + 2));
+}
+
+#[test]
+fn answers_are_renewed_before_they_end_and_not_shown_after() {
+    // Six hours after AT.
+    let Some(staple) = Staple::new("20231115041320Z") else {
+        return;
+    };
+    let end = AT + HALF_DAY_S / 2;
+    let first = staple.collateral(AT);
+    assert_eq!(staple.collateral(end - 1), first);
+    assert_eq!(staple.asked().1, QUESTIONS);
+    staple.responder.gone.store(true, Ordering::Relaxed);
+    let ended = staple.collateral(end);
+    assert_eq!((ended.rims.len(), ended.ocsp.len()), (2, 0));
+    staple.responder.gone.store(false, Ordering::Relaxed);
+    assert_eq!(staple.collateral(end + 60).ocsp.len(), 0, "they ended too");
+}
+
+#[test]
+fn without_a_responder_manifests_are_shown_alone() {
+    let Some(staple) = Staple::new("20231231000000Z") else {
+        return;
+    };
+    staple.responder.gone.store(true, Ordering::Relaxed);
+    let alone = staple.collateral(AT);
+    assert_eq!((alone.rims.len(), alone.ocsp.len()), (2, 0));
+    staple.responder.gone.store(false, Ordering::Relaxed);
+    assert_eq!(staple.collateral(AT + 60).ocsp.len(), QUESTIONS);
+}
+
+#[test]
+fn what_is_no_answer_is_not_shown() {
+    let Some(staple) = Staple::new("20231231000000Z") else {
+        return;
+    };
+    // tryLater (RFC 6960, section 4.2.1), a web page, and an answer to no question.
+    let silent = Ocsp {
+        answers: 0,
+        ..Ocsp::of(&certificate())
+    };
+    let no_answers = [vec![0x30, 3, 0x0a, 1, 3], b"<html>".to_vec(), silent.sign()];
+    for (wait, answer) in (0..).zip(no_answers) {
+        *staple.answer.lock().unwrap() = answer;
+        let alone = staple.collateral(AT + 60 * wait);
+        assert_eq!((alone.rims.len(), alone.ocsp.len()), (2, 0));
+    }
+}
+
+#[test]
+fn a_responder_is_asked_by_post() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let service = ocsp::Service::new(&format!("http://{}/", listener.local_addr().unwrap()));
+    let server = thread::spawn(move || {
+        let (mut tcp, _) = listener.accept().unwrap();
+        let mut heard = Vec::new();
+        while !heard.ends_with(b"the question") {
+            let mut some = [0; 1024];
+            let len = tcp.read(&mut some).unwrap();
+            assert_ne!(len, 0, "it left");
+            heard.extend(&some[..len]);
+        }
+        tcp.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nanswer")
+            .unwrap();
+        String::from_utf8(heard).unwrap().to_ascii_lowercase()
+    });
+    assert_eq!(service.ask(b"the question").unwrap(), b"answer");
+    let heard = server.join().unwrap();
+    assert!(heard.starts_with("post / http/1.1\r\n"), "{heard}");
+    let kind = "\r\ncontent-type: application/ocsp-request\r\n";
+    assert!(heard.contains(kind), "{heard}");
+}
+
+/// A fleet of the one recorded GPU, with services that can go.
+struct Staple {
+    shown: Shown,
+    fleet: Fleet,
+    manifests: Arc<Counter>,
+    responder: Arc<Counter>,
+    answer: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Staple {
+    /// With answers that hold from then on until that time.
+    fn new(until: &'static str) -> Option<Self> {
+        let recorded = Recorded::read()?;
+        let answer = Ocsp {
+            from: "20231114221320Z",
+            until: Some(until),
+            ..Ocsp::of(&certificate())
+        };
+        let answer = Arc::new(Mutex::new(answer.sign()));
+        let (manifests, responder) = (Arc::<Counter>::default(), Arc::<Counter>::default());
+        let service = Service {
+            shelf: recorded.shelf(),
+            counter: Arc::clone(&manifests),
+        };
+        let answers = Answers {
+            answer: Arc::clone(&answer),
+            counter: Arc::clone(&responder),
+        };
+        let machine = Machine::new(Box::new(NoGpus), 1);
+        Some(Self {
+            shown: recorded.gpu(),
+            fleet: Fleet::new(machine, Box::new(service), Box::new(answers)),
+            manifests,
+            responder,
+            answer,
+        })
+    }
+
+    fn collateral(&self, at: u64) -> GpuCollateral {
+        let shown = std::slice::from_ref(&self.shown);
+        self.fleet.collateral(shown, UnixTime(at)).unwrap()
+    }
+
+    /// Manifests, answers.
+    fn asked(&self) -> (usize, usize) {
+        let [manifests, answers] = [&self.manifests.asked, &self.responder.asked];
+        (
+            manifests.load(Ordering::Relaxed),
+            answers.load(Ordering::Relaxed),
+        )
+    }
+}
+
+/// Somebody's: a responder may say of whom it likes.
+fn certificate() -> Certificate {
+    Certificate::end("somebody", Key(1), "issuer", Key(2))
 }
 
 /// One recorded GPU, and the manifests of what it runs.
@@ -199,21 +336,49 @@ impl Manifests for Shelf {
     }
 }
 
-/// The same, counting, and out of order when told so.
+/// The same, counted.
 struct Service {
     shelf: Shelf,
-    asked: Arc<AtomicUsize>,
-    gone: Arc<AtomicBool>,
+    counter: Arc<Counter>,
 }
 
 impl Manifests for Service {
     fn fetch(&self, id: &str) -> Result<Vec<u8>, FetchError> {
-        self.asked.fetch_add(1, Ordering::Relaxed);
-        if self.gone.load(Ordering::Relaxed) {
-            let url = id.into();
-            return Err(FetchError::Status { url, found: 503 });
-        }
+        self.counter.count()?;
         self.shelf.fetch(id)
+    }
+}
+
+/// A responder with one answer to everything.
+struct Answers {
+    answer: Arc<Mutex<Vec<u8>>>,
+    counter: Arc<Counter>,
+}
+
+impl Responder for Answers {
+    fn ask(&self, _: &[u8]) -> Result<Vec<u8>, FetchError> {
+        self.counter.count()?;
+        Ok(self.answer.lock().unwrap().clone())
+    }
+}
+
+/// How often a service was asked, which is out of order when told so.
+#[derive(Default)]
+struct Counter {
+    asked: AtomicUsize,
+    gone: AtomicBool,
+}
+
+impl Counter {
+    fn count(&self) -> Result<(), FetchError> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        match self.gone.load(Ordering::Relaxed) {
+            true => Err(FetchError::Status {
+                url: "here".into(),
+                found: 503,
+            }),
+            false => Ok(()),
+        }
     }
 }
 
@@ -240,6 +405,11 @@ impl Gpus for NoGpus {
 
 /// Within the window of the recorded signers.
 const AT: u64 = 1_700_000_000;
+
+const HALF_DAY_S: u64 = 12 * 60 * 60;
+
+/// Certificates of the recorded GPU and its manifests, less roots and the GPU's own.
+const QUESTIONS: usize = 3 + 2 + 2;
 
 /// The chain of causes.
 fn reason(error: &dyn Error) -> String {

@@ -4,11 +4,12 @@
 //! two that are understood here. Parsing proves the shape and nothing more: who
 //! issued a certificate, and whether it holds at some time, is the chain's part.
 
+use alloc::vec::Vec;
 use core::fmt;
 
 use crate::der::{
-    BIT_STRING, BOOLEAN, CONTEXT_0, CONTEXT_3, Der, DerError, GENERALIZED_TIME, OCTET_STRING, OID,
-    PRINTABLE_STRING, SEQUENCE, SET, UTC_TIME, UTF8_STRING,
+    BIT_STRING, BOOLEAN, CONTEXT_0, CONTEXT_3, Der, DerError, GENERALIZED_TIME, INTEGER,
+    OCTET_STRING, OID, PRINTABLE_STRING, SEQUENCE, SET, UTC_TIME, UTF8_STRING, write,
 };
 use crate::signature::{self, Forged, Hash, Scheme, Signature};
 use crate::time::{UnixTime, Window};
@@ -269,6 +270,18 @@ impl Serial {
         Ok(Self(bytes))
     }
 
+    /// As [`Self::read`] reads it.
+    pub(crate) fn write(self) -> Vec<u8> {
+        let zeros = self.0.iter().take_while(|byte| **byte == 0).count();
+        let magnitude = self.0.get(zeros..).unwrap_or_default();
+        // The first bit is the sign (X.690, section 8.3.3).
+        let sign: &[u8] = match magnitude.first() {
+            Some(0..0x80) => &[],
+            _ => &[0],
+        };
+        write(INTEGER, &[sign, magnitude].concat())
+    }
+
     /// Padded in front.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 20] {
@@ -365,3 +378,17 @@ const SECP384R1: &[u8] = &[0x2b, 0x81, 0x04, 0x00, 0x22];
 // 1.2.840.10045.4.3.2 and .3 (RFC 5758).
 const ECDSA_WITH_SHA256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
 const ECDSA_WITH_SHA384: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x03];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn serial_numbers_are_written_as_they_are_read() {
+        for number in [&[1][..], &[0x7f], &[0, 0x80], &[0x7f; 20], &[0, 1 << 7, 0]] {
+            let der = write(INTEGER, number);
+            let serial = Serial::read(&mut Der::new(&der)).unwrap();
+            assert_eq!(serial.write(), der);
+        }
+    }
+}

@@ -62,6 +62,8 @@ pub struct Unmeasured {
     pub collateral: Option<String>,
     /// Base URL of a service that speaks NVIDIA's RIM API, version 1: signed likewise.
     pub manifests: Option<String>,
+    /// URL of an OCSP responder for NVIDIA's certificates (RFC 6960): signed likewise.
+    pub ocsp: Option<String>,
     /// How the network card is set up.
     pub network: Network,
 }

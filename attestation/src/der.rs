@@ -1,7 +1,9 @@
-//! A cursor over DER (ITU-T X.690) that accepts one encoding of each value.
+//! DER (ITU-T X.690): a cursor that accepts one encoding of each value, and that encoding.
 //!
 //! Definite, minimal lengths; single-byte tags; integers without a sign. It
 //! borrows, recurses nowhere, and names the field that was wrong.
+
+use alloc::vec::Vec;
 
 use crate::reader::Reader;
 
@@ -132,6 +134,21 @@ impl<'a> Der<'a> {
     }
 }
 
+/// One value, as [`Der`] reads it.
+#[must_use]
+pub fn write(tag: u8, content: &[u8]) -> Vec<u8> {
+    let len = content.len().to_be_bytes();
+    let zeros = len.iter().take_while(|byte| **byte == 0).count();
+    let digits = len.get(zeros..).unwrap_or_default();
+    // The long form has their number in front (X.690, section 8.1.3.5).
+    let header = match (digits, u8::try_from(digits.len())) {
+        ([], _) => [tag, 0].to_vec(),
+        ([short @ 0..0x80], _) => [tag, *short].to_vec(),
+        (_, count) => [&[tag, 0x80 | count.unwrap_or_default()], digits].concat(),
+    };
+    [&header, content].concat()
+}
+
 /// Why bytes are not the DER that was expected.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum DerError {
@@ -253,6 +270,15 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_is_read() {
+        for len in [0, 0x7f, 0x80, 0xff, 0x100, 0xffff, 0x1_0000] {
+            let content = vec![7; len];
+            let bytes = write(OCTET_STRING, &content);
+            assert_eq!(octets(&bytes), Ok(&content[..]));
+        }
+    }
+
+    #[test]
     fn lengths_that_could_be_shorter_are_refused() {
         for header in [
             vec![4, 0x81, 0x01],
@@ -321,6 +347,4 @@ mod tests {
             }
         }
     }
-
-    use alloc::vec::Vec;
 }

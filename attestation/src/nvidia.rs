@@ -58,7 +58,7 @@ mod version;
 mod xml;
 
 pub use architecture::Architecture;
-pub use chain::{ChainError, Fault, Role, TrustAnchor};
+pub use chain::{ChainError, Fault, Role, TrustAnchor, Unasked};
 pub use dsig::DsigError;
 pub use judge::{GpuFiles, judge};
 pub use machine::{Rejection, Trusted, appraise};

@@ -1,4 +1,4 @@
-//! Answers of an OCSP responder (RFC 6960): whether certificates were revoked.
+//! Questions to an OCSP responder and its answers (RFC 6960): whether certificates were revoked.
 //!
 //! ```text
 //! OCSPResponse { status, [0] { id-pkix-ocsp-basic, BasicOCSPResponse } }
@@ -12,7 +12,7 @@
 //! fresh by its window alone: a nonce would be the asker's, and this is for answers that
 //! somebody else asked for.
 //!
-//! Names and keys of issuers are compared by SHA-256 or SHA-384: ask with one of these.
+//! Names and keys of issuers are compared by SHA-256 or SHA-384; we ask with the latter.
 
 use alloc::vec::Vec;
 
@@ -23,10 +23,27 @@ use crate::certificate::{
 };
 use crate::der::{
     CONTEXT_0, CONTEXT_1, CONTEXT_2, Der, DerError, ENUMERATED, GENERALIZED_TIME, NULL,
-    OCTET_STRING, OID, SEQUENCE,
+    OCTET_STRING, OID, SEQUENCE, write,
 };
 use crate::signature::Hash;
 use crate::time::{OutsideWindow, UnixTime, Window};
+
+/// Asks whether `issuer` took back the certificate with this number (section 4.1.1), in the
+/// bytes of NVIDIA's own tools.
+#[must_use]
+pub fn request(serial: Serial, issuer: &Certificate<'_>) -> Vec<u8> {
+    let hash = |of: &[u8]| write(OCTET_STRING, &Sha384::digest(of));
+    let algorithm = [write(OID, SHA384), write(NULL, &[])].concat();
+    let id = [
+        write(SEQUENCE, &algorithm),
+        hash(issuer.subject),
+        hash(issuer.key.point),
+        serial.write(),
+    ];
+    // Around a CertID: Request, requestList, TBSRequest, OCSPRequest; nothing else is in them.
+    let id = write(SEQUENCE, &id.concat());
+    (0..4).fold(id, |inner, _| write(SEQUENCE, &inner))
+}
 
 /// A well-formed answer that nobody has verified yet.
 #[derive(Clone, Debug)]
@@ -109,6 +126,12 @@ impl<'a> Response<'a> {
         self.singles
             .iter()
             .any(|single| single.id.is(serial, issuer))
+    }
+
+    /// When the first of its answers ends, by its own word.
+    #[must_use]
+    pub fn unverified_end(&self) -> Option<UnixTime> {
+        self.singles.iter().map(|single| single.window.until).min()
     }
 
     /// What it says of that certificate, and when that holds.

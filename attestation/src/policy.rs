@@ -125,7 +125,10 @@ impl Policy {
                 checks
             }
             (Self::Vtpm(policy), PlatformEvidence::Vtpm(quote), Some(challenge)) => {
-                policy.judge(quote, challenge, &evidence.report_data(head))?
+                let mut checks = policy.judge(quote, challenge, &evidence.report_data(head))?;
+                // Nothing here says which GPUs to accept.
+                checks.push(equal("gpus", &0, &evidence.gpus.len()));
+                checks
             }
             // Another platform, or a TPM that was not challenged.
             _ => [Check::new(

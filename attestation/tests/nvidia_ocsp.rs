@@ -10,6 +10,9 @@
     reason = "helpers of tests are tests"
 )]
 
+mod paper_gpu;
+
+use std::fmt::Write as _;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -18,8 +21,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use attestation::certificate::Certificate;
 use attestation::crl::Crl;
-use attestation::ocsp::{OcspError, Response, Status};
+use attestation::nvidia::{Report, Revocation, Rim, Unasked, verify_under};
+use attestation::ocsp::{OcspError, Response, Status, request};
 use attestation::time::UnixTime;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use paper_gpu::rim::Manifest;
+use paper_gpu::{Device, NONCE, manifests, pki, roots};
 
 #[test]
 fn what_openssl_answers_is_understood() {
@@ -31,12 +39,7 @@ fn what_openssl_answers_is_understood() {
     let ca = Certificate::parse(&ca_der).unwrap();
     let good = Certificate::parse(&good_der).unwrap();
     let bad = Certificate::parse(&bad_der).unwrap();
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap()
-        .as_secs();
-    // The answers are not made yet.
-    let at = UnixTime(now + 60);
+    let at = soon();
 
     for (name, signer) in [("direct", "ca"), ("delegated", "responder")] {
         let ders = [
@@ -56,7 +59,7 @@ fn what_openssl_answers_is_understood() {
             let (found, window) = response.verify(number, &ca, at).unwrap();
             assert_eq!(found, *status, "{name} {subject}");
             assert!(window.check(at).is_ok());
-            let late = response.verify(number, &ca, UnixTime(now + 3 * 86_400));
+            let late = response.verify(number, &ca, UnixTime(at.0 + 3 * 86_400));
             assert!(matches!(late, Err(OcspError::Window(_))), "{late:?}");
             assert!(!response.is_about(ca.serial, &ca));
             for cut in 0..der.len() {
@@ -72,6 +75,56 @@ fn what_openssl_answers_is_understood() {
         .unwrap();
     assert!(revoked.contains(bad.serial));
     assert!(!revoked.contains(good.serial));
+}
+
+#[test]
+fn our_request_is_the_one_that_openssl_makes() {
+    let Some(pki) = Pki::new() else {
+        return;
+    };
+    let read = |name: &str| fs::read(pki.path(name)).unwrap();
+    let ca = read("ca.der");
+    // Numbers of two bytes, and of twenty, whatever they begin with.
+    for subject in ["good", "unknown"] {
+        pki.run(&format!(
+            "ocsp -sha384 -issuer ca.pem -cert {subject}.pem -no_nonce -reqout {subject}.request"
+        ));
+        let der = read(&format!("{subject}.der"));
+        let serial = Certificate::parse(&der).unwrap().serial;
+        let ours = request(serial, &Certificate::parse(&ca).unwrap());
+        assert_eq!(ours, read(&format!("{subject}.request")));
+    }
+}
+
+#[test]
+fn once_all_requests_are_answered_nothing_is_left_to_ask() {
+    let Some(pki) = Pki::new() else {
+        return;
+    };
+    let [device_root, manifest_root] = roots();
+    let device = Device::gpu(0);
+    let [manifest, ..] = manifests().map(Manifest::lasting);
+    let (bytes, chain) = (device.report(), device.chain_pem());
+    let unasked = |answers: &[Vec<u8>]| {
+        let revocation = Revocation::parse([], answers.iter().map(Vec::as_slice)).unwrap();
+        let (anchor, at) = (&device_root, soon());
+        let report = Report::parse(&bytes).unwrap();
+        let device = verify_under(anchor, report, chain.as_bytes(), &revocation, &NONCE, at);
+        let rim = Rim::verify_under(&manifest_root, &manifest.sign(), &revocation, at);
+        [device.unwrap().unasked(), rim.unwrap().unasked()].map(<[Unasked]>::to_vec)
+    };
+    let [of_device, of_manifest] = unasked(&[]);
+    assert_eq!((of_device.len(), of_manifest.len()), (3, 3));
+
+    let mut answers = pki.answer_all(&device.chain, &of_device);
+    answers.extend(pki.answer_all(&manifest.chain, &of_manifest));
+    assert_eq!(unasked(&answers), [[], []]);
+}
+
+/// When the answers of this test are made.
+fn soon() -> UnixTime {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    UnixTime(now.as_secs() + 60)
 }
 
 /// A CA of one's own, made by `openssl`.
@@ -138,6 +191,31 @@ impl Pki {
              {certificates} -ndays 1 {ask} -noverify -respout {name}.{subject}"
         ));
         fs::read(self.path(&format!("{name}.{subject}"))).unwrap()
+    }
+
+    /// Each by the one above, who knows all below.
+    fn answer_all(&self, chain: &[pki::Certificate], unasked: &[Unasked]) -> Vec<Vec<u8>> {
+        let mut index = String::new();
+        for (number, certificate) in chain.iter().enumerate() {
+            let serial = hex::encode_upper(&certificate.serial);
+            writeln!(index, "V\t491231235959Z\t\t{serial}\tunknown\t/CN={number}").unwrap();
+        }
+        fs::write(self.path("paper"), index).unwrap();
+        let issuers = chain.iter().rev();
+        let answer = |(issuer, unasked): (&pki::Certificate, &Unasked)| {
+            fs::write(self.path("paper.pem"), pki::pem(&[issuer.sign()])).unwrap();
+            let key = STANDARD.encode(issuer.key.sec1());
+            let key =
+                format!("-----BEGIN EC PRIVATE KEY-----\n{key}\n-----END EC PRIVATE KEY-----\n");
+            fs::write(self.path("paper.key"), key).unwrap();
+            fs::write(self.path("request"), &unasked.request).unwrap();
+            self.run(
+                "ocsp -index paper -CA paper.pem -rsigner paper.pem -rkey paper.key -rmd sha384 \
+                 -resp_no_certs -ndays 1 -reqin request -noverify -respout answer",
+            );
+            fs::read(self.path("answer")).unwrap()
+        };
+        issuers.zip(unasked).map(answer).collect()
     }
 
     fn run(&self, arguments: &str) {

@@ -10,10 +10,13 @@
 
 mod paper_tpm;
 
+use attestation::batch;
 use attestation::binding::ReportData;
 use attestation::cbor;
 use attestation::der::DerError;
-use attestation::register::Digest256;
+use attestation::evidence::{self, GpuCollateral, GpuEvidence, PlatformEvidence, State};
+use attestation::policy::{Policy, VtpmBuild, VtpmPolicy};
+use attestation::register::{Digest256, Digest384};
 use attestation::time::{OutsideWindow, UnixTime};
 use attestation::vtpm::{
     AttestError, Challenge, Credential, Endorsement, EndorsementError, Evidence, EvidenceError,
@@ -98,6 +101,42 @@ fn a_tpm_that_answers_its_challenge_is_verified() {
     let evidence = attest.answer(challenge.credential());
     let verified = challenge.verify(&evidence, &DATA).unwrap();
     assert_eq!(verified.pcrs(), &[Digest256::from_bytes([0x5a; 32]); 16]);
+}
+
+#[test]
+fn a_tpm_speaks_for_no_gpu() {
+    let policy = Policy::Vtpm(VtpmPolicy {
+        anchors: Vec::new(),
+        builds: vec![VtpmBuild {
+            name: "good".into(),
+            pcrs: [Digest256::from_bytes([0x5a; 32]); 16],
+        }],
+    });
+    let (head, _) = batch::tree(&[]);
+    let state = State {
+        boot_seed: [0; 32],
+        event_log: *Digest384::of(&[]).as_bytes(),
+    };
+    let judge = |gpus: Vec<GpuEvidence>| {
+        let challenge = challenge();
+        let data = evidence::report_data(&head, &gpus, &state);
+        let quote = Attest::good(&data).answer(challenge.credential());
+        let shown = evidence::Evidence {
+            platform: PlatformEvidence::Vtpm(Box::new(quote)),
+            gpus,
+            gpu_collateral: GpuCollateral::default(),
+            state: state.clone(),
+            event_log: Vec::new(),
+        };
+        policy.judge(&shown, &head, Some(challenge), NOW)
+    };
+    judge(Vec::new()).unwrap();
+    let gpu = GpuEvidence {
+        report: Vec::new(),
+        chain: Vec::new(),
+    };
+    let rejection = judge(vec![gpu]).unwrap_err();
+    assert_eq!(rejection.to_string(), "gpus: expected 0, found 1");
 }
 
 #[test]

@@ -22,7 +22,7 @@ use core::fmt;
 use crate::certificate::{Certificate, DIGITAL_SIGNATURE, KEY_CERT_SIGN, PublicKey, Serial};
 use crate::crl::CrlError;
 use crate::der::DerError;
-use crate::ocsp::OcspError;
+use crate::ocsp::{self, OcspError};
 use crate::signature::{Hash, Scheme};
 use crate::time::{OutsideWindow, UnixTime, Window};
 
@@ -81,7 +81,7 @@ pub(super) struct Chain<'a, const N: usize> {
     /// When all of it holds, what was asked about revocation included.
     pub(super) validity: Window,
     /// Of whom nobody said whether they were revoked.
-    pub(super) unasked: Vec<Role>,
+    pub(super) unasked: Vec<Unasked>,
 }
 
 impl<'a, const N: usize> Chain<'a, N> {
@@ -131,12 +131,24 @@ impl<'a, const N: usize> Chain<'a, N> {
                 .map_err(|fault| role.fault(fault))?;
             match answered {
                 Some(window) => chain.validity = chain.validity.and(window),
-                None if role.is_answered_for() => chain.unasked.push(role),
+                None if role.is_answered_for() => chain.unasked.push(Unasked {
+                    role,
+                    request: ocsp::request(issued.serial, issuer),
+                }),
                 None => {}
             }
         }
         Ok(chain)
     }
+}
+
+/// A certificate of which it is not known whether it was revoked.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Unasked {
+    /// Which.
+    pub role: Role,
+    /// What to ask NVIDIA: an OCSP request, DER.
+    pub request: Vec<u8>,
 }
 
 /// Each certificate with the one above it, from the top.

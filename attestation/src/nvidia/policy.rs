@@ -214,7 +214,7 @@ impl Verified {
             .unasked()
             .iter()
             .chain(of_rims)
-            .map(ToString::to_string)
+            .map(|unasked| unasked.role.to_string())
             .collect();
         let (expected, passed) = match demand {
             Demand::Required => ("every certificate asked about", unasked.is_empty()),

@@ -24,7 +24,7 @@ use crate::signature::{Scheme, Signature, verify};
 use crate::time::{UnixTime, Window};
 
 use super::architecture::Architecture;
-use super::chain::{Chain, ChainError, Fault, MANIFEST, Role, TrustAnchor};
+use super::chain::{Chain, ChainError, Fault, MANIFEST, Role, TrustAnchor, Unasked};
 use super::dsig::{DsigError, Envelope};
 use super::revocation::Revocation;
 use super::xml::{Element, XmlError};
@@ -37,7 +37,7 @@ pub struct Rim {
     architecture: Architecture,
     version: String,
     validity: Window,
-    unasked: Vec<Role>,
+    unasked: Vec<Unasked>,
     /// By index; only those that count.
     measurements: BTreeMap<u8, Vec<Digest384>>,
 }
@@ -136,7 +136,7 @@ impl Rim {
 
     /// Of which of its certificates it is not known whether they were revoked.
     #[must_use]
-    pub fn unasked(&self) -> &[Role] {
+    pub fn unasked(&self) -> &[Unasked] {
         &self.unasked
     }
 

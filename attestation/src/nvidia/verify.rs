@@ -21,7 +21,7 @@ use crate::tdx::Hex;
 use crate::time::{UnixTime, Window};
 
 use super::architecture::Architecture;
-use super::chain::{Chain, ChainError, DEVICE, Fault, Role, TrustAnchor};
+use super::chain::{Chain, ChainError, DEVICE, Fault, Role, TrustAnchor, Unasked};
 use super::fwid;
 use super::opaque::Opaque;
 use super::report::Report;
@@ -68,7 +68,7 @@ pub struct Verified {
     opaque: Opaque,
     measurements: Vec<Digest384>,
     validity: Window,
-    unasked: Vec<Role>,
+    unasked: Vec<Unasked>,
     at: UnixTime,
 }
 
@@ -100,7 +100,7 @@ impl Verified {
     /// Of which of its certificates it is not known whether they were revoked. NVIDIA
     /// never says so of the last.
     #[must_use]
-    pub fn unasked(&self) -> &[Role] {
+    pub fn unasked(&self) -> &[Unasked] {
         &self.unasked
     }
 

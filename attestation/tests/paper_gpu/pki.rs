@@ -38,6 +38,16 @@ impl Key {
         })
     }
 
+    /// `ECPrivateKey` (RFC 5915), whose numbered parts OpenSSL wants too.
+    pub(crate) fn sec1(self) -> Vec<u8> {
+        sequence(&[
+            integer(&[1]),
+            octets(&[self.0; 48]),
+            tlv(0xa0, &oid(SECP384R1)),
+            tlv(0xa1, &bits(&self.point())),
+        ])
+    }
+
     /// `r || s`.
     pub(crate) fn sign_raw(self, message: &[u8]) -> Vec<u8> {
         self.sign(Sha384::digest(message).to_vec())
