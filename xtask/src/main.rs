@@ -13,6 +13,7 @@ use client::host::accelerator::Accelerator;
 use client::host::tpm::Authority;
 use measurements::shape::{SHAPES, Shape};
 use xtask::image::debs::Source;
+use xtask::image::explain::explain;
 use xtask::image::{self, Artefacts, Builder, Profile};
 use xtask::place::{Place, read_text};
 use xtask::progress::Progress;
@@ -79,6 +80,12 @@ fn image(builder: &Builder, command: ImageCommand) -> Result<()> {
             profile,
             skip_kernel,
         } => image::check::check(builder, profile, skip_kernel)?,
+        ImageCommand::Compare { first, second } => {
+            let scratch = builder.place.out.join("check/differences");
+            let found = explain(&builder.tools()?, &first, &second, &scratch)?;
+            found.iter().for_each(|line| println!("{line}"));
+            ensure!(found.is_empty(), "the two are not the same");
+        }
         ImageCommand::Lock => {
             let mirrors = &builder.source.mirrors;
             for change in image::renew::renew(&builder.place, mirrors, &builder.progress)? {
@@ -224,6 +231,13 @@ enum ImageCommand {
         /// Reuse the kernel of the first build: minutes faster, and says so.
         #[arg(long)]
         skip_kernel: bool,
+    },
+    /// Say in which file, inside which artefact, two builds differ.
+    Compare {
+        /// Folder of artefacts.
+        first: PathBuf,
+        /// Another one.
+        second: PathBuf,
     },
     /// Run what was built until it ends; this terminal is its console.
     Boot {
