@@ -57,14 +57,24 @@ impl Td {
     /// Takes exactly [`Td::new`], under the root that vouches for it.
     #[must_use]
     pub fn policy(&self) -> Policy {
+        self.policy_with(GpuPolicy::none())
+    }
+
+    /// The same with GPUs.
+    #[must_use]
+    pub fn policy_with(&self, gpus: GpuPolicy) -> Policy {
         let anchor = TrustAnchor::from_certificate(self.intel.root());
         let anchor = anchor.expect("the double's root is a certificate");
-        Policy::Tdx(Box::new(Self::accepted().under(anchor)))
+        Policy::Tdx(Box::new(Self::accepted_with(gpus).under(anchor)))
     }
 
     /// Takes [`Td::new`], were it Intel that vouched for it.
     #[must_use]
     pub fn accepted() -> TdxPolicy {
+        Self::accepted_with(GpuPolicy::none())
+    }
+
+    fn accepted_with(gpus: GpuPolicy) -> TdxPolicy {
         let unset = BTreeSet::from([Digest384::ZERO]);
         let accepted = tdx::Policy {
             platform: PlatformPolicy::strict(),
@@ -75,7 +85,7 @@ impl Td {
                 mrownerconfig: unset,
             },
         };
-        TdxPolicy::new(accepted, GpuPolicy::none())
+        TdxPolicy::new(accepted, gpus)
     }
 }
 
