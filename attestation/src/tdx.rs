@@ -61,7 +61,7 @@ pub use hex::{Hex, HexError};
 pub use pck::{Configuration, Platform};
 pub(crate) use policy::pin;
 pub use policy::{Accept, IdentityPolicy, PlatformPolicy, Policy, Rejection, Trusted};
-pub use quote::{Quote, QuoteError};
+pub use quote::{Quote, QuoteError, QuoteParts};
 pub use report::{QuotePolicy, Report};
 pub use status::TcbStatus;
 pub use verify::{Verified, VerifyError, verify, verify_cached};

@@ -1,13 +1,14 @@
 //! What a made-up Intel says of its platform: TCB info, identity of the quoting
 //! enclave, revocation lists.
 //!
+//! The JSON has the members in Intel's order, which a contract relies on.
+//!
 //! Every fault is a value: change a field of [`Statements`] and all of it is
 //! signed again, so that a verifier reaches the one check that must refuse.
 //!
 //! Source: Intel PCS API 4.0, "TCB info V3" and "Enclave identity V2".
 
 use attestation::evidence::Collateral;
-use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -65,83 +66,65 @@ impl Statements {
         }
     }
 
-    fn tcb_info(&self) -> Value {
-        let none = "00".repeat(48);
-        json!({
-            "id": "TDX",
-            "version": 3,
-            "issueDate": date(self.valid.from),
-            "nextUpdate": date(self.valid.until),
-            "fmspc": hex::encode_upper(self.platform.fmspc),
-            "pceId": hex::encode_upper(self.platform.pce_id),
-            "tcbType": 0,
-            "tcbEvaluationDataNumber": self.evaluation,
-            "tdxModule": {
-                "mrsigner": none,
-                "attributes": "0000000000000000",
-                "attributesMask": "FFFFFFFFFFFFFFFF",
-            },
-            "tdxModuleIdentities": [{
-                "id": format!("TDX_{MODULE_VERSION:02X}"),
-                "mrsigner": none,
-                "attributes": "0000000000000000",
-                "attributesMask": "FFFFFFFFFFFFFFFF",
-                "tcbLevels": [level(json!({ "isvsvn": TEE_TCB_SVN[0] }), self.module_status)],
-            }],
-            "tcbLevels": [
-                level(
-                    json!({
-                        "sgxtcbcomponents": components(self.platform.cpu_svn),
-                        "pcesvn": self.platform.pce_svn,
-                        "tdxtcbcomponents": components(TEE_TCB_SVN),
-                    }),
-                    self.platform_status,
-                ),
-                level(
-                    json!({
-                        "sgxtcbcomponents": components([0; 16]),
-                        "pcesvn": 0,
-                        "tdxtcbcomponents": components([0; 16]),
-                    }),
-                    "OutOfDate",
-                ),
-            ],
-        })
+    fn tcb_info(&self) -> String {
+        let fmspc = hex::encode_upper(self.platform.fmspc);
+        let pce_id = hex::encode_upper(self.platform.pce_id);
+        let module_level = level(&version(TEE_TCB_SVN[0].into()), self.module_status);
+        let best = platform(self.platform.cpu_svn, self.platform.pce_svn, TEE_TCB_SVN);
+        let best = level(&best, self.platform_status);
+        let worst = level(&platform([0; 16], 0, [0; 16]), "OutOfDate");
+        let signer = format!(
+            r#""mrsigner":"{}","attributes":"{}","attributesMask":"{}""#,
+            "00".repeat(48),
+            "00".repeat(8),
+            "FF".repeat(8)
+        );
+        format!(
+            r#"{{"id":"TDX","version":3,{},"fmspc":"{fmspc}","pceId":"{pce_id}","tcbType":0,"tcbEvaluationDataNumber":{},"tdxModule":{{{signer}}},"tdxModuleIdentities":[{{"id":"TDX_{MODULE_VERSION:02X}",{signer},"tcbLevels":[{module_level}]}}],"tcbLevels":[{best},{worst}]}}"#,
+            self.dates(),
+            self.evaluation,
+        )
     }
 
-    fn qe_identity(&self) -> Value {
-        json!({
-            "id": "TD_QE",
-            "version": 2,
-            "issueDate": date(self.valid.from),
-            "nextUpdate": date(self.valid.until),
-            "tcbEvaluationDataNumber": self.evaluation,
-            "miscselect": "00000000",
-            "miscselectMask": "FFFFFFFF",
-            "attributes": "11000000000000000000000000000000",
-            "attributesMask": "FBFFFFFFFFFFFFFF0000000000000000",
-            "mrsigner": hex::encode_upper(QE_MRSIGNER),
-            "isvprodid": QE_PRODUCT,
-            "tcbLevels": [level(json!({ "isvsvn": QE_ISV_SVN }), self.qe_status)],
-        })
+    fn qe_identity(&self) -> String {
+        let level = level(&version(QE_ISV_SVN), self.qe_status);
+        let signer = hex::encode_upper(QE_MRSIGNER);
+        format!(
+            r#"{{"id":"TD_QE","version":2,{},"tcbEvaluationDataNumber":{},"miscselect":"00000000","miscselectMask":"FFFFFFFF","attributes":"11000000000000000000000000000000","attributesMask":"FBFFFFFFFFFFFFFF0000000000000000","mrsigner":"{signer}","isvprodid":{QE_PRODUCT},"tcbLevels":[{level}]}}"#,
+            self.dates(),
+            self.evaluation,
+        )
+    }
+
+    fn dates(&self) -> String {
+        let (from, until) = (date(self.valid.from), date(self.valid.until));
+        format!(r#""issueDate":"{from}","nextUpdate":"{until}""#)
     }
 }
 
 const DAY_S: i64 = 24 * 60 * 60;
 
 /// The signature covers the exact bytes of the inner object.
-fn signed(intel: &Intel, name: &str, inner: &Value) -> String {
-    let inner = inner.to_string();
+fn signed(intel: &Intel, name: &str, inner: &str) -> String {
     let signature = hex::encode(intel.sign_statement(inner.as_bytes()));
     format!(r#"{{"{name}":{inner},"signature":"{signature}"}}"#)
 }
 
-fn level(tcb: Value, status: &str) -> Value {
-    json!({ "tcb": tcb, "tcbDate": "2026-03-11T00:00:00Z", "tcbStatus": status })
+fn level(tcb: &str, status: &str) -> String {
+    format!(r#"{{"tcb":{tcb},"tcbDate":"2026-03-11T00:00:00Z","tcbStatus":"{status}"}}"#)
 }
 
-fn components(svns: [u8; 16]) -> Vec<Value> {
-    svns.map(|svn| json!({ "svn": svn })).into()
+fn version(svn: u16) -> String {
+    format!(r#"{{"isvsvn":{svn}}}"#)
+}
+
+fn platform(sgx: [u8; 16], pce_svn: u16, tdx: [u8; 16]) -> String {
+    let components = |svns: [u8; 16]| svns.map(|svn| format!(r#"{{"svn":{svn}}}"#)).join(",");
+    format!(
+        r#"{{"sgxtcbcomponents":[{}],"pcesvn":{pce_svn},"tdxtcbcomponents":[{}]}}"#,
+        components(sgx),
+        components(tdx)
+    )
 }
 
 fn date(unix_s: i64) -> String {

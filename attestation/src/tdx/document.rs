@@ -54,7 +54,9 @@ impl Document {
         })
     }
 
-    fn split(self, text: &str) -> Option<(&str, [u8; 64])> {
+    /// The signed text and its signature `r || s`, neither of them believed.
+    #[must_use]
+    pub fn split(self, text: &str) -> Option<(&str, [u8; 64])> {
         let (body, digits) = text
             .trim_ascii()
             .strip_prefix(self.opening())?

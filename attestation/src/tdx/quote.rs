@@ -115,6 +115,20 @@ impl<'a> Quote<'a> {
         Some(certificate.issuer.to_vec())
     }
 
+    /// The signed bytes and the signatures, for who verifies them elsewhere.
+    #[must_use]
+    pub const fn unverified_parts(&self) -> QuoteParts<'a> {
+        QuoteParts {
+            signed: self.signed,
+            signature: self.signature,
+            attestation_key: self.attestation_key,
+            qe_report: self.signed_by_pck,
+            qe_report_signature: self.qe_report_signature,
+            qe_auth_data: self.qe_auth_data,
+            pck_chain: self.pck_chain,
+        }
+    }
+
     /// The platform that the quote's first certificate names: fit for fetching
     /// the collateral that speaks of it, not for trust.
     #[must_use]
@@ -124,6 +138,25 @@ impl<'a> Quote<'a> {
         let pck = Pck::read(&leaf, &certificate).ok()?;
         Some(pck.platform)
     }
+}
+
+/// What is signed in a quote, by whom, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct QuoteParts<'a> {
+    /// Header and body.
+    pub signed: &'a [u8],
+    /// `r || s` by the attestation key.
+    pub signature: &'a [u8; 64],
+    /// `x || y`.
+    pub attestation_key: &'a [u8; 64],
+    /// What the quoting enclave reports of itself.
+    pub qe_report: &'a [u8; 384],
+    /// `r || s` by the PCK.
+    pub qe_report_signature: &'a [u8; 64],
+    /// Hashed with the attestation key into the QE report.
+    pub qe_auth_data: &'a [u8],
+    /// PEM: PCK certificate, its CA, the root.
+    pub pck_chain: &'a [u8],
 }
 
 /// Which fields the body has.
