@@ -30,8 +30,16 @@ macro_rules! codes {
 }
 
 codes! {
+    /// What Intel says of platforms.
+    COLLATERAL = "collateral";
+    /// The same under the made-up root of the emulated TD: never to be trusted.
+    COLLATERAL_TEST = "collateral-test";
+    /// One worker.
+    NODE = "node";
     /// For tests of the P-256 construction.
     P256_PROBE = "p256-probe";
+    /// Which software counts.
+    REGISTRY = "registry";
 }
 
 impl Code {

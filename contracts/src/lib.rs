@@ -10,5 +10,14 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cells;
+pub mod claim;
 pub mod code;
+pub mod collateral;
+mod evidence;
+pub mod messages;
+pub mod node;
 pub mod p256;
+pub mod registry;
+
+pub use evidence::EvidenceError;

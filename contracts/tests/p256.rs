@@ -203,12 +203,7 @@ fn the_negated_digest_is_the_one_thing_more_that_verifies() {
 }
 
 fn compare(tvm: &Tvm, questions: &[(String, Question, bool)]) {
-    let (probe, _) = tvm.deploy(
-        Code::P256_PROBE,
-        &Cell::default(),
-        1_000_000_000,
-        &Cell::default(),
-    );
+    let probe = probe(tvm);
     for batch in questions.chunks(255) {
         let HashBytes(bits) = run(tvm, &probe, batch).number();
         let bit = |index: usize| bits[31 - index / 8] >> (index % 8) & 1 == 1;
@@ -222,8 +217,8 @@ fn compare(tvm: &Tvm, questions: &[(String, Question, bool)]) {
 
 fn probe(tvm: &Tvm) -> StdAddr {
     let empty = Cell::default();
-    tvm.deploy(Code::P256_PROBE, &empty, 1_000_000_000, &empty)
-        .0
+    let code = Code::P256_PROBE.cell().unwrap();
+    tvm.deploy(&code, &empty, 1_000_000_000, &empty).0
 }
 
 /// All questions in one run of the contract's get-method.

@@ -1,5 +1,6 @@
 // Compiles every contract. Without an argument, writes what comes out to ../compiled;
-// with --check, says which of the files there differ and writes nothing.
+// with --check, says which of the files there differ and writes nothing; with --root and
+// a key's coordinate in hex, prints Collateral under that root, in base64, for tests.
 //
 // The root of trust is a file of its own, so that a test build differs from the
 // production build in that file alone, and its code hash shows it.
@@ -13,15 +14,18 @@ const INTEL = { '@root': 'roots/intel' };
 const TEST = { '@root': 'roots/test' };
 
 const BUILDS = {
+    collateral: { source: 'collateral', roots: INTEL },
+    'collateral-test': { source: 'collateral', roots: TEST },
+    node: { source: 'node', roots: INTEL },
     'p256-probe': { source: 'p256-probe', roots: INTEL },
+    registry: { source: 'registry', roots: INTEL },
 };
 
 // Code of one build, as a bag of cells, with the hash of its root cell.
-async function compile(name) {
-    const { source, roots } = BUILDS[name];
+async function compile({ source, roots }, read = readSource) {
     const result = await runTolkCompiler({
         entrypointFileName: `${source}.tolk`,
-        fsReadCallback: (file) => fs.readFileSync(path.join(HERE, 'tolk', file), 'utf8'),
+        fsReadCallback: read,
         pathMappings: roots,
     });
     if (result.status !== 'ok') {
@@ -30,11 +34,22 @@ async function compile(name) {
     return { boc: Buffer.from(result.codeBoc64, 'base64'), hash: result.codeHashHex.toLowerCase() };
 }
 
-async function main(check) {
+function readSource(file) {
+    return fs.readFileSync(path.join(HERE, 'tolk', file), 'utf8');
+}
+
+async function underRoot(key) {
+    const read = (file) =>
+        file === 'roots/test/key.tolk' ? `tolk 1.3\nconst ROOT_KEY = 0x${key}\n` : readSource(file);
+    const { boc } = await compile(BUILDS['collateral-test'], read);
+    console.log(boc.toString('base64'));
+}
+
+async function all(check) {
     const files = new Map();
     let hashes = '';
     for (const name of Object.keys(BUILDS)) {
-        const { boc, hash } = await compile(name);
+        const { boc, hash } = await compile(BUILDS[name]);
         files.set(`${name}.boc`, boc);
         hashes += `${hash}  ${name}\n`;
     }
@@ -50,4 +65,6 @@ async function main(check) {
     process.exitCode = check && stale ? 1 : 0;
 }
 
-main(process.argv[2] === '--check');
+const [option, key] = process.argv.slice(2);
+if (option === '--root') underRoot(key);
+else all(option === '--check');

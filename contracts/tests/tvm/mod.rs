@@ -18,7 +18,6 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use contracts::code::Code;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -39,6 +38,16 @@ pub fn installed() -> bool {
 
 fn package() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Collateral under a root of one's own, given by the coordinate of its key.
+pub fn collateral_under(root: &[u8; 32]) -> Cell {
+    let output = Command::new("node")
+        .arg(package().join("tools/compile.js"))
+        .args(["--root", &hex::encode(root)])
+        .output()
+        .expect("node starts");
+    cell(str::from_utf8(&output.stdout).unwrap().trim())
 }
 
 /// Starts at `now`, where there is a TVM.
@@ -101,9 +110,8 @@ impl Tvm {
     }
 
     /// Makes a contract, with a message that it gets first.
-    pub fn deploy(&self, code: Code, data: &Cell, value: u64, body: &Cell) -> (StdAddr, Vec<Tx>) {
-        let code = code.cell().unwrap();
-        let init = json!({"code": text(&code), "data": text(data)});
+    pub fn deploy(&self, code: &Cell, data: &Cell, value: u64, body: &Cell) -> (StdAddr, Vec<Tx>) {
+        let init = json!({"code": text(code), "data": text(data)});
         let request = json!({
             "request": "send", "wallet": "deployer", "value": value.to_string(),
             "body": text(body), "init": init, "bounce": false,
@@ -157,6 +165,10 @@ impl Tvm {
 
     pub fn data(&self, address: &StdAddr) -> Option<Cell> {
         self.state(address)["data"].as_str().map(cell)
+    }
+
+    pub fn code(&self, address: &StdAddr) -> Option<Cell> {
+        self.state(address)["code"].as_str().map(cell)
     }
 
     fn state(&self, address: &StdAddr) -> Value {

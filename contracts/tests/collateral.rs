@@ -1,0 +1,235 @@
+//! What Intel says reaches the chain: from anyone, in order, never back.
+
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "helpers of tests are tests"
+)]
+
+mod emulated;
+mod tvm;
+mod world;
+
+use attestation::pem;
+use contracts::collateral::{
+    PostAuthority, PostAuthorityList, PostQeIdentity, PostRootList, PostTcbInfo, State,
+};
+use contracts::messages::{Appraise, Lacks};
+use tests::collateral::Statements;
+use tests::pki::{Intel, Platform, Window};
+use tycho_types::cell::{Cell, HashBytes, Lazy};
+
+use emulated::{BLOCK, BLOCK_ROOT, Emulated, LAST, NOW, parts};
+use tvm::{Item, load};
+use world::{COIN, World, build};
+
+const DAY: i64 = 24 * 3600;
+
+#[test]
+fn what_was_posted_is_what_intel_said() {
+    let Some(tvm) = tvm::start(NOW) else { return };
+    let td = Emulated::new();
+    let world = td.world(&tvm);
+    let state: State = load(&tvm.data(&world.collateral).unwrap());
+    let authorities = state.authorities.load().unwrap();
+    let ca = authorities.platform_ca.unwrap().load().unwrap();
+    assert!(ca.list.unwrap().load().unwrap().revoked.is_empty());
+    assert!(authorities.processor_ca.is_none());
+    let identity = state.qe_identity.unwrap().load().unwrap();
+    assert_eq!((identity.evaluation, identity.product_id), (20, 2));
+    let fmspc = contracts::cells::Bytes(Platform::SAMPLE.fmspc);
+    let info = state.tcb_infos.get(fmspc).unwrap().unwrap().load().unwrap();
+    let best = info.levels.load().unwrap();
+    let expected = u128::from_be_bytes(Platform::SAMPLE.cpu_svn);
+    assert_eq!((best.components, best.lacks), (expected, Lacks(0)));
+    let worst = best.next.unwrap().load().unwrap();
+    assert_eq!((worst.components, worst.lacks), (0, Lacks::UPDATE));
+    assert!(worst.next.is_none());
+    let module = info.modules.unwrap().load().unwrap();
+    assert_eq!((module.version, module.levels.load().unwrap().svn), (1, 11));
+}
+
+#[test]
+fn a_list_needs_the_authority_that_signed_it() {
+    let Some(tvm) = tvm::start(NOW) else { return };
+    let td = Emulated::new();
+    let world = td.empty_world(&tvm);
+    let collateral = td.statements().sign(&td.intel);
+    let parts = parts(&collateral);
+    let [authority, root] = pem::certificates(parts.pck_crl_issuer_chain).unwrap();
+    let list = PostAuthorityList::new(1, parts.pck_crl, &authority).unwrap();
+    assert_eq!(post(&world, &build(&list)), 140);
+    let certificate = PostAuthority::new(1, &authority, &root).unwrap();
+    assert_eq!(post(&world, &build(&certificate)), 0);
+    assert_eq!(post(&world, &build(&list)), 0);
+    let as_other = PostAuthority {
+        is_processor_ca: true,
+        ..certificate
+    };
+    assert_eq!(post(&world, &build(&as_other)), 102, "another's name");
+    let of_leaf = pem::certificates::<2>(parts.tcb_info_issuer_chain).unwrap();
+    let signer = PostAuthority::new(1, &of_leaf[0], &root).unwrap();
+    assert_eq!(post(&world, &build(&signer)), 102, "another's purpose");
+}
+
+#[test]
+fn dates_and_recoveries_never_go_back() {
+    let Some(tvm) = tvm::start(NOW) else { return };
+    let td = Emulated::new();
+    let world = td.world(&tvm);
+    let now = i64::from(NOW);
+    let older = Statements {
+        valid: Window {
+            from: now - 2 * DAY,
+            until: now + DAY,
+        },
+        ..td.statements()
+    };
+    let earlier = Statements {
+        evaluation: 19,
+        ..td.statements()
+    };
+    let all = [0, 2, 3, 4];
+    for (statements, refused) in [(older, &all[..]), (earlier, &all[2..])] {
+        let messages = messages(&td.intel, &statements);
+        for (index, message) in messages.iter().enumerate() {
+            let expected = if refused.contains(&index) { 141 } else { 0 };
+            assert_eq!(post(&world, message), expected, "{index}");
+        }
+    }
+}
+
+#[test]
+fn a_relayer_is_thanked_for_what_was_needed_while_there_is_something_to_thank_with() {
+    let Some(tvm) = tvm::start(NOW) else { return };
+    let td = Emulated::new();
+    let world = td.world(&tvm);
+    let half = NOW + 15 * 24 * 3600;
+    tvm.set_time(half);
+    let fresh = Statements::good(&Platform::SAMPLE, half.into());
+    let messages = messages(&td.intel, &fresh);
+    let gain = |message: &Cell| {
+        let sent = tvm.send("relayer", &world.collateral, COIN, message);
+        assert_eq!(sent[0].exit, Some(0));
+        assert_eq!(sent[1].to, Some(tvm.wallet("relayer")));
+        i64::try_from(sent[1].value).unwrap() - i64::try_from(COIN).unwrap()
+    };
+    let bounty = i64::try_from(COIN / 50).unwrap();
+    let cost = bounty / 2;
+    assert!(gain(&messages[0]) > bounty - cost, "the list was half over");
+    assert!(gain(&messages[0]) < 0, "it is fresh now");
+    assert!(gain(&messages[1]) < 0, "a certificate is nobody's to renew");
+    for needed in [2, 3, 4] {
+        assert!(gain(&messages[needed]) > bounty - 2 * cost, "{needed}");
+    }
+    // What is reserved for storage is no bounty.
+    let mut time = half;
+    let gained = |time: u32| {
+        tvm.set_time(time);
+        let fresh = Statements::good(&Platform::SAMPLE, time.into());
+        gain(&self::messages(&td.intel, &fresh)[0])
+    };
+    let mut last = 0;
+    for _ in 0..25 {
+        time += 16 * 24 * 3600;
+        last = gained(time);
+    }
+    assert!(last < 0, "nothing is left to thank with");
+    assert!(tvm.balance(&world.collateral) >= COIN / 2);
+}
+
+#[test]
+fn what_is_needed_for_an_appraisal_is_asked_for_and_must_fit_together() {
+    let Some(tvm) = tvm::start(NOW) else { return };
+    let td = Emulated::new();
+    let world = td.empty_world(&tvm);
+    let attest = build(&td.attest(&world.claim(BLOCK)));
+    let asked = tvm
+        .get(&world.node, "appraise", &[Item::Cell(attest)])
+        .cell();
+    let exit = |body: &Cell| {
+        let sent = tvm.forge(&world.node, &world.collateral, COIN, body);
+        sent[0].exit.unwrap()
+    };
+    for message in messages(&td.intel, &td.statements()) {
+        assert_eq!(exit(&asked), 140, "something is missing");
+        assert_eq!(post(&world, &message), 0);
+    }
+    assert_eq!(exit(&asked), 0);
+    let appraise: Appraise = load(&asked);
+    let with = |change: &dyn Fn(&mut contracts::messages::Platform)| {
+        let mut platform = appraise.platform.load().unwrap();
+        change(&mut platform);
+        let platform = Lazy::new(&platform).unwrap();
+        exit(&build(&Appraise {
+            platform,
+            ..appraise.clone()
+        }))
+    };
+    assert_eq!(with(&|platform| platform.issuer = HashBytes([1; 32])), 144);
+    assert_eq!(with(&|platform| platform.is_processor_ca = true), 140);
+    assert_eq!(with(&|platform| platform.fmspc.0[0] ^= 1), 140);
+    assert_eq!(with(&|platform| platform.pce_id = 1), 146);
+    assert_eq!(
+        with(&|platform| platform.components = 0),
+        0,
+        "the lowest level"
+    );
+    assert_eq!(
+        with(&|platform| platform.current_tcb = Some(0)),
+        0,
+        "before modules"
+    );
+    let mut enclave = appraise.clone();
+    enclave.enclave.signer.0[0] ^= 1;
+    assert_eq!(exit(&build(&enclave)), 147);
+    enclave = appraise.clone();
+    enclave.enclave.svn = 3;
+    assert_eq!(exit(&build(&enclave)), 148);
+    for (tcb, expected) in [([10, 1], 150), ([11, 2], 150)] {
+        let mut bytes = [0xff; 16];
+        bytes[..2].copy_from_slice(&tcb);
+        let tcb = u128::from_be_bytes(bytes);
+        assert_eq!(with(&|platform| platform.launch_tcb = tcb), expected);
+    }
+    tvm.set_time(NOW + 31 * 24 * 3600);
+    assert_eq!(exit(&asked), 103, "all of it is over");
+}
+
+#[test]
+fn a_revoked_platform_is_refused_from_the_next_list_on() {
+    let Some(tvm) = tvm::start(NOW) else { return };
+    let td = Emulated::new();
+    let world = td.world(&tvm);
+    let revoked = Statements {
+        revoked: true,
+        ..td.statements()
+    };
+    assert_eq!(post(&world, &messages(&td.intel, &revoked)[2]), 0);
+    tvm.set_blocks(NOW, LAST, &[(BLOCK, BLOCK_ROOT)]);
+    let attest = build(&td.attest(&world.claim(BLOCK)));
+    let sent = tvm.send("anyone", &world.node, COIN, &attest);
+    assert_eq!(sent[1].exit, Some(142));
+}
+
+/// Root list, authority, its list, TCB info, QE identity.
+fn messages(intel: &Intel, statements: &Statements) -> [Cell; 5] {
+    let collateral = statements.sign(intel);
+    let parts = parts(&collateral);
+    let [authority, root] = pem::certificates(parts.pck_crl_issuer_chain).unwrap();
+    let chain = pem::certificates(parts.tcb_info_issuer_chain).unwrap();
+    [
+        build(&PostRootList::new(1, parts.root_crl, &root).unwrap()),
+        build(&PostAuthority::new(2, &authority, &root).unwrap()),
+        build(&PostAuthorityList::new(3, parts.pck_crl, &authority).unwrap()),
+        build(&PostTcbInfo::new(4, parts.tcb_info, &chain).unwrap()),
+        build(&PostQeIdentity::new(5, parts.qe_identity, &chain).unwrap()),
+    ]
+}
+
+fn post(world: &World<'_>, message: &Cell) -> i32 {
+    let sent = world.tvm.send("relayer", &world.collateral, COIN, message);
+    sent[0].exit.unwrap()
+}

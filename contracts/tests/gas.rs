@@ -1,0 +1,73 @@
+//! What everything costs, as `gas.json` has it: a change is a diff that someone reviews.
+
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "helpers of tests are tests"
+)]
+
+mod emulated;
+mod tvm;
+mod world;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use contracts::code::Code;
+use tycho_types::cell::{Cell, HashBytes};
+
+use emulated::{BLOCK, Emulated, NOW, parts};
+use tvm::Tx;
+use world::{COIN, build};
+
+#[test]
+fn gas_and_size_are_as_recorded() {
+    let Some(tvm) = tvm::start(NOW) else { return };
+    let td = Emulated::new();
+    let world = td.empty_world(&tvm);
+    let collateral = td.statements().sign(&td.intel);
+    let posted = world.post(&parts(&collateral)).unwrap();
+    let attest = build(&td.attest(&world.claim(BLOCK)));
+    let sent = tvm.send("anyone", &world.node, COIN, &attest);
+    let [node, appraise, admit, admitted, _] = &sent[..] else {
+        panic!("{sent:#?}");
+    };
+    let attested = node.gas + appraise.gas + admit.gas + admitted.gas;
+
+    let mut found = BTreeMap::from([
+        ("attest_node", node.gas),
+        ("attest_collateral", appraise.gas),
+        ("attest_registry", admit.gas),
+        ("attest_admitted", admitted.gas),
+        ("attest_cached_ca", attested),
+        ("attest_full_chain", attested + posted[1].gas),
+    ]);
+    let names = [
+        "collateral_root_list",
+        "collateral_authority",
+        "collateral_authority_list",
+        "collateral_tcb_info",
+        "collateral_qe_identity",
+    ];
+    found.extend(names.into_iter().zip(posted.iter().map(|tx: &Tx| tx.gas)));
+    found.extend([
+        ("cells_collateral", cells(Code::COLLATERAL)),
+        ("cells_node", cells(Code::NODE)),
+        ("cells_registry", cells(Code::REGISTRY)),
+    ]);
+    let found = serde_json::to_string_pretty(&found).unwrap();
+    let recorded = include_str!("../gas.json");
+    assert!(found == recorded.trim_end(), "gas.json has to be\n{found}");
+}
+
+fn cells(code: Code) -> u64 {
+    let mut seen: BTreeSet<HashBytes> = BTreeSet::new();
+    let mut todo: Vec<Cell> = vec![code.cell().unwrap()];
+    while let Some(cell) = todo.pop() {
+        if seen.insert(*cell.repr_hash()) {
+            todo.extend(cell.references().cloned());
+        }
+    }
+    seen.len().try_into().unwrap()
+}
