@@ -180,6 +180,9 @@ const DYNAMIC: &str = "-C target-cpu=x86-64-v3";
 const CUDA: [(&str, &str); 4] = [
     ("CUDA_COMPUTE_CAP", "90"),
     ("CUDA_HOME", "/usr"),
-    ("LIBRARY_PATH", "/usr/lib/x86_64-linux-gnu/stubs"),
-    ("NVCC_CCBIN", "x86_64-linux-gnu-g++-13"),
+    (
+        "LIBRARY_PATH",
+        "/usr/lib/x86_64-linux-gnu/stubs:/usr/lib/gcc/x86_64-linux-gnu/13",
+    ),
+    ("NVCC_CCBIN", "g++-13"),
 ];

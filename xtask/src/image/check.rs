@@ -189,7 +189,7 @@ fn parts(tree: &Path) -> Result<BTreeMap<&'static str, u64>> {
 const PARTS: [(&str, &[&str]); 5] = [
     ("modules", &["usr/lib/modules/"]),
     ("firmware", &["usr/lib/firmware/"]),
-    ("cuda", &["/libcublas", "/libcudart", "/libcurand"]),
+    ("cuda", &["/libcublas", "/libcurand"]),
     ("driver", &["/libcuda.", "/libnvidia-"]),
     ("ours", &["usr/bin/agent", "usr/bin/gpus"]),
 ];
