@@ -161,15 +161,16 @@ impl Vm {
         format!("unix:{socket},server=on,wait=off")
     }
 
-    /// MRCONFIGID is the digest of the measured configuration.
+    /// MRCONFIGID is the digest of the measured configuration. Members stand sorted, so
+    /// that the text does not depend on whether serde_json keeps their order.
     ///
     /// Source: QEMU docs/system/i386/tdx.rst, qapi/qom.json (TdxGuestProperties).
     fn trust_domain(&self) -> String {
         let identity = Measured::digest(self.measured.as_bytes());
         json!({
-            "qom-type": "tdx-guest",
             "id": "tdx0",
             "mrconfigid": BASE64_STANDARD.encode(identity.as_bytes()),
+            "qom-type": "tdx-guest",
             "quote-generation-socket": socket_address(&self.qgs),
         })
         .to_string()
@@ -181,13 +182,13 @@ fn socket_address(endpoint: &Endpoint) -> Value {
     match endpoint {
         Endpoint::Tcp(address) => {
             let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
-            json!({"type": "inet", "host": host, "port": port})
+            json!({"host": host, "port": port, "type": "inet"})
         }
-        Endpoint::Unix(path) => json!({"type": "unix", "path": text(path)}),
+        Endpoint::Unix(path) => json!({"path": text(path), "type": "unix"}),
         Endpoint::Vsock(port) => json!({
-            "type": "vsock",
             "cid": VSOCK_HOST.to_string(),
             "port": port.to_string(),
+            "type": "vsock",
         }),
     }
 }
