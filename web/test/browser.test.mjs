@@ -81,16 +81,22 @@ async function visit(folder, signal) {
     const flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"];
     const args = [...flags, "--remote-debugging-port=0", `--user-data-dir=${home}`, url];
     const shown = new Promise((resolve) => (told = resolve));
-    const chromium = spawn("chromium", args, { signal, stdio: "ignore" });
+    const chromium = spawn("chromium", args, { signal, detached: true, stdio: "ignore" });
+    const ended = once(chromium, "exit");
     try {
         return await Promise.race([
             shown,
-            once(chromium, "exit").then(([code]) => assert.fail(`chromium ended with ${code}`)),
+            ended.then(([code]) => assert.fail(`chromium ended with ${code}`)),
         ]);
     } finally {
-        chromium.kill();
-        await once(chromium, "exit");
-        rmSync(home, { recursive: true, maxRetries: 5 });
+        // With all its helpers, which would go on writing to its home.
+        try {
+            process.kill(-chromium.pid, "SIGKILL");
+        } catch {
+            // None is left.
+        }
+        await ended;
+        rmSync(home, { recursive: true, maxRetries: 20 });
     }
 }
 
