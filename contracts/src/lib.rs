@@ -19,5 +19,6 @@ pub mod messages;
 pub mod node;
 pub mod p256;
 pub mod registry;
+pub mod reports;
 
 pub use evidence::EvidenceError;

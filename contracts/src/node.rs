@@ -16,7 +16,8 @@ use crate::p256::Signature;
 ///
 /// ```text
 /// _ owner:MsgAddressInt collateral:MsgAddressInt registry:MsgAddressInt seqno:uint32
-///   leaves_at:uint32 attestation:(Maybe ^Attestation) host:(Maybe ^Host) = NodeState;
+///   leaves_at:uint32 presented:uint32 attestation:(Maybe ^Attestation) host:(Maybe ^Host)
+///   = NodeState;
 /// ```
 #[derive(Clone, Debug, Eq, Load, PartialEq, Store)]
 pub struct State {
@@ -30,6 +31,8 @@ pub struct State {
     pub seqno: u32,
     /// When the stake may be taken; 0 while the owner has not asked for it.
     pub leaves_at: u32,
+    /// The last epoch in which it was presented to a Market.
+    pub presented: u32,
     /// What was proved last.
     pub attestation: Option<Lazy<Attestation>>,
     /// What the owner offers.
@@ -46,6 +49,7 @@ impl State {
             registry,
             seqno: 0,
             leaves_at: 0,
+            presented: 0,
             attestation: None,
             host: None,
         }
@@ -72,7 +76,8 @@ pub struct Attestation {
 /// What the owner offers, unproved.
 ///
 /// ```text
-/// _ gpu:bits128 memory_gib:uint32 hours_per_week:uint8 ask:Coins = Host;
+/// _ gpu:bits128 memory_gib:uint32 hours_per_week:uint8 ask:Coins market:MsgAddressInt
+///   = Host;
 /// ```
 #[derive(Clone, Debug, Eq, Load, PartialEq, Store)]
 pub struct Host {
@@ -84,6 +89,8 @@ pub struct Host {
     pub hours_per_week: u8,
     /// For a million tokens.
     pub ask: Tokens,
+    /// Where it counts as capacity.
+    pub market: StdAddr,
 }
 
 /// Anyone brings a quote.
@@ -181,6 +188,18 @@ pub struct Offer {
     pub query_id: u64,
     /// What it offers.
     pub host: Lazy<Host>,
+}
+
+/// Anyone has it counted as capacity for this epoch.
+///
+/// ```text
+/// present#50525354 query_id:uint64 = Present;
+/// ```
+#[derive(Clone, Debug, Eq, Load, PartialEq, Store)]
+#[tlb(tag = "#50525354")]
+pub struct Present {
+    /// Of the sender's choice.
+    pub query_id: u64,
 }
 
 /// The owner asks for the stake back; the attestation ends now.

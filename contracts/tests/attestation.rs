@@ -16,7 +16,8 @@ use contracts::cells::{Bytes, Moment};
 use contracts::claim::Claim;
 use contracts::code::Code;
 use contracts::messages::{Admit, Admitted, Appraise, Excesses, Lacks, Refused};
-use contracts::node::{Attest, Host, Leave, Offer, Withdraw};
+use contracts::node::{Attest, Host, Leave, Offer, Present, Withdraw};
+use contracts::reports::Presence;
 use tests::td::Td;
 use tycho_types::cell::{Cell, CellBuilder, HashBytes, Lazy};
 use tycho_types::num::Tokens;
@@ -205,6 +206,7 @@ fn nobody_can_speak_for_another() {
         memory_gib: 80,
         hours_per_week: 168,
         ask: Tokens::new(5),
+        market: tvm.wallet("market"),
     };
     let host = Lazy::new(&host).unwrap();
     let refused = Refused {
@@ -251,6 +253,7 @@ fn the_owner_offers_leaves_and_takes_the_stake_after_a_day() {
         memory_gib: 80,
         hours_per_week: 168,
         ask: Tokens::new(5),
+        market: tvm.wallet("market"),
     };
     let offer = Offer {
         query_id: 1,
@@ -293,6 +296,54 @@ fn the_owner_offers_leaves_and_takes_the_stake_after_a_day() {
         tvm.send("anyone", &world.node, COIN, &attest)[0].exit,
         Some(122)
     );
+}
+
+#[test]
+fn a_node_that_counts_is_presented_once_an_hour_by_anyone() {
+    let Some(tvm) = tvm::start(NOW) else { return };
+    let td = Emulated::new();
+    let world = td.world(&tvm);
+    let present = build(&Present { query_id: 5 });
+    let poke = || tvm.send("anyone", &world.node, COIN, &present);
+    assert_eq!(poke()[0].exit, Some(134), "nothing offered or proved");
+    let attest = build(&td.attest(&world.claim(BLOCK)));
+    tvm.send("anyone", &world.node, COIN, &attest);
+    assert_eq!(poke()[0].exit, Some(134), "nothing offered");
+    let host = Host {
+        gpu: Bytes([1; 16]),
+        memory_gib: 80,
+        hours_per_week: 168,
+        ask: Tokens::new(5),
+        market: tvm.wallet("market"),
+    };
+    let host = Lazy::new(&host).unwrap();
+    let offer = Offer {
+        query_id: 1,
+        host: host.clone(),
+    };
+    tvm.send("owner", &world.node, 10 * COIN, &build(&offer));
+    let stake = tvm.balance(&world.node);
+    let sent = poke();
+    assert_eq!(exits(&sent), [0, 0]);
+    assert_eq!(sent[1].to, Some(tvm.wallet("market")));
+    let presence: Presence = load(&sent[1].body);
+    let expected = Presence {
+        query_id: 5,
+        epoch: NOW / 3600,
+        owner: tvm.wallet("owner"),
+        model: HashBytes([6; 32]),
+        stake: presence.stake,
+        host,
+    };
+    assert_eq!(presence, expected);
+    let stake = u128::from(stake) - presence.stake.into_inner();
+    assert!(stake < 100, "all but a minute of storage: {stake}");
+    assert_eq!(world.state().presented, NOW / 3600);
+    assert_eq!(poke()[0].exit, Some(135), "once");
+    tvm.set_time(NOW + 3600);
+    assert_eq!(exits(&poke()), [0, 0]);
+    tvm.set_time(NOW + 8 * 24 * 3600);
+    assert_eq!(poke()[0].exit, Some(134), "the attestation has ended");
 }
 
 #[test]

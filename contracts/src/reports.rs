@@ -1,0 +1,40 @@
+//! What a Market hears from contracts whose addresses it computes from their code, as in
+//! `tolk/reports.tolk`.
+
+use tycho_types::cell::{HashBytes, Lazy, Load, Store};
+use tycho_types::models::StdAddr;
+use tycho_types::num::Tokens;
+
+use crate::node::Host;
+
+/// A Node counts as capacity in an epoch.
+///
+/// ```text
+/// presence#50524553 query_id:uint64 epoch:uint32 owner:MsgAddressInt model:uint256
+///   stake:Coins host:^Host = Presence;
+/// ```
+#[derive(Clone, Debug, Eq, Load, PartialEq, Store)]
+#[tlb(tag = "#50524553")]
+pub struct Presence {
+    /// Of the sender's choice.
+    pub query_id: u64,
+    /// See [`epoch`].
+    pub epoch: u32,
+    /// Of the Node.
+    pub owner: StdAddr,
+    /// Root hash of the model that it was proved to serve.
+    pub model: HashBytes,
+    /// What the owner would lose time over: the balance of the Node.
+    pub stake: Tokens,
+    /// What it offers.
+    pub host: Lazy<Host>,
+}
+
+/// Seconds of an epoch, by which prices change and totals are made.
+pub const EPOCH: u32 = 3600;
+
+/// The epoch of a moment.
+#[must_use]
+pub const fn epoch(now: u32) -> u32 {
+    now.div_euclid(EPOCH)
+}
