@@ -6,7 +6,9 @@
 
 use tycho_types::boc::Boc;
 use tycho_types::boc::de::Error;
-use tycho_types::cell::Cell;
+use tycho_types::cell::{Cell, CellBuilder, Store};
+use tycho_types::error::Error as CellError;
+use tycho_types::models::{StateInit, StdAddr};
 
 /// One compiled contract.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -30,6 +32,8 @@ macro_rules! codes {
 }
 
 codes! {
+    /// One payer's deposit for one payee.
+    CHANNEL = "channel";
     /// What Intel says of platforms.
     COLLATERAL = "collateral";
     /// The same under the made-up root of the emulated TD: never to be trusted.
@@ -53,6 +57,19 @@ impl Code {
     pub fn cell(&self) -> Result<Cell, Error> {
         Boc::decode(self.boc)
     }
+}
+
+/// Where a contract of this code is that begins with this state: in the basechain.
+pub fn address(code: Code, state: &dyn Store) -> Result<StdAddr, CellError> {
+    let first = StateInit {
+        code: Some(code.cell().map_err(|_| CellError::InvalidCell)?),
+        data: Some(CellBuilder::build_from(state)?),
+        ..StateInit::default()
+    };
+    Ok(StdAddr::new(
+        0,
+        *CellBuilder::build_from(&first)?.repr_hash(),
+    ))
 }
 
 #[cfg(test)]

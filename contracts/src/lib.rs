@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cells;
+pub mod channel;
 pub mod claim;
 pub mod code;
 pub mod collateral;
@@ -20,5 +21,6 @@ pub mod node;
 pub mod p256;
 pub mod registry;
 pub mod reports;
+pub mod voucher;
 
 pub use evidence::EvidenceError;

@@ -5,6 +5,7 @@ use tycho_types::cell::{HashBytes, Lazy, Load, Store};
 use tycho_types::models::StdAddr;
 use tycho_types::num::Tokens;
 
+use crate::channel::State;
 use crate::node::Host;
 
 /// A Node counts as capacity in an epoch.
@@ -28,6 +29,31 @@ pub struct Presence {
     pub stake: Tokens,
     /// What it offers.
     pub host: Lazy<Host>,
+}
+
+/// A Channel has paid.
+///
+/// ```text
+/// redeemed#52454445 query_id:uint64 amount:uint64 tokens:uint64 fee:uint64
+///   receipts:uint256 reporter:MsgAddressInt first:^ChannelState = Redeemed;
+/// ```
+#[derive(Clone, Debug, Eq, Load, PartialEq, Store)]
+#[tlb(tag = "#52454445")]
+pub struct Redeemed {
+    /// Of the sender's choice.
+    pub query_id: u64,
+    /// More than before.
+    pub amount: u64,
+    /// More than before.
+    pub tokens: u64,
+    /// What comes with it for the Market; the rest is for who reported it.
+    pub fee: u64,
+    /// Head of the tree over all receipts of the Channel so far.
+    pub receipts: HashBytes,
+    /// Who gets what is left.
+    pub reporter: StdAddr,
+    /// What the Channel kept first: with its code, this is its address.
+    pub first: Lazy<State>,
 }
 
 /// Seconds of an epoch, by which prices change and totals are made.

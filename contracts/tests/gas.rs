@@ -9,15 +9,18 @@
 )]
 
 mod emulated;
+mod payment;
 mod tvm;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use contracts::channel::{Close, Report, TopUp};
 use contracts::code::Code;
-use tycho_types::cell::{Cell, HashBytes};
+use tycho_types::cell::{Cell, HashBytes, Store};
 
 use emulated::{BLOCK, Emulated, NOW, parts};
+use payment::Payment;
 use tvm::Tx;
 use world::{COIN, build};
 
@@ -51,7 +54,9 @@ fn gas_and_size_are_as_recorded() {
         "collateral_qe_identity",
     ];
     found.extend(names.into_iter().zip(posted.iter().map(|tx: &Tx| tx.gas)));
+    found.extend(channel());
     found.extend([
+        ("cells_channel", cells(Code::CHANNEL)),
         ("cells_collateral", cells(Code::COLLATERAL)),
         ("cells_node", cells(Code::NODE)),
         ("cells_registry", cells(Code::REGISTRY)),
@@ -59,6 +64,30 @@ fn gas_and_size_are_as_recorded() {
     let found = serde_json::to_string_pretty(&found).unwrap();
     let recorded = include_str!("../gas.json");
     assert!(found == recorded.trim_end(), "gas.json has to be\n{found}");
+}
+
+/// From the first coin to the last, each in a world of its own.
+fn channel() -> BTreeMap<&'static str, u64> {
+    let tvm = tvm::start(payment::NOW).unwrap();
+    let mut pay = Payment::open(&tvm, 10 * COIN);
+    let mut gas = BTreeMap::from([("channel_open", pay.opened[1].gas)]);
+    let claim = pay.claim(1_000_000);
+    let report = Report {
+        query_id: 1,
+        voucher: claim.voucher.clone(),
+    };
+    let steps: [(_, _, &dyn Store); 5] = [
+        ("channel_top_up", "payer", &TopUp { query_id: 1 }),
+        ("channel_claim", "payee", &claim),
+        ("channel_claim_replayed", "payee", &claim),
+        ("channel_report", "payee", &report),
+        ("channel_close_begun", "payer", &Close { query_id: 1 }),
+    ];
+    gas.extend(steps.map(|(name, wallet, body)| (name, pay.send(wallet, body)[0].gas)));
+    pay.set_time(payment::NOW + payment::DELAY);
+    let close = pay.send("payer", &Close { query_id: 1 });
+    gas.insert("channel_close", close[0].gas);
+    gas
 }
 
 fn cells(code: Code) -> u64 {

@@ -14,6 +14,7 @@ const INTEL = { '@root': 'roots/intel' };
 const TEST = { '@root': 'roots/test' };
 
 const BUILDS = {
+    channel: { source: 'channel', roots: INTEL },
     collateral: { source: 'collateral', roots: INTEL },
     'collateral-test': { source: 'collateral', roots: TEST },
     node: { source: 'node', roots: INTEL },

@@ -100,15 +100,17 @@ function summary(transaction) {
         exit: compute?.type === 'vm' ? compute.exitCode : null,
         action: description.actionPhase?.resultCode ?? null,
         gas: compute?.type === 'vm' ? Number(compute.gasUsed) : 0,
-        fees: (totalFees.coins + forwarding(description.actionPhase)).toString(),
+        fees: (totalFees.coins + forwarding(description)).toString(),
+        storage: (description.storagePhase?.storageFeesCollected ?? 0n).toString(),
         aborted: description.aborted ?? true,
         sent: outMessages.size,
     };
 }
 
 // What is paid for messages beyond what the sender's own transaction counts.
-function forwarding(action) {
-    return (action?.totalFwdFees ?? 0n) - (action?.totalActionFees ?? 0n);
+function forwarding({ actionPhase: action, bouncePhase: bounce }) {
+    return (action?.totalFwdFees ?? 0n) - (action?.totalActionFees ?? 0n)
+        + (bounce?.type === 'ok' ? bounce.forwardFees : 0n);
 }
 
 function seenBlocks({ last, roots }) {

@@ -210,6 +210,9 @@ pub struct Tx {
     pub gas: u64,
     #[serde(deserialize_with = "from_number")]
     pub fees: u64,
+    /// Of the fees, what the time since the last transaction cost.
+    #[serde(deserialize_with = "from_number")]
+    pub storage: u64,
     pub aborted: bool,
     pub sent: u32,
 }

@@ -1,0 +1,149 @@
+//! Vouchers: what a payer owes a payee so far, signed. The newest one is worth all of it.
+//!
+//! ```text
+//! voucher#564f5543 global_id:int32 channel:MsgAddressInt epoch:uint32 cap:uint64
+//!   amount:uint64 tokens:uint64 receipts:uint256 = Voucher;
+//!
+//! signature = Ed25519 over the hash of the voucher's cell
+//! ```
+//!
+//! The tag, the network and the Channel are in what is signed, so a voucher is worth
+//! something in one place. Amounts are nanotons, prices nanotons for a million tokens.
+//! It does not establish that the Channel has the coins: [`Channel`] says that.
+//!
+//! [`Channel`]: crate::channel::Channel
+
+use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
+use tycho_types::cell::{Cell, CellBuilder, HashBytes, Load, Store};
+use tycho_types::error::Error;
+use tycho_types::models::StdAddr;
+
+use crate::cells::Bytes;
+
+/// What a payer owes.
+#[derive(Clone, Debug, Eq, Load, PartialEq, Store)]
+#[tlb(tag = "#564f5543")]
+pub struct Voucher {
+    /// Which network: -239 the main one, -3 the test one.
+    pub global_id: i32,
+    /// From which Channel.
+    pub channel: StdAddr,
+    /// In which the price held that was paid last: see [`epoch`](crate::reports::epoch).
+    pub epoch: u32,
+    /// The payer's highest price; on average no more was paid.
+    pub cap: u64,
+    /// Since the beginning.
+    pub amount: u64,
+    /// For so many tokens.
+    pub tokens: u64,
+    /// Head of the tree over the receipts for them.
+    pub receipts: HashBytes,
+}
+
+impl Voucher {
+    /// The first one of a Channel: nothing is owed.
+    #[must_use]
+    pub const fn first(global_id: i32, channel: StdAddr) -> Self {
+        Self {
+            global_id,
+            channel,
+            epoch: 0,
+            cap: 0,
+            amount: 0,
+            tokens: 0,
+            receipts: HashBytes::ZERO,
+        }
+    }
+
+    /// The next one, after so many more tokens at a price. `None` where a number has no
+    /// place.
+    #[must_use]
+    pub fn next(&self, tokens: u64, price: u64, epoch: u32, receipts: HashBytes) -> Option<Self> {
+        Some(Self {
+            global_id: self.global_id,
+            channel: self.channel.clone(),
+            epoch,
+            cap: self.cap.max(price),
+            amount: self.amount.checked_add(cost(tokens, price)?)?,
+            tokens: self.tokens.checked_add(tokens)?,
+            receipts,
+        })
+    }
+
+    /// Whether no more was paid than the cap allows for so many tokens.
+    #[must_use]
+    pub fn keeps_its_cap(&self) -> bool {
+        let paid = u128::from(self.amount).saturating_mul(MILLION);
+        paid <= u128::from(self.tokens).saturating_mul(self.cap.into())
+    }
+
+    /// What is signed.
+    pub fn hash(&self) -> Result<[u8; 32], Error> {
+        Ok(self.cell()?.repr_hash().0)
+    }
+
+    /// With its signature.
+    pub fn signed(&self, signature: [u8; 64]) -> Result<Signed, Error> {
+        Ok(Signed {
+            signature: Bytes(signature),
+            voucher: self.cell()?,
+        })
+    }
+
+    fn cell(&self) -> Result<Cell, Error> {
+        CellBuilder::build_from(self)
+    }
+}
+
+/// What so many tokens cost, rounded down.
+#[must_use]
+pub fn cost(tokens: u64, price: u64) -> Option<u64> {
+    let product = u128::from(tokens).checked_mul(price.into())?;
+    product.checked_div(MILLION)?.try_into().ok()
+}
+
+/// Prices are for so many tokens.
+pub const MILLION: u128 = 1_000_000;
+
+/// A voucher that anyone can bring.
+///
+/// ```text
+/// _ signature:bits512 voucher:^Voucher = Signed;
+/// ```
+#[derive(Clone, Debug, Eq, Load, PartialEq, Store)]
+pub struct Signed {
+    /// By the payer's key.
+    pub signature: Bytes<64>,
+    voucher: Cell,
+}
+
+impl Signed {
+    /// What was signed, once it is known that the holder of `key` did.
+    pub fn verify(&self, key: &HashBytes) -> Result<Voucher, Forged> {
+        UnparsedPublicKey::new(&ED25519, key.0)
+            .verify(&self.voucher.repr_hash().0, &self.signature.0)
+            .map_err(|_| Forged::Signature)?;
+        let mut slice = self.voucher.as_slice_allow_exotic();
+        let voucher = Voucher::load_from(&mut slice).map_err(|_| Forged::Voucher)?;
+        match slice.is_empty() {
+            true => Ok(voucher),
+            false => Err(Forged::Voucher),
+        }
+    }
+
+    /// What it says, whoever said it.
+    pub fn unverified(&self) -> Result<Voucher, Error> {
+        Voucher::load_from(&mut self.voucher.as_slice()?)
+    }
+}
+
+/// Why something is no voucher of a payer's.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Forged {
+    /// Not signed by that key.
+    #[error("the voucher is not signed by the payer's key")]
+    Signature,
+    /// Something else was signed.
+    #[error("what the payer's key has signed is no voucher")]
+    Voucher,
+}
