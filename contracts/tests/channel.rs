@@ -70,28 +70,56 @@ fn a_voucher_counts_in_its_place_and_as_its_payer_signed_it() {
     };
     let other = StdAddr::new(0, HashBytes([1; 32]));
     let masterchain = StdAddr::new(-1, pay.channel.address.address);
-    for (name, refusal, voucher) in [
-        ("another key", Forged::Signature.into(), signed_by(2, &good)),
+    for (name, exit, refusal, voucher) in [
+        (
+            "another key",
+            180,
+            Forged::Signature.into(),
+            signed_by(2, &good),
+        ),
         (
             "another network",
+            181,
             Refusal::Target,
             with(&|of| of.global_id = -3),
         ),
         (
             "another Channel",
+            181,
             Refusal::Target,
             with(&|of| of.channel = other.clone()),
         ),
         (
             "another chain",
+            181,
             Refusal::Target,
             with(&|of| of.channel = masterchain.clone()),
         ),
-        ("a later epoch", Refusal::Epoch, with(&|of| of.epoch += 1)),
-        ("dearer than the cap", Refusal::Cap, with(&|of| of.cap -= 1)),
-        ("for fewer tokens", Refusal::Cap, with(&|of| of.tokens -= 1)),
-        ("one nano more", Refusal::Cap, with(&|of| of.amount += 1)),
-        ("nothing", Refusal::Nothing, with(&|of| of.amount = 0)),
+        (
+            "a later epoch",
+            182,
+            Refusal::Epoch,
+            with(&|of| of.epoch += 1),
+        ),
+        (
+            "dearer than the cap",
+            183,
+            Refusal::Cap,
+            with(&|of| of.cap -= 1),
+        ),
+        (
+            "for fewer tokens",
+            183,
+            Refusal::Cap,
+            with(&|of| of.tokens -= 1),
+        ),
+        (
+            "one nano more",
+            183,
+            Refusal::Cap,
+            with(&|of| of.amount += 1),
+        ),
+        ("nothing", 184, Refusal::Nothing, with(&|of| of.amount = 0)),
     ] {
         let claim = Claim {
             query_id: 1,
@@ -99,7 +127,8 @@ fn a_voucher_counts_in_its_place_and_as_its_payer_signed_it() {
         };
         let computed = pay.channel.claim(&pay.at(), &claim.voucher);
         assert_eq!(computed, Err(refusal), "{name}");
-        assert_eq!(pay.exit(&claim), refusal.exit_code(), "{name}");
+        assert_eq!(refusal.exit_code(), exit, "{name}");
+        assert_eq!(pay.exit(&claim), exit, "{name}");
     }
     // The widest numbers: nothing overflows.
     let widest = with(&|of| (of.amount, of.tokens, of.cap) = (u64::MAX, u64::MAX, u64::MAX));
