@@ -6,7 +6,8 @@
 
 const readline = require('node:readline');
 const { Address, Cell, beginCell, contractAddress, parseTuple, serializeTuple } = require('@ton/core');
-const { Blockchain } = require('@ton/sandbox');
+const { Blockchain, Executor } = require('@ton/sandbox');
+const { WalletContractV5R1 } = require('@ton/ton');
 const { config2026 } = require('./network');
 
 const cell = (base64) => Cell.fromBase64(base64);
@@ -14,6 +15,8 @@ const text = (value) => value.toBoc().toString('base64');
 const raw = (address) => address?.toRawString() ?? null;
 
 let chain;
+let executor;
+let configuration;
 
 const REQUESTS = {
     // A new world at a time, with the masterchain blocks that contracts can see.
@@ -76,6 +79,43 @@ const REQUESTS = {
         };
     },
 
+    // The configuration with the prices of 2026, and the code of wallet v5 (revision 1), for
+    // a chain that is kept elsewhere.
+    async genesis() {
+        const wallet = WalletContractV5R1.create({ publicKey: Buffer.alloc(32), workchain: 0 });
+        return { config: text(config2026()), wallet: text(wallet.init.code) };
+    },
+
+    async configure({ config }) {
+        executor ??= await Executor.create();
+        configuration = config;
+        return {};
+    },
+
+    // One transaction on an account that the caller keeps, or why there is none.
+    async transact({ account, message, now, lt, blocks }) {
+        const { result } = await executor.runTransaction({
+            config: configuration,
+            libs: null,
+            verbosity: 'short',
+            shardAccount: account,
+            message: cell(message),
+            now,
+            lt: BigInt(lt),
+            randomSeed: null,
+            ignoreChksig: false,
+            debugEnabled: false,
+            prevBlocksInfo: {
+                lastMcBlocks: blocks.last.map(blockId),
+                prevKeyBlock: blockId(blocks.key),
+                lastMcBlocks100: blocks.hundreds.map(blockId),
+            },
+        });
+        return result.success
+            ? { transaction: result.transaction, account: result.shardAccount }
+            : { refused: result.error, exit: result.vmResults?.vmExitCode ?? null };
+    },
+
     async state({ address }) {
         const { accountState, balance } = await chain.getContract(Address.parse(address));
         const active = accountState?.type === 'active' ? accountState.state : undefined;
@@ -126,6 +166,16 @@ function seenBlocks({ last, roots }) {
         lastMcBlocks: Array.from({ length: 16 }, (_, i) => block(last - i)),
         prevKeyBlock: block(hundred),
         lastMcBlocks100: Array.from({ length: 16 }, (_, i) => block(hundred - 100 * i)),
+    };
+}
+
+function blockId({ seqno, root, file }) {
+    return {
+        workchain: -1,
+        shard: -(1n << 63n),
+        seqno,
+        rootHash: Buffer.from(root, 'hex'),
+        fileHash: Buffer.from(file, 'hex'),
     };
 }
 
