@@ -46,14 +46,10 @@ impl Fleet {
 
     /// A report of each GPU for this round, with collateral.
     pub fn show(&self, head: &TreeHead, now: UnixTime) -> Result<Gpus, ProviderError> {
-        let (shown, mode) = self.machine.evidence(head)?;
+        let shown = self.machine.evidence(head)?;
         let collateral = self.collateral(&shown, now)?;
         let reports = shown.into_iter().map(|(evidence, _)| evidence);
-        Ok(Gpus {
-            reports: reports.collect(),
-            collateral,
-            mode: Some(mode),
-        })
+        Ok((reports.collect(), collateral))
     }
 
     /// What NVIDIA says of these devices: half a day old at most, or the last that could

@@ -51,7 +51,6 @@ impl Platform {
             state: State {
                 boot_seed,
                 event_log,
-                gpu_mode: None,
             },
             turn: Turn::default(),
             places: Arc::new(Semaphore::new(MAX_WAITING)),
@@ -122,16 +121,15 @@ impl Platform {
         credential: Option<Credential>,
     ) -> Result<Box<Evidence>, Refusal> {
         let (provider, head) = (Arc::clone(&self.provider), *head);
-        let mut state = self.state.clone();
+        let state = self.state.clone();
         // GPUs first: what they signed is part of what the platform signs.
         let attest = move || {
-            let gpus = provider.gpus(&head)?;
-            state.gpu_mode = gpus.mode;
-            let data = report_data(&head, &gpus.reports, &state);
+            let (gpus, gpu_collateral) = provider.gpus(&head)?;
+            let data = report_data(&head, &gpus, &state);
             Ok(Box::new(Evidence {
                 platform: provider.attest(&data, credential.as_ref())?,
-                gpus: gpus.reports,
-                gpu_collateral: gpus.collateral,
+                gpus,
+                gpu_collateral,
                 state,
                 event_log: provider.event_log().to_vec(),
             }))
@@ -166,7 +164,7 @@ mod tests {
     use super::*;
     use crate::provider::Gpus;
     use attestation::binding::{Nonce, ReportData};
-    use attestation::evidence::{Collateral, GpuEvidence, GpuMode, PlatformEvidence};
+    use attestation::evidence::{Collateral, GpuCollateral, GpuEvidence, PlatformEvidence};
     use attestation::vtpm;
     use futures_util::FutureExt as _;
     use futures_util::future::join_all;
@@ -193,11 +191,7 @@ mod tests {
                 report: head.gpu_nonce(0, 1).to_vec(),
                 chain: Vec::new(),
             };
-            Ok(Gpus {
-                reports: vec![gpu],
-                mode: Some(GpuMode::SERVING),
-                ..Gpus::default()
-            })
+            Ok((vec![gpu], GpuCollateral::default()))
         }
 
         fn attest(
@@ -246,7 +240,6 @@ mod tests {
         let (evidence, path) = answer.unwrap();
         let head = path.head(binding).unwrap();
         assert_eq!(evidence.gpus[0].report, head.gpu_nonce(0, 1));
-        assert_eq!(evidence.state.gpu_mode, Some(GpuMode::SERVING));
         let expected = evidence.report_data(&head);
         let PlatformEvidence::Tdx { quote, .. } = evidence.platform else {
             panic!("no quote");

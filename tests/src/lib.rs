@@ -13,6 +13,7 @@
 )]
 
 pub mod adversary;
+pub mod chain;
 pub mod collateral;
 pub mod kernel;
 pub mod parsers;

@@ -11,8 +11,9 @@ use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::fmt;
 
-use crate::appraisal::{Check, Rejection, all_passed};
+use crate::appraisal::Check;
 use crate::tdx::Hex;
 
 use super::opaque::{Opaque, PROTECTED_PCIE};
@@ -44,8 +45,10 @@ pub fn appraise(
     if policy.mode == Mode::ProtectedPcie {
         checks.extend(check_links(&gpus, &switches));
     }
-    let checks = all_passed(checks)?;
-    Ok(Trusted { devices, checks })
+    match checks.iter().all(|check| check.passed) {
+        true => Ok(Trusted { devices, checks }),
+        false => Err(Rejection { checks }),
+    }
 }
 
 /// Devices that a policy takes. Holding one is the proof.
@@ -68,6 +71,23 @@ impl Trusted {
         &self.checks
     }
 }
+
+/// A policy does not take the devices.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Rejection {
+    /// Every comparison, those that passed too.
+    pub checks: Vec<Check>,
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the GPUs are not as the policy wants them")?;
+        let mut failed = self.checks.iter().filter(|check| !check.passed);
+        failed.try_for_each(|check| write!(f, "; {check}"))
+    }
+}
+
+impl core::error::Error for Rejection {}
 
 fn count(name: &'static str, expected: usize, found: usize) -> Check {
     Check::new(name, expected, found, expected == found)
