@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use attestation::appraisal::{Reason, Verdict};
+use attestation::appraisal::Verdict;
 use attestation::nvidia::{DevicePolicy, GpuFiles, judge};
 use attestation::tdx::{Hex, Report};
 use attestation::time::UnixTime;
@@ -46,14 +46,7 @@ pub struct GpuArgs {
 
 impl GpuArgs {
     pub(crate) fn run(&self) -> Verdict {
-        let report = self.judge().unwrap_or_else(|error| {
-            Report::undecided(Reason {
-                code: "input".into(),
-                expected: "files that can be read".into(),
-                found: format!("{error:#}"),
-            })
-        });
-        print(&report, self.json)
+        print(self.judge(), self.json)
     }
 
     fn judge(&self) -> anyhow::Result<Report> {

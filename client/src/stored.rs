@@ -72,14 +72,7 @@ impl Stored {
 
 impl TdxArgs {
     fn run(&self) -> Verdict {
-        let report = self.judge().unwrap_or_else(|error| {
-            Report::undecided(Reason {
-                code: "input".into(),
-                expected: "files that can be read".into(),
-                found: format!("{error:#}"),
-            })
-        });
-        print(&report, self.json)
+        print(self.judge(), self.json)
     }
 
     fn judge(&self) -> anyhow::Result<Report> {
@@ -99,12 +92,20 @@ impl LogArgs {
     fn run(&self) -> anyhow::Result<Verdict> {
         let ccel = read(&self.ccel)?;
         let quote = self.quote.as_deref().map(read).transpose()?;
-        Ok(print(&Report::of_log(&ccel, quote.as_deref()), self.json))
+        let report = Report::of_log(&ccel, quote.as_deref());
+        Ok(print(Ok(report), self.json))
     }
 }
 
 /// One JSON object, or one `name value` a line.
-pub(crate) fn print(report: &Report, json: bool) -> Verdict {
+pub(crate) fn print(judged: anyhow::Result<Report>, json: bool) -> Verdict {
+    let report = judged.unwrap_or_else(|error| {
+        Report::undecided(Reason {
+            code: "input".into(),
+            expected: "files that can be read".into(),
+            found: format!("{error:#}"),
+        })
+    });
     match json {
         true => println!("{}", json!(report)),
         false => print!("{report}"),

@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc;
@@ -24,6 +24,7 @@ use crate::cocoon::{Cocoon, Gateway, cargo, target};
 use crate::image::Builder;
 use crate::image::root::seal;
 use crate::place::{Place, read, write};
+use crate::vm::free_address;
 use crate::{host, models};
 
 /// Runs until Ctrl-C, SIGTERM, or the end of any part.
@@ -289,11 +290,6 @@ impl Drop for Process {
             drop(self.child.wait());
         }
     }
-}
-
-fn free_address() -> Result<SocketAddr> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port")?;
-    listener.local_addr().context("no local address")
 }
 
 const POLL: Duration = Duration::from_millis(50);

@@ -208,7 +208,8 @@ impl Programs for Tools {
     }
 }
 
-fn free_address() -> Result<SocketAddr> {
+/// On this machine only; nobody listens there yet.
+pub(crate) fn free_address() -> Result<SocketAddr> {
     let listener =
         TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot find a free port")?;
     listener.local_addr().context("cannot find a free port")
