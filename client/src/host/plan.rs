@@ -52,7 +52,7 @@ pub struct PlanArgs {
     #[arg(long, value_name = "NAME")]
     config: Option<String>,
     /// Configuration that is not measured, instead of DHCP and port 8443.
-    #[arg(long, value_name = "FILE", conflicts_with = "collateral")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["collateral", "manifests", "ocsp"])]
     unmeasured: Option<PathBuf>,
     /// Where the guest fetches Intel's statements about this platform.
     #[arg(
@@ -61,6 +61,12 @@ pub struct PlanArgs {
         default_value = "https://api.trustedservices.intel.com"
     )]
     collateral: String,
+    /// Where it fetches NVIDIA's reference manifests, if not from NVIDIA.
+    #[arg(long, value_name = "URL")]
+    manifests: Option<String>,
+    /// Where it asks about NVIDIA's certificates, if not NVIDIA.
+    #[arg(long, value_name = "URL")]
+    ocsp: Option<String>,
     /// Where this server listens for clients.
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8443")]
     pub(super) listen: SocketAddr,
@@ -213,12 +219,20 @@ impl PlanArgs {
             Some(path) => String::from_utf8(read(path)?)
                 .with_context(|| format!("{} is not text", path.display()))?,
             None => {
-                let collateral = match self.platform {
-                    Platform::Tdx => format!("collateral = {:?}\n", self.collateral),
-                    Platform::Vtpm => String::new(),
-                };
+                let services = [
+                    (
+                        "collateral",
+                        (self.platform == Platform::Tdx).then_some(&self.collateral),
+                    ),
+                    ("manifests", self.manifests.as_ref()),
+                    ("ocsp", self.ocsp.as_ref()),
+                ];
+                let services: String = services
+                    .iter()
+                    .filter_map(|(name, url)| Some(format!("{name} = {:?}\n", (*url)?)))
+                    .collect();
                 format!(
-                    "version = 1\nlisten = \"0.0.0.0:8443\"\n{collateral}\n[network]\nmode = \"dhcp\"\n"
+                    "version = 1\nlisten = \"0.0.0.0:8443\"\n{services}\n[network]\nmode = \"dhcp\"\n"
                 )
             }
         };
@@ -394,6 +408,20 @@ mod tests {
             "collateral = \"https://api.trustedservices.intel.com\"",
         ] {
             assert!(arguments.contains(part), "{part}");
+        }
+    }
+
+    #[test]
+    fn the_guest_is_told_of_other_services_than_intels_and_nvidias() {
+        let stage = Stage::set();
+        let more = "--collateral http://a --manifests http://b --ocsp http://c";
+        let arguments = stage.plan(more).unwrap().vm.arguments().unwrap().join(" ");
+        for (name, url) in [
+            ("collateral", "http://a"),
+            ("manifests", "http://b"),
+            ("ocsp", "http://c"),
+        ] {
+            assert!(arguments.contains(&format!("{name} = \"{url}\"")), "{name}");
         }
     }
 
