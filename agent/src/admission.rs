@@ -10,10 +10,11 @@
 
 use std::collections::BTreeSet;
 
+use attestation::appraisal::Rejection;
 use attestation::evidence::GpuEvidence;
 use attestation::nvidia::{
-    DevicePolicy, Mode, Policy, Rejection, Report, ReportError, Revocation, Rim, RimError, Trusted,
-    Verified, VerifyError, appraise, verify,
+    DevicePolicy, Mode, Policy, Report, ReportError, Revocation, Rim, RimError, Trusted, Verified,
+    VerifyError, appraise, verify,
 };
 use attestation::time::UnixTime;
 

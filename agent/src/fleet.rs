@@ -46,10 +46,14 @@ impl Fleet {
 
     /// A report of each GPU for this round, with collateral.
     pub fn show(&self, head: &TreeHead, now: UnixTime) -> Result<Gpus, ProviderError> {
-        let shown = self.machine.evidence(head)?;
+        let (shown, mode) = self.machine.evidence(head)?;
         let collateral = self.collateral(&shown, now)?;
         let reports = shown.into_iter().map(|(evidence, _)| evidence);
-        Ok((reports.collect(), collateral))
+        Ok(Gpus {
+            reports: reports.collect(),
+            collateral,
+            mode: Some(mode),
+        })
     }
 
     /// What NVIDIA says of these devices: half a day old at most, or the last that could

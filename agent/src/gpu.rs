@@ -9,7 +9,7 @@
 //! Nothing here verifies a signature.
 
 use attestation::batch::TreeHead;
-use attestation::evidence::GpuEvidence;
+use attestation::evidence::{GpuEvidence, GpuMode};
 use attestation::reader::Reader;
 
 use crate::admission::Shown;
@@ -20,24 +20,13 @@ pub trait Gpus: Send + Sync {
     fn count(&self) -> Result<u32, GpuError>;
 
     /// What holds for all of them.
-    fn mode(&self) -> Result<Mode, GpuError>;
+    fn mode(&self) -> Result<GpuMode, GpuError>;
 
     /// What GPU `index` signs over `nonce`.
     fn evidence(&self, index: u32, nonce: &[u8; 32]) -> Result<GpuEvidence, GpuError>;
 
     /// Lets programs use them. Wants root, and is forgotten when nobody holds them open.
     fn accept_work(&self) -> Result<(), GpuError>;
-}
-
-/// How the GPUs run.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Mode {
-    /// Confidential computing: memory and bus are closed to the host.
-    pub confidential: bool,
-    /// For developers: confidential in name only.
-    pub dev_tools: bool,
-    /// Whether programs may use them.
-    pub accepting_work: bool,
 }
 
 /// The GPUs that PID 1 found.
@@ -53,9 +42,10 @@ impl Machine {
         Self { driver, count }
     }
 
-    /// A report of each GPU for one round of evidence, in the order of their nonces.
-    pub fn evidence(&self, head: &TreeHead) -> Result<Vec<Shown>, GpuError> {
-        self.confidential()?;
+    /// A report of each GPU for one round of evidence, in the order of their nonces,
+    /// and how they run.
+    pub fn evidence(&self, head: &TreeHead) -> Result<(Vec<Shown>, GpuMode), GpuError> {
+        let mode = self.confidential()?;
         let found = self.driver.count()?;
         if found != self.count {
             return Err(GpuError::Count {
@@ -63,9 +53,10 @@ impl Machine {
                 expected: self.count,
             });
         }
-        (0..self.count)
+        let reports: Result<_, _> = (0..self.count)
             .map(|index| self.report(index, head.gpu_nonce(index, self.count)))
-            .collect()
+            .collect();
+        Ok((reports?, mode))
     }
 
     /// Lets programs use the GPUs. Whoever calls this has had them verified.
@@ -78,16 +69,11 @@ impl Machine {
         }
     }
 
-    fn confidential(&self) -> Result<(), GpuError> {
+    fn confidential(&self) -> Result<GpuMode, GpuError> {
         match self.driver.mode()? {
-            Mode {
-                confidential: false,
-                ..
-            } => Err(GpuError::NotConfidential),
-            Mode {
-                dev_tools: true, ..
-            } => Err(GpuError::DevTools),
-            _ => Ok(()),
+            mode if !mode.confidential => Err(GpuError::NotConfidential),
+            mode if mode.dev_tools => Err(GpuError::DevTools),
+            mode => Ok(mode),
         }
     }
 
@@ -165,7 +151,7 @@ mod tests {
     #[derive(Clone)]
     struct Double {
         count: u32,
-        mode: Mode,
+        mode: GpuMode,
         asked: Arc<Mutex<Vec<String>>>,
         report: fn(&[u8; 32]) -> Vec<u8>,
         /// Whether it does what it is told.
@@ -176,7 +162,7 @@ mod tests {
         fn new() -> Self {
             Self {
                 count: 2,
-                mode: GOOD,
+                mode: GpuMode::SERVING,
                 asked: Arc::default(),
                 report: |nonce| [&[0x11, 0xe0, 0x01, 0xff][..], nonce, &[0; 9]].concat(),
                 obeys: true,
@@ -192,18 +178,12 @@ mod tests {
         }
     }
 
-    const GOOD: Mode = Mode {
-        confidential: true,
-        dev_tools: false,
-        accepting_work: true,
-    };
-
     impl Gpus for Double {
         fn count(&self) -> Result<u32, GpuError> {
             Ok(self.count)
         }
 
-        fn mode(&self) -> Result<Mode, GpuError> {
+        fn mode(&self) -> Result<GpuMode, GpuError> {
             self.note("mode".into());
             Ok(self.mode)
         }
@@ -241,7 +221,8 @@ mod tests {
     #[test]
     fn each_gpu_signs_its_own_nonce_of_the_round() {
         let double = Double::new();
-        let shown = double.machine().evidence(&head()).unwrap();
+        let (shown, mode) = double.machine().evidence(&head()).unwrap();
+        assert_eq!(mode, GpuMode::SERVING);
         assert_eq!(shown.len(), 2);
         let nonces = [0, 1].map(|index| hex::encode(head().gpu_nonce(index, 2)));
         assert_eq!(
@@ -256,13 +237,13 @@ mod tests {
 
     #[test]
     fn a_machine_on_which_others_read_along_shows_nothing_and_does_no_work() {
-        let off = Mode {
+        let off = GpuMode {
             confidential: false,
-            ..GOOD
+            ..GpuMode::SERVING
         };
-        let developers = Mode {
+        let developers = GpuMode {
             dev_tools: true,
-            ..GOOD
+            ..GpuMode::SERVING
         };
         for (mode, reason) in [
             (

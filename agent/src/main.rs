@@ -18,7 +18,7 @@ use agent::platform::{Tdx, Vtpm};
 use agent::serve::serve;
 use agent::tsm::Tsm;
 use agent::vtpm::Tpm;
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use attestation::appraisal::chain;
 use attestation::config::{Measured, Unmeasured};
 use clap::Parser;
@@ -120,18 +120,6 @@ async fn run(args: Args) -> anyhow::Result<()> {
 
 fn open(args: &Args, unmeasured: &Unmeasured) -> anyhow::Result<Arc<dyn Provider>> {
     let event_log = read(&args.event_log)?;
-    let gpus = match args.gpus {
-        0 => None,
-        count => {
-            let manifests = unmeasured.manifests.as_deref().unwrap_or(manifests::NVIDIA);
-            let responder = unmeasured.ocsp.as_deref().unwrap_or(ocsp::NVIDIA);
-            Some(Fleet::new(
-                Machine::new(driver()?, count),
-                Box::new(manifests::Service::new(manifests)),
-                Box::new(ocsp::Service::new(responder)),
-            ))
-        }
-    };
     Ok(match args.platform {
         Platform::Tdx => {
             let path = args.tsm_report.clone().context("--tsm-report is missing")?;
@@ -141,19 +129,29 @@ fn open(args: &Args, unmeasured: &Unmeasured) -> anyhow::Result<Arc<dyn Provider
                 tsm,
                 collateral: Service::new(service),
                 event_log,
-                gpus,
+                gpus: fleet(args.gpus, unmeasured)?,
             })
         }
         Platform::Vtpm => {
             let tcti = args.tpm.as_deref().context("--tpm is missing")?;
             let tpm = Tpm::open(tcti).context("the TPM cannot be used")?;
-            Arc::new(Vtpm {
-                tpm,
-                event_log,
-                gpus,
-            })
+            ensure!(args.gpus == 0, "no client takes GPUs but those of a TD");
+            Arc::new(Vtpm { tpm, event_log })
         }
     })
+}
+
+fn fleet(gpus: u32, unmeasured: &Unmeasured) -> anyhow::Result<Option<Fleet>> {
+    if gpus == 0 {
+        return Ok(None);
+    }
+    let manifests = unmeasured.manifests.as_deref().unwrap_or(manifests::NVIDIA);
+    let responder = unmeasured.ocsp.as_deref().unwrap_or(ocsp::NVIDIA);
+    Ok(Some(Fleet::new(
+        Machine::new(driver()?, gpus),
+        Box::new(manifests::Service::new(manifests)),
+        Box::new(ocsp::Service::new(responder)),
+    )))
 }
 
 #[cfg(feature = "nvidia")]

@@ -7,11 +7,11 @@
 
 use std::ffi::OsStr;
 
-use attestation::evidence::GpuEvidence;
+use attestation::evidence::{GpuEvidence, GpuMode};
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
 
-use crate::gpu::{GpuError, Gpus, Mode};
+use crate::gpu::{GpuError, Gpus};
 
 /// The library, initialised.
 #[derive(Debug)]
@@ -36,10 +36,10 @@ impl Gpus for Library {
     }
 
     /// The library keeps one mode for the whole machine, and wants a GPU to ask for it.
-    fn mode(&self) -> Result<Mode, GpuError> {
+    fn mode(&self) -> Result<GpuMode, GpuError> {
         let device = self.device(0)?;
         let mode = || {
-            Ok(Mode {
+            Ok(GpuMode {
                 confidential: device.is_cc_enabled()?,
                 dev_tools: device.is_cc_dev_mode_enabled()?,
                 accepting_work: device.get_confidential_compute_state()?,

@@ -34,7 +34,10 @@ impl Provider for Tdx {
     }
 
     fn gpus(&self, head: &TreeHead) -> Result<Gpus, ProviderError> {
-        show(self.gpus.as_ref(), head)
+        match &self.gpus {
+            None => Ok(Gpus::default()),
+            Some(gpus) => gpus.show(head, now()?),
+        }
     }
 
     fn attest(
@@ -70,17 +73,11 @@ pub struct Vtpm {
     pub tpm: Tpm,
     /// `binary_bios_measurements`.
     pub event_log: Vec<u8>,
-    /// Where it computes on any.
-    pub gpus: Option<Fleet>,
 }
 
 impl Provider for Vtpm {
     fn endorsement(&self) -> Option<Endorsement> {
         Some(self.tpm.endorsement().clone())
-    }
-
-    fn gpus(&self, head: &TreeHead) -> Result<Gpus, ProviderError> {
-        show(self.gpus.as_ref(), head)
     }
 
     fn attest(
@@ -95,13 +92,6 @@ impl Provider for Vtpm {
 
     fn event_log(&self) -> &[u8] {
         &self.event_log
-    }
-}
-
-fn show(gpus: Option<&Fleet>, head: &TreeHead) -> Result<Gpus, ProviderError> {
-    match gpus {
-        None => Ok(Gpus::default()),
-        Some(gpus) => gpus.show(head, now()?),
     }
 }
 

@@ -27,10 +27,10 @@ use std::thread;
 use agent::admission::{Refused, Shown, admit};
 use agent::collateral::FetchError;
 use agent::fleet::Fleet;
-use agent::gpu::{GpuError, Gpus, Machine, Mode};
+use agent::gpu::{GpuError, Gpus, Machine};
 use agent::manifests::Manifests;
 use agent::ocsp::{self, Responder};
-use attestation::evidence::{GpuCollateral, GpuEvidence};
+use attestation::evidence::{GpuCollateral, GpuEvidence, GpuMode};
 use attestation::nvidia::Trusted;
 use attestation::time::UnixTime;
 use pki::{Certificate, Key, Ocsp};
@@ -390,7 +390,7 @@ impl Gpus for NoGpus {
         panic!("nobody asks")
     }
 
-    fn mode(&self) -> Result<Mode, GpuError> {
+    fn mode(&self) -> Result<GpuMode, GpuError> {
         panic!("nobody asks")
     }
 

@@ -1,6 +1,7 @@
 //! What was checked, and how it came out: the part that people and scripts read.
 
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 use core::error::Error;
 use core::fmt;
 
@@ -54,6 +55,42 @@ impl fmt::Display for Check {
         }
     }
 }
+
+/// Evidence that a policy does not take.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Rejection {
+    /// Every comparison, those that passed too; the last may be where it ended.
+    pub checks: Vec<Check>,
+}
+
+/// The checks, if every one has passed.
+pub(crate) fn all_passed(checks: Vec<Check>) -> Result<Vec<Check>, Rejection> {
+    match checks.iter().all(|check| check.passed) {
+        true => Ok(checks),
+        false => Err(Rejection { checks }),
+    }
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut failed = self.checks.iter().filter(|check| !check.passed).peekable();
+        while let Some(check) = failed.next() {
+            let Check {
+                name,
+                expected,
+                found,
+                ..
+            } = check;
+            write!(f, "{name}: expected {expected}, found {found}")?;
+            if failed.peek().is_some() {
+                f.write_str("; ")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Error for Rejection {}
 
 /// Why evidence was not trusted.
 #[derive(Clone, Debug, Eq, PartialEq, serde::Serialize)]

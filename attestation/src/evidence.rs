@@ -175,6 +175,47 @@ pub struct State {
     /// private use (RFC 8392, section 9.1).
     #[cbor(n(-65537), with = "minicbor::bytes")]
     pub event_log: [u8; 48],
+    /// Nothing where there are no GPUs. For private use like `event_log`.
+    #[n(-65538)]
+    pub gpu_mode: Option<GpuMode>,
+}
+
+/// How the GPUs run: no report says it. It is the driver's word, and the registers
+/// say which driver that is.
+#[derive(Clone, Copy, Debug, Decode, Encode, Eq, PartialEq)]
+#[cbor(map)]
+pub struct GpuMode {
+    /// Confidential computing: memory and bus are closed to the host.
+    #[n(0)]
+    pub confidential: bool,
+    /// For developers: confidential in name only.
+    #[n(1)]
+    pub dev_tools: bool,
+    /// Whether programs may use them.
+    #[n(2)]
+    pub accepting_work: bool,
+}
+
+impl GpuMode {
+    /// The one in which a worker serves.
+    pub const SERVING: Self = Self {
+        confidential: true,
+        dev_tools: false,
+        accepting_work: true,
+    };
+}
+
+impl fmt::Display for GpuMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = |on| if on { "on" } else { "off" };
+        write!(
+            f,
+            "confidential computing {}, DevTools {}, work {}",
+            word(self.confidential),
+            word(self.dev_tools),
+            word(self.accepting_work)
+        )
+    }
 }
 
 fn gpus_digest(gpus: &[GpuEvidence]) -> Digest384 {
@@ -214,15 +255,17 @@ mod tests {
     #[test]
     fn the_platform_signs_gpus_and_state() {
         let (head, _) = batch::tree(&[]);
-        let state = |boot_seed, event_log| State {
+        let state = |boot_seed, event_log, gpu_mode| State {
             boot_seed,
             event_log,
+            gpu_mode,
         };
-        let shown = report_data(&head, &[], &state([7; 32], [8; 48]));
+        let shown = report_data(&head, &[], &state([7; 32], [8; 48], None));
         for (gpus, state) in [
-            (&[][..], state([0; 32], [8; 48])),
-            (&[], state([7; 32], [0; 48])),
-            (&[gpu(b"", b"")], state([7; 32], [8; 48])),
+            (&[][..], state([0; 32], [8; 48], None)),
+            (&[], state([7; 32], [0; 48], None)),
+            (&[], state([7; 32], [8; 48], Some(GpuMode::SERVING))),
+            (&[gpu(b"", b"")], state([7; 32], [8; 48], None)),
         ] {
             assert_ne!(shown, report_data(&head, gpus, &state));
         }

@@ -61,7 +61,7 @@ pub use architecture::Architecture;
 pub use chain::{ChainError, Fault, Role, TrustAnchor, Unasked};
 pub use dsig::DsigError;
 pub use judge::{GpuFiles, judge};
-pub use machine::{Rejection, Trusted, appraise};
+pub use machine::{Trusted, appraise};
 pub use opaque::{Opaque, OpaqueError, PROTECTED_PCIE};
 pub use policy::{Demand, DevicePolicy, Mode, Policy};
 pub use report::{Report, ReportError};

@@ -4,15 +4,15 @@
 //! asked for. Nothing in it can be left unset.
 
 use alloc::boxed::Box;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::error::Error;
 use core::fmt;
 
-use crate::appraisal::{Check, chain};
+use crate::appraisal::{Check, Rejection, all_passed, chain};
 use crate::batch::TreeHead;
 use crate::binding::ReportData;
-use crate::evidence::{self, Evidence, PlatformEvidence};
+use crate::evidence::{self, Evidence, GpuMode, PlatformEvidence};
 use crate::register::{Digest384, TdRegisters};
 use crate::tdx;
 use crate::time::UnixTime;
@@ -97,9 +97,9 @@ impl Policy {
             });
         };
         let anchors: Vec<&[u8]> = policy.anchors.iter().map(Vec::as_slice).collect();
-        endorsement.verify(&anchors, at).map_err(|error| {
-            Rejection::broken("ek-certificate", "a chain to an accepted root", &error)
-        })
+        endorsement
+            .verify(&anchors, at)
+            .map_err(|error| broken("ek-certificate", "a chain to an accepted root", &error))
     }
 
     /// Judges `evidence` for the round of sessions that `head` names.
@@ -116,7 +116,7 @@ impl Policy {
             &Digest384::from_bytes(evidence.state.event_log),
             &Digest384::of(&evidence.event_log),
         );
-        let mut checks: Vec<Check> = [platform, log].into();
+        let mut checks: Vec<Check> = [platform, log, gpu_mode(evidence)].into();
         checks.extend(match (self, &evidence.platform, tpm) {
             (Self::Tdx(policy), PlatformEvidence::Tdx { quote, collateral }, None) => {
                 let (registers, mut checks) =
@@ -139,10 +139,8 @@ impl Policy {
             )]
             .into(),
         });
-        match checks.iter().all(|check| check.passed) {
-            true => Ok(Trusted { checks }),
-            false => Err(Rejection { checks }),
-        }
+        let checks = all_passed(checks)?;
+        Ok(Trusted { checks })
     }
 
     fn platform(&self, found: &'static str) -> Check {
@@ -162,8 +160,8 @@ impl TdxPolicy {
         report_data: &ReportData,
         at: UnixTime,
     ) -> Result<(TdRegisters, Vec<Check>), Rejection> {
-        let quote = tdx::Quote::parse(quote)
-            .map_err(|error| Rejection::broken("quote", "a TDX quote", &error))?;
+        let quote =
+            tdx::Quote::parse(quote).map_err(|error| broken("quote", "a TDX quote", &error))?;
         let parts = collateral.parts();
         #[cfg(feature = "test-root")]
         let collateral = match &self.anchor {
@@ -172,12 +170,10 @@ impl TdxPolicy {
         };
         #[cfg(not(feature = "test-root"))]
         let collateral = tdx::Collateral::verify(parts, at);
-        let collateral = collateral.map_err(|error| {
-            Rejection::broken("collateral", "signed by Intel, and in date", &error)
-        })?;
-        let verified = tdx::verify(quote, &collateral, at).map_err(|error| {
-            Rejection::broken("quote", "signed by a platform of Intel's", &error)
-        })?;
+        let collateral = collateral
+            .map_err(|error| broken("collateral", "signed by Intel, and in date", &error))?;
+        let verified = tdx::verify(quote, &collateral, at)
+            .map_err(|error| broken("quote", "signed by a platform of Intel's", &error))?;
         let registers = verified.body().registers;
         let checks = match verified.appraise(&self.accepted, report_data) {
             Ok(trusted) => trusted.checks().to_vec(),
@@ -196,7 +192,7 @@ impl VtpmPolicy {
     ) -> Result<Vec<Check>, Rejection> {
         let verified = challenge
             .verify(evidence, report_data)
-            .map_err(|error| Rejection::broken("tpm-quote", "signed for this session", &error))?;
+            .map_err(|error| broken("tpm-quote", "signed for this session", &error))?;
         Ok(self.compare(verified.pcrs()))
     }
 
@@ -230,42 +226,21 @@ impl Trusted {
     }
 }
 
-/// A peer that did not: every check, those that passed too.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Rejection {
-    /// In the order in which they were made; the last may be where it ended.
-    pub checks: Vec<Check>,
-}
-
-impl Rejection {
-    /// Evidence that cannot be compared, since it does not even verify.
-    fn broken(name: &'static str, expected: &str, error: &dyn Error) -> Self {
-        Self {
-            checks: [Check::new(name, expected, chain(error), false)].into(),
-        }
+/// Evidence that cannot be compared, since it does not even verify.
+fn broken(name: &'static str, expected: &str, error: &dyn Error) -> Rejection {
+    Rejection {
+        checks: [Check::new(name, expected, chain(error), false)].into(),
     }
 }
 
-impl fmt::Display for Rejection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut failed = self.checks.iter().filter(|check| !check.passed).peekable();
-        while let Some(check) = failed.next() {
-            let Check {
-                name,
-                expected,
-                found,
-                ..
-            } = check;
-            write!(f, "{name}: expected {expected}, found {found}")?;
-            if failed.peek().is_some() {
-                f.write_str("; ")?;
-            }
-        }
-        Ok(())
-    }
+/// Whoever holds the host reads along unless GPUs run as they should, and no report says
+/// whether they do.
+fn gpu_mode(evidence: &Evidence) -> Check {
+    let expected = (!evidence.gpus.is_empty()).then_some(GpuMode::SERVING);
+    let found = evidence.state.gpu_mode;
+    let text = |mode: Option<GpuMode>| mode.map_or("no GPU".into(), |mode| mode.to_string());
+    Check::new("gpu-mode", text(expected), text(found), expected == found)
 }
-
-impl Error for Rejection {}
 
 fn equal<T: PartialEq + fmt::Display>(name: &'static str, expected: &T, found: &T) -> Check {
     Check::new(name, expected, found, expected == found)

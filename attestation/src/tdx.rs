@@ -60,7 +60,7 @@ pub use files::{CollateralFiles, FilesError};
 pub use hex::{Hex, HexError};
 pub use pck::{Configuration, Platform};
 pub(crate) use policy::pin;
-pub use policy::{Accept, IdentityPolicy, PlatformPolicy, Policy, Rejection, Trusted};
+pub use policy::{Accept, IdentityPolicy, PlatformPolicy, Policy, Trusted};
 pub use quote::{Quote, QuoteError, QuoteParts};
 pub use report::{QuotePolicy, Report};
 pub use status::TcbStatus;

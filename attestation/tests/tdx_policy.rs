@@ -206,9 +206,7 @@ fn every_difference_is_reported_and_so_is_every_agreement() {
     assert_eq!(names(trusted.checks()), names(&rejection.checks));
     let text = rejection.to_string();
     assert!(
-        text.starts_with(
-            "the TD is not as the policy wants it; td-debug: 0x0000000000000001, expected 0x0"
-        ),
+        text.starts_with("td-debug: expected 0x0000000000000000, found 0x0000000000000001; "),
         "{text}"
     );
 }

@@ -14,7 +14,7 @@ use attestation::batch;
 use attestation::binding::ReportData;
 use attestation::cbor;
 use attestation::der::DerError;
-use attestation::evidence::{self, GpuCollateral, GpuEvidence, PlatformEvidence, State};
+use attestation::evidence::{self, GpuCollateral, GpuEvidence, GpuMode, PlatformEvidence, State};
 use attestation::policy::{Policy, VtpmBuild, VtpmPolicy};
 use attestation::register::{Digest256, Digest384};
 use attestation::time::{OutsideWindow, UnixTime};
@@ -113,11 +113,12 @@ fn a_tpm_speaks_for_no_gpu() {
         }],
     });
     let (head, _) = batch::tree(&[]);
-    let state = State {
-        boot_seed: [0; 32],
-        event_log: *Digest384::of(&[]).as_bytes(),
-    };
-    let judge = |gpus: Vec<GpuEvidence>| {
+    let judge = |gpus: Vec<GpuEvidence>, gpu_mode: Option<GpuMode>| {
+        let state = State {
+            boot_seed: [0; 32],
+            event_log: *Digest384::of(&[]).as_bytes(),
+            gpu_mode,
+        };
         let challenge = challenge();
         let data = evidence::report_data(&head, &gpus, &state);
         let quote = Attest::good(&data).answer(challenge.credential());
@@ -125,17 +126,17 @@ fn a_tpm_speaks_for_no_gpu() {
             platform: PlatformEvidence::Vtpm(Box::new(quote)),
             gpus,
             gpu_collateral: GpuCollateral::default(),
-            state: state.clone(),
+            state,
             event_log: Vec::new(),
         };
         policy.judge(&shown, &head, Some(challenge), NOW)
     };
-    judge(Vec::new()).unwrap();
+    judge(Vec::new(), None).unwrap();
     let gpu = GpuEvidence {
         report: Vec::new(),
         chain: Vec::new(),
     };
-    let rejection = judge(vec![gpu]).unwrap_err();
+    let rejection = judge(vec![gpu], Some(GpuMode::SERVING)).unwrap_err();
     assert_eq!(rejection.to_string(), "gpus: expected 0, found 1");
 }
 

@@ -7,9 +7,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use attestation::appraisal::Rejection;
 use attestation::batch::PathError;
 use attestation::binding::{ALPN, Binding, Nonce};
-use attestation::policy::{Policy, Rejection, Trusted};
+use attestation::policy::{Policy, Trusted};
 use attestation::protocol::{Refusal, Request, Response};
 use attestation::register::Digest384;
 use attestation::time::UnixTime;

@@ -51,6 +51,7 @@ impl Platform {
             state: State {
                 boot_seed,
                 event_log,
+                gpu_mode: None,
             },
             turn: Turn::default(),
             places: Arc::new(Semaphore::new(MAX_WAITING)),
@@ -121,15 +122,16 @@ impl Platform {
         credential: Option<Credential>,
     ) -> Result<Box<Evidence>, Refusal> {
         let (provider, head) = (Arc::clone(&self.provider), *head);
-        let state = self.state.clone();
+        let mut state = self.state.clone();
         // GPUs first: what they signed is part of what the platform signs.
         let attest = move || {
-            let (gpus, gpu_collateral) = provider.gpus(&head)?;
-            let data = report_data(&head, &gpus, &state);
+            let gpus = provider.gpus(&head)?;
+            state.gpu_mode = gpus.mode;
+            let data = report_data(&head, &gpus.reports, &state);
             Ok(Box::new(Evidence {
                 platform: provider.attest(&data, credential.as_ref())?,
-                gpus,
-                gpu_collateral,
+                gpus: gpus.reports,
+                gpu_collateral: gpus.collateral,
                 state,
                 event_log: provider.event_log().to_vec(),
             }))
@@ -164,7 +166,7 @@ mod tests {
     use super::*;
     use crate::provider::Gpus;
     use attestation::binding::{Nonce, ReportData};
-    use attestation::evidence::{Collateral, GpuCollateral, GpuEvidence, PlatformEvidence};
+    use attestation::evidence::{Collateral, GpuEvidence, GpuMode, PlatformEvidence};
     use attestation::vtpm;
     use futures_util::FutureExt as _;
     use futures_util::future::join_all;
@@ -191,7 +193,11 @@ mod tests {
                 report: head.gpu_nonce(0, 1).to_vec(),
                 chain: Vec::new(),
             };
-            Ok((vec![gpu], GpuCollateral::default()))
+            Ok(Gpus {
+                reports: vec![gpu],
+                mode: Some(GpuMode::SERVING),
+                ..Gpus::default()
+            })
         }
 
         fn attest(
@@ -240,6 +246,7 @@ mod tests {
         let (evidence, path) = answer.unwrap();
         let head = path.head(binding).unwrap();
         assert_eq!(evidence.gpus[0].report, head.gpu_nonce(0, 1));
+        assert_eq!(evidence.state.gpu_mode, Some(GpuMode::SERVING));
         let expected = evidence.report_data(&head);
         let PlatformEvidence::Tdx { quote, .. } = evidence.platform else {
             panic!("no quote");

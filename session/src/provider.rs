@@ -2,7 +2,7 @@
 
 use attestation::batch::TreeHead;
 use attestation::binding::ReportData;
-use attestation::evidence::{GpuCollateral, GpuEvidence, PlatformEvidence};
+use attestation::evidence::{GpuCollateral, GpuEvidence, GpuMode, PlatformEvidence};
 use attestation::vtpm;
 
 /// A root of trust. Calls block, on real hardware for a second and more; they
@@ -29,8 +29,16 @@ pub trait Provider: Send + Sync + 'static {
     fn event_log(&self) -> &[u8];
 }
 
-/// Reports in the order of their nonces, and the collateral for all of them.
-pub type Gpus = (Vec<GpuEvidence>, GpuCollateral);
+/// What a machine shows of its GPUs in one round.
+#[derive(Clone, Debug, Default)]
+pub struct Gpus {
+    /// In the order of their nonces.
+    pub reports: Vec<GpuEvidence>,
+    /// For all of them.
+    pub collateral: GpuCollateral,
+    /// Nothing where there are none.
+    pub mode: Option<GpuMode>,
+}
 
 /// Whatever the platform says; for the worker's own console.
 pub type ProviderError = Box<dyn std::error::Error + Send + Sync>;

@@ -253,6 +253,7 @@ impl Process {
         let (head, _) = batch::tree(&[]);
         let state = State {
             boot_seed: [0; 32],
+            gpu_mode: None,
             event_log: *Digest384::of(&[]).as_bytes(),
         };
         let asked = report_data(&head, &[], &state);

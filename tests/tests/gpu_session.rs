@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use attestation::batch::TreeHead;
 use attestation::binding::ReportData;
-use attestation::evidence::{GpuCollateral, GpuEvidence, PlatformEvidence};
+use attestation::evidence::{GpuCollateral, GpuEvidence, GpuMode, PlatformEvidence};
 use attestation::nvidia::{Demand, DevicePolicy};
 use attestation::policy::{Anchors, Devices, GpuPolicy, Policy};
 use attestation::protocol::Response;
@@ -47,7 +47,7 @@ async fn as_many_gpus_as_the_shape_has_no_more_and_no_less() {
 async fn one_gpu_is_not_two() {
     let twice = |head: &TreeHead| {
         let shown = [0, 1].map(|index| report(0, head.gpu_nonce(index, 2)));
-        (shown.into(), collateral())
+        serving(shown.into())
     };
     let wanted = policy(2, Demand::IfGiven);
     assert_eq!(failed(twice, &wanted).await, ["distinct-devices"]);
@@ -56,9 +56,9 @@ async fn one_gpu_is_not_two() {
 #[tokio::test]
 async fn gpus_answer_in_this_round_and_in_their_order() {
     let exchanged = |head: &TreeHead| {
-        let (mut gpus, collateral) = worker(2)(head);
-        gpus.reverse();
-        (gpus, collateral)
+        let mut gpus = worker(2)(head);
+        gpus.reports.reverse();
+        gpus
     };
     let wanted = policy(2, Demand::IfGiven);
     assert_eq!(failed(exchanged, &wanted).await, ["gpu-report"]);
@@ -97,12 +97,48 @@ async fn another_genuine_report_is_not_what_the_td_signed_for() {
 }
 
 #[tokio::test]
+async fn gpus_that_others_read_along_with_or_that_do_no_work_are_refused() {
+    let serving = GpuMode::SERVING;
+    let modes = [
+        None,
+        Some(GpuMode {
+            confidential: false,
+            ..serving
+        }),
+        Some(GpuMode {
+            dev_tools: true,
+            ..serving
+        }),
+        Some(GpuMode {
+            accepting_work: false,
+            ..serving
+        }),
+    ];
+    for mode in modes {
+        let running = move |head: &TreeHead| Gpus {
+            mode,
+            ..worker(1)(head)
+        };
+        let wanted = policy(1, Demand::IfGiven);
+        assert_eq!(failed(running, &wanted).await, ["gpu-mode"], "{mode:?}");
+    }
+    let without = move |_: &TreeHead| Gpus {
+        mode: Some(serving),
+        ..Gpus::default()
+    };
+    assert_eq!(
+        failed(without, &policy(0, Demand::IfGiven)).await,
+        ["gpu-mode"]
+    );
+}
+
+#[tokio::test]
 async fn without_a_manifest_nobody_knows_what_runs() {
     for (missing, name) in [(0, "driver-rim"), (1, "vbios-rim")] {
         let incomplete = move |head: &TreeHead| {
-            let (gpus, mut collateral) = worker(1)(head);
-            collateral.rims.remove(missing);
-            (gpus, collateral)
+            let mut gpus = worker(1)(head);
+            gpus.collateral.rims.remove(missing);
+            gpus
         };
         let wanted = policy(1, Demand::IfGiven);
         let failed = failed(incomplete, &wanted).await;
@@ -117,9 +153,9 @@ async fn where_answers_of_nvidia_are_required_they_have_to_be_stapled_and_good()
 
     let stapled = |status: &'static [u8]| {
         move |head: &TreeHead| {
-            let (gpus, mut collateral) = worker(1)(head);
-            collateral.ocsp = answers(status).map(Into::into).collect();
-            (gpus, collateral)
+            let mut gpus = worker(1)(head);
+            gpus.collateral.ocsp = answers(status).map(Into::into).collect();
+            gpus
         }
     };
     assert_eq!(failed(stapled(&GOOD), &wanted).await, [""; 0]);
@@ -165,7 +201,15 @@ fn worker(count: u8) -> impl Fn(&TreeHead) -> Gpus + Send + Sync + 'static {
     move |head| {
         let nonce = |number| head.gpu_nonce(number, u32::from(count));
         let shown = (0..count).map(|number| report(number, nonce(u32::from(number))));
-        (shown.collect(), collateral())
+        serving(shown.collect())
+    }
+}
+
+fn serving(reports: Vec<GpuEvidence>) -> Gpus {
+    Gpus {
+        mode: (!reports.is_empty()).then_some(GpuMode::SERVING),
+        reports,
+        collateral: collateral(),
     }
 }
 

@@ -72,7 +72,7 @@ fn verify(gpus: &Machine, unmeasured: &Path) -> anyhow::Result<()> {
     getrandom::fill(&mut nonce).context("no randomness")?;
     let question = Binding::new(&Digest384::ZERO, &[0; 64], &Nonce(nonce));
     let (head, _) = batch::tree(&[question]);
-    let shown = gpus.evidence(&head)?;
+    let (shown, _) = gpus.evidence(&head)?;
 
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
     for device in admit(&shown, &service, UnixTime(now.as_secs()))?.devices() {

@@ -1,9 +1,10 @@
 //! A TPM in software, with an endorsement certificate by a CA of its own.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{self, Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use tempfile::TempDir;
 /// A running `swtpm`; it ends with this value.
 pub(crate) struct Swtpm {
     process: Child,
-    port: u16,
+    address: SocketAddrV4,
     home: TempDir,
 }
 
@@ -27,18 +28,18 @@ impl Swtpm {
         }
         let home = tempfile::tempdir().unwrap();
         manufacture(home.path());
-        let mut attempts = std::iter::repeat_with(|| serve(home.path(), free_ports()));
-        let (process, port) = attempts.find_map(|started| started).unwrap();
+        let (process, address) = serve(home.path());
         Some(Self {
             process,
-            port,
+            address,
             home,
         })
     }
 
     /// For `Tpm::open`. One client at a time.
     pub(crate) fn tcti(&self) -> String {
-        format!("swtpm:host=127.0.0.1,port={}", self.port)
+        let (ip, port) = (self.address.ip(), self.address.port());
+        format!("swtpm:host={ip},port={port}")
     }
 
     /// Issuer of the endorsement certificate, DER.
@@ -119,29 +120,38 @@ fn which(tool: &str) -> PathBuf {
         .unwrap()
 }
 
-/// Returns once the sockets listen, or `None` if another process took the ports.
-fn serve(home: &Path, port: u16) -> Option<(Child, u16)> {
-    let address = |port| format!("type=tcp,bindaddr=127.0.0.1,port={port}");
+/// Returns once it listens on both.
+fn serve(home: &Path) -> (Child, SocketAddrV4) {
+    let ip = own_address();
+    let port = free_ports(ip);
+    let listen = |port| format!("type=tcp,bindaddr={ip},port={port}");
     let mut process = Command::new("swtpm")
         .args(["socket", "--tpm2", "--flags", "startup-clear"])
         .args(["--tpmstate", &format!("dir={}", home.display())])
-        .args(["--server", &address(port)])
-        .args(["--ctrl", &address(port + 1)])
+        .args(["--server", &listen(port)])
+        .args(["--ctrl", &listen(port + 1)])
         .stdin(Stdio::null())
         .spawn()
         .unwrap();
-    while TcpStream::connect((Ipv4Addr::LOCALHOST, port + 1)).is_err() {
-        if process.try_wait().unwrap().is_some() {
-            return None;
+    for port in [port, port + 1] {
+        while TcpStream::connect((ip, port)).is_err() {
+            assert!(process.try_wait().unwrap().is_none(), "swtpm ended");
+            thread::sleep(Duration::from_millis(2));
         }
-        thread::sleep(Duration::from_millis(2));
     }
-    Some((process, port))
+    (process, SocketAddrV4::new(ip, port))
+}
+
+/// A loopback address that no other TPM has: ports that were free a moment ago stay so.
+fn own_address() -> Ipv4Addr {
+    static TPMS: AtomicU32 = AtomicU32::new(1);
+    let (process, tpm) = (process::id() & 0xffff, TPMS.fetch_add(1, Ordering::Relaxed));
+    Ipv4Addr::from_bits(0x7f00_0000 | process << 8 | tpm & 0xff)
 }
 
 /// The library wants the control socket on the port after the server's.
-fn free_ports() -> u16 {
-    let bind = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok();
+fn free_ports(ip: Ipv4Addr) -> u16 {
+    let bind = |port| TcpListener::bind((ip, port)).ok();
     loop {
         let server = bind(0).unwrap();
         let port = server.local_addr().unwrap().port();

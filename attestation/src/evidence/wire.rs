@@ -182,7 +182,7 @@ fn decode_gpus(from: &mut Decoder<'_>) -> Result<Vec<GpuEvidence>, decode::Error
 mod tests {
     use super::*;
     use crate::cbor::CborError;
-    use crate::evidence::{Collateral, State};
+    use crate::evidence::{Collateral, GpuMode, State};
     use alloc::string::String;
     use proptest::prelude::*;
 
@@ -205,6 +205,7 @@ mod tests {
             state: State {
                 boot_seed: [7; 32],
                 event_log: [8; 48],
+                gpu_mode: None,
             },
             event_log: [9; 3].to_vec(),
         }
@@ -220,6 +221,10 @@ mod tests {
             gpu_collateral: GpuCollateral {
                 rims: [[3].to_vec().into()].into(),
                 ..GpuCollateral::default()
+            },
+            state: State {
+                gpu_mode: Some(GpuMode::SERVING),
+                ..td().state
             },
             ..td()
         }

@@ -11,9 +11,8 @@ use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::fmt;
 
-use crate::appraisal::Check;
+use crate::appraisal::{Check, Rejection, all_passed};
 use crate::tdx::Hex;
 
 use super::opaque::{Opaque, PROTECTED_PCIE};
@@ -45,10 +44,8 @@ pub fn appraise(
     if policy.mode == Mode::ProtectedPcie {
         checks.extend(check_links(&gpus, &switches));
     }
-    match checks.iter().all(|check| check.passed) {
-        true => Ok(Trusted { devices, checks }),
-        false => Err(Rejection { checks }),
-    }
+    let checks = all_passed(checks)?;
+    Ok(Trusted { devices, checks })
 }
 
 /// Devices that a policy takes. Holding one is the proof.
@@ -71,23 +68,6 @@ impl Trusted {
         &self.checks
     }
 }
-
-/// A policy does not take the devices.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Rejection {
-    /// Every comparison, those that passed too.
-    pub checks: Vec<Check>,
-}
-
-impl fmt::Display for Rejection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the GPUs are not as the policy wants them")?;
-        let mut failed = self.checks.iter().filter(|check| !check.passed);
-        failed.try_for_each(|check| write!(f, "; {check}"))
-    }
-}
-
-impl core::error::Error for Rejection {}
 
 fn count(name: &'static str, expected: usize, found: usize) -> Check {
     Check::new(name, expected, found, expected == found)

@@ -11,7 +11,7 @@ use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::appraisal::Check;
+use crate::appraisal::{Check, Rejection, all_passed};
 use crate::binding::ReportData;
 use crate::register::{Digest256, Digest384, TdRegisters};
 
@@ -155,13 +155,10 @@ impl Verified {
         let mut checks = self.check_platform(&policy.platform);
         checks.extend(self.check_identity(&policy.identity));
         checks.push(self.check_report_data(report_data));
-        match checks.iter().all(|check| check.passed) {
-            true => Ok(Trusted {
-                verified: self,
-                checks,
-            }),
-            false => Err(Rejection { checks }),
-        }
+        Ok(Trusted {
+            checks: all_passed(checks)?,
+            verified: self,
+        })
     }
 
     /// Compares what does not depend on the software. That is not yet trust.
@@ -285,31 +282,6 @@ impl Trusted {
         &self.checks
     }
 }
-
-/// A policy does not take the TD.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Rejection {
-    /// Every comparison, those that passed too.
-    pub checks: Vec<Check>,
-}
-
-impl fmt::Display for Rejection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the TD is not as the policy wants it")?;
-        let mut failed = self.checks.iter().filter(|check| !check.passed);
-        failed.try_for_each(|check| {
-            let Check {
-                name,
-                found,
-                expected,
-                ..
-            } = check;
-            write!(f, "; {name}: {found}, expected {expected}")
-        })
-    }
-}
-
-impl core::error::Error for Rejection {}
 
 fn check_attributes(body: &TdBody, policy: &PlatformPolicy) -> [Check; 5] {
     let attributes = body.attributes;

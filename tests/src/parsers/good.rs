@@ -7,7 +7,7 @@ use attestation::batch;
 use attestation::binding::{Binding, Nonce, ReportData};
 use attestation::eventlog::Log;
 use attestation::evidence::{
-    Collateral as Stapled, Evidence, GpuCollateral, PlatformEvidence, State,
+    Collateral as Stapled, Evidence, GpuCollateral, GpuMode, PlatformEvidence, State,
 };
 use attestation::nvidia::{self, Report, Revocation};
 use attestation::register::Digest384;
@@ -121,6 +121,7 @@ pub(super) fn evidence() -> Evidence {
         gpu_collateral: GpuCollateral::default(),
         state: State {
             boot_seed: [7; 32],
+            gpu_mode: Some(GpuMode::SERVING),
             event_log: [8; 48],
         },
         event_log: vec![9; 3],
