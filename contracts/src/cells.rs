@@ -90,6 +90,32 @@ impl<'a> Load<'a> for Moment {
     }
 }
 
+/// All bytes that a cell still has.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Rest(pub Vec<u8>);
+
+impl Store for Rest {
+    fn store_into(&self, builder: &mut CellBuilder, _: &dyn CellContext) -> Result<(), Error> {
+        let bits = self.0.len().checked_mul(8).ok_or(Error::CellOverflow)?;
+        builder.store_raw(
+            &self.0,
+            u16::try_from(bits).map_err(|_| Error::CellOverflow)?,
+        )
+    }
+}
+
+impl<'a> Load<'a> for Rest {
+    fn load_from(slice: &mut CellSlice<'a>) -> Result<Self, Error> {
+        let bits = slice.size_bits();
+        if !bits.is_multiple_of(8) {
+            return Err(Error::InvalidData);
+        }
+        let mut bytes = vec![0; usize::from(bits / 8)];
+        slice.load_raw(&mut bytes, bits)?;
+        Ok(Self(bytes))
+    }
+}
+
 /// Cells that each hold a piece and refer to the next.
 pub(crate) fn chain(pieces: &[&[u8]]) -> Result<Cell, Error> {
     let mut next: Option<Cell> = None;

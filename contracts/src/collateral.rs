@@ -46,13 +46,13 @@ impl State {
 /// What certificates come from.
 ///
 /// ```text
-/// _ root_list:(Maybe ^RevocationList) platform_ca:(Maybe ^Authority)
+/// _ root_list:(Maybe RevocationList) platform_ca:(Maybe ^Authority)
 ///   processor_ca:(Maybe ^Authority) = Authorities;
 /// ```
 #[derive(Clone, Debug, Eq, Load, PartialEq, Store)]
 pub struct Authorities {
     /// What the root took back.
-    pub root_list: Option<Lazy<RevocationList>>,
+    pub root_list: Option<RevocationList>,
     /// Intel SGX PCK Platform CA.
     pub platform_ca: Option<Lazy<Authority>>,
     /// Intel SGX PCK Processor CA.
@@ -62,7 +62,7 @@ pub struct Authorities {
 /// What issues PCK certificates.
 ///
 /// ```text
-/// _ x:uint256 serial:uint160 window:Window list:(Maybe ^RevocationList) = Authority;
+/// _ x:uint256 serial:uint160 window:Window list:(Maybe RevocationList) = Authority;
 /// ```
 #[derive(Clone, Debug, Eq, Load, PartialEq, Store)]
 pub struct Authority {
@@ -73,7 +73,7 @@ pub struct Authority {
     /// Of its certificate.
     pub window: Window,
     /// What it took back.
-    pub list: Option<Lazy<RevocationList>>,
+    pub list: Option<RevocationList>,
 }
 
 /// Serial numbers that an issuer took back.
@@ -105,23 +105,21 @@ pub struct Window {
 /// Levels of one processor family.
 ///
 /// ```text
-/// _ issue:Window signer:uint160 signer_window:Window evaluation:uint32 pce_id:uint16
-///   levels:^PlatformLevel modules:(Maybe ^Module) = TcbInfo;
+/// _ window:Window signer:uint160 evaluation:uint32 pce_id:uint16
+///   levels:PlatformLevel modules:(Maybe ^Module) = TcbInfo;
 /// ```
 #[derive(Clone, Debug, Eq, Load, PartialEq, Store)]
 pub struct TcbInfo {
-    /// Of the document.
-    pub issue: Window,
-    /// Serial number of the certificate that signed it.
+    /// Of the document and of its signer's certificate.
+    pub window: Window,
+    /// Serial number of that certificate.
     pub signer: Bytes<20>,
-    /// Of that certificate.
-    pub signer_window: Window,
     /// Number of the TCB recovery.
     pub evaluation: u32,
     /// Which provisioning certification enclave.
     pub pce_id: u16,
     /// Best first.
-    pub levels: Lazy<PlatformLevel>,
+    pub levels: PlatformLevel,
     /// TDX modules.
     pub modules: Option<Lazy<Module>>,
 }
@@ -129,17 +127,17 @@ pub struct TcbInfo {
 /// What a platform must have to be at a level.
 ///
 /// ```text
-/// _ components:uint128 pce_svn:uint16 tdx_components:uint128 lacks:uint8
+/// _ components:uint128 tdx_components:uint128 pce_svn:uint16 lacks:uint8
 ///   next:(Maybe ^PlatformLevel) = PlatformLevel;
 /// ```
 #[derive(Clone, Debug, Eq, Load, PartialEq, Store)]
 pub struct PlatformLevel {
     /// 16 SVNs of SGX.
     pub components: u128,
-    /// SVN of the provisioning certification enclave.
-    pub pce_svn: u16,
     /// 16 SVNs of TDX.
     pub tdx_components: u128,
+    /// SVN of the provisioning certification enclave.
+    pub pce_svn: u16,
     /// What is missing there.
     pub lacks: Lacks,
     /// The next lower one.
@@ -149,14 +147,14 @@ pub struct PlatformLevel {
 /// Levels of a TDX module.
 ///
 /// ```text
-/// _ version:uint8 levels:^VersionLevel next:(Maybe ^Module) = Module;
+/// _ version:uint8 levels:VersionLevel next:(Maybe ^Module) = Module;
 /// ```
 #[derive(Clone, Debug, Eq, Load, PartialEq, Store)]
 pub struct Module {
     /// Major version.
     pub version: u8,
     /// Best first.
-    pub levels: Lazy<VersionLevel>,
+    pub levels: VersionLevel,
     /// Another one.
     pub next: Option<Lazy<Self>>,
 }
@@ -179,19 +177,17 @@ pub struct VersionLevel {
 /// Which enclave may make attestation keys.
 ///
 /// ```text
-/// _ issue:Window signer:uint160 signer_window:Window evaluation:uint32
+/// _ window:Window signer:uint160 evaluation:uint32
 ///   misc_select:uint32 misc_select_mask:uint32 attributes:uint128
 ///   attributes_mask:uint128 mr_signer:uint256 product_id:uint16
-///   levels:^VersionLevel = QeIdentity;
+///   levels:VersionLevel = QeIdentity;
 /// ```
 #[derive(Clone, Debug, Eq, Load, PartialEq, Store)]
 pub struct QeIdentity {
-    /// Of the document.
-    pub issue: Window,
-    /// Serial number of the certificate that signed it.
+    /// Of the document and of its signer's certificate.
+    pub window: Window,
+    /// Serial number of that certificate.
     pub signer: Bytes<20>,
-    /// Of that certificate.
-    pub signer_window: Window,
     /// Number of the TCB recovery.
     pub evaluation: u32,
     /// MISCSELECT.
@@ -207,13 +203,13 @@ pub struct QeIdentity {
     /// ISVPRODID.
     pub product_id: u16,
     /// Best first.
-    pub levels: Lazy<VersionLevel>,
+    pub levels: VersionLevel,
 }
 
 /// The root's list of certificates that it took back.
 ///
 /// ```text
-/// post_root_list#50435231 query_id:uint64 list:^Cell signature:^Signature = PostRootList;
+/// post_root_list#50435231 query_id:uint64 list:^Cell signature:Signature = PostRootList;
 /// ```
 #[derive(Clone, Debug, Load, Store)]
 #[tlb(tag = "#50435231")]
@@ -223,7 +219,7 @@ pub struct PostRootList {
     /// Body of the list.
     pub list: Cell,
     /// By the root.
-    pub signature: Lazy<Signature>,
+    pub signature: Signature,
 }
 
 impl PostRootList {
@@ -242,7 +238,7 @@ impl PostRootList {
 ///
 /// ```text
 /// post_authority#50434131 query_id:uint64 is_processor_ca:Bool certificate:^Cell
-///   signature:^Signature = PostAuthority;
+///   signature:Signature = PostAuthority;
 /// ```
 #[derive(Clone, Debug, Load, Store)]
 #[tlb(tag = "#50434131")]
@@ -254,7 +250,7 @@ pub struct PostAuthority {
     /// Body of its certificate.
     pub certificate: Cell,
     /// By the root.
-    pub signature: Lazy<Signature>,
+    pub signature: Signature,
 }
 
 impl PostAuthority {
@@ -274,7 +270,7 @@ impl PostAuthority {
 ///
 /// ```text
 /// post_authority_list#50435232 query_id:uint64 is_processor_ca:Bool list:^Cell
-///   signature:^Signature = PostAuthorityList;
+///   signature:Signature = PostAuthorityList;
 /// ```
 #[derive(Clone, Debug, Load, Store)]
 #[tlb(tag = "#50435232")]
@@ -286,7 +282,7 @@ pub struct PostAuthorityList {
     /// Body of the list.
     pub list: Cell,
     /// By the CA.
-    pub signature: Lazy<Signature>,
+    pub signature: Signature,
 }
 
 impl PostAuthorityList {
@@ -352,7 +348,7 @@ impl PostQeIdentity {
 /// A document with the certificate of its signer.
 ///
 /// ```text
-/// _ signer:^Cell signer_signature:^Signature text:^Cell text_signature:^Signature
+/// _ signer:^Cell signer_signature:Signature text:^Cell text_signature:Signature
 ///   = Document;
 /// ```
 #[derive(Clone, Debug, Load, Store)]
@@ -360,11 +356,11 @@ pub struct Document {
     /// Body of the signer's certificate.
     pub signer: Cell,
     /// By the root.
-    pub signer_signature: Lazy<Signature>,
+    pub signer_signature: Signature,
     /// What is signed.
     pub text: Cell,
     /// By the signer.
-    pub text_signature: Lazy<Signature>,
+    pub text_signature: Signature,
 }
 
 impl Document {
@@ -385,7 +381,7 @@ impl Document {
     }
 }
 
-fn signed_list(list: &[u8], issuer: &[u8]) -> Result<(Cell, Lazy<Signature>), EvidenceError> {
+fn signed_list(list: &[u8], issuer: &[u8]) -> Result<(Cell, Signature), EvidenceError> {
     let (signed, _) = Signed::read(list, "CRL")?;
     let issuer = Certificate::parse(issuer)?;
     let signature = hint_der("revocation list", &issuer, &signed)?;

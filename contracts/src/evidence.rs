@@ -1,17 +1,21 @@
 //! Evidence, cut into cells where the contracts want it cut.
 //!
-//! A cut needs no trust: a contract hashes what it gets, whole, and refuses what it
-//! finds in the wrong place. Nothing here has been verified.
+//! Of a quote, a QE report and a certificate a contract is given what varies, and puts
+//! it between what it knows; lists and documents it is given whole. A cut needs no
+//! trust: what a contract hashes is what was signed, or it refuses. Nothing here has
+//! been verified.
 //!
 //! Layouts: the heads of `tolk/quote.tolk`, `qe-report.tolk`, `certificate.tolk`,
 //! `pck.tolk`, `revocation-list.tolk` and `json.tolk`.
 
 use attestation::certificate::{Certificate, Signed};
-use attestation::der::{CONTEXT_0, CONTEXT_3, Der, DerError, INTEGER, SEQUENCE, UTC_TIME};
+use attestation::der::{
+    CONTEXT_0, CONTEXT_3, Der, DerError, ENUMERATED, INTEGER, OCTET_STRING, OID, SEQUENCE, UTC_TIME,
+};
 use attestation::pem::PemError;
 use attestation::tdx::Document;
 use sha2::{Digest as _, Sha256};
-use tycho_types::cell::{Cell, Lazy};
+use tycho_types::cell::{Cell, CellBuilder};
 use tycho_types::error::Error;
 
 use crate::cells::{Bytes, chain};
@@ -35,11 +39,11 @@ pub enum EvidenceError {
         error: HintError,
     },
     /// Shaped as the contract does not read it.
-    #[error("{of} is not shaped as the contract reads it: no place to cut after byte {offset}")]
+    #[error("{of} is not shaped as the contract knows it from byte {offset} on")]
     Shape {
         /// What was to be cut.
         of: &'static str,
-        /// Where the piece begins that is too long.
+        /// Where the piece begins that does not fit.
         offset: usize,
     },
     /// The PCK chain is not text of the expected form.
@@ -56,11 +60,9 @@ pub(crate) fn hint(
     key: &[u8; 64],
     message: &[u8],
     signature: &[u8; 64],
-) -> Result<Lazy<Signature>, EvidenceError> {
+) -> Result<Signature, EvidenceError> {
     let digest = Sha256::digest(message).into();
-    let signature = Signature::new(key, &digest, signature)
-        .map_err(|error| EvidenceError::Hint { of, error })?;
-    Ok(Lazy::new(&signature)?)
+    Signature::new(key, &digest, signature).map_err(|error| EvidenceError::Hint { of, error })
 }
 
 /// The same for what has its signature in DER.
@@ -68,7 +70,7 @@ pub(crate) fn hint_der(
     of: &'static str,
     signer: &Certificate<'_>,
     signed: &Signed<'_>,
-) -> Result<Lazy<Signature>, EvidenceError> {
+) -> Result<Signature, EvidenceError> {
     let mut outer = Der::new(signed.signature);
     let mut numbers = outer.nested(SEQUENCE, "signature")?;
     let bad = DerError::Value { field: "signature" };
@@ -91,93 +93,192 @@ pub(crate) fn key(certificate: &Certificate<'_>) -> Result<[u8; 64], EvidenceErr
     }
 }
 
-/// A quote's signed part.
-pub(crate) fn quote(signed: &[u8]) -> Result<Cell, EvidenceError> {
-    let head = match signed.first() {
-        Some(4) => 112,
-        _ => 118,
-    };
-    let lengths = [head, 120, 96, 96, 96, 112, 64, 81, 100, 56];
-    Ok(chain(&pieces("quote", signed, &lengths)?)?)
+/// What varies in a quote's signed part.
+pub(crate) struct QuoteCut<'a> {
+    first: Vec<u8>,
+    rest: Vec<Vec<u8>>,
+    pub configuration: &'a [u8; 48],
+    pub launch_tcb: &'a [u8; 16],
+    /// As `quote.tolk` numbers them.
+    pub kind: u8,
+    pub current_tcb: Option<&'a [u8; 16]>,
 }
 
-/// A quoting enclave's report.
-pub(crate) fn qe_report(report: &[u8; 384]) -> Result<Cell, EvidenceError> {
-    Ok(chain(&pieces("QE report", report, &[96, 64, 100, 124])?)?)
+impl QuoteCut<'_> {
+    /// The first of its cells, which refers to the next and to what has no other place.
+    pub(crate) fn cell(&self, enclave: Cell, certificate: Cell) -> Result<Cell, EvidenceError> {
+        let rest: Vec<&[u8]> = self.rest.iter().map(Vec::as_slice).collect();
+        cell_of(&[&self.first], &[chain(&rest)?, enclave, certificate])
+    }
+}
+
+pub(crate) fn quote(signed: &[u8]) -> Result<QuoteCut<'_>, EvidenceError> {
+    let mut cut = Cut::new("quote", signed);
+    let version: &[u8; 2] = cut.take()?;
+    cut.literal(&[2, 0, 0x81, 0, 0, 0])?;
+    let versions: &[u8; 4] = cut.take()?;
+    cut.literal(&VENDOR)?;
+    let user: &[u8; 20] = cut.take()?;
+    let kind = match version {
+        [4, 0] => 0,
+        [5, 0] => match cut.take()? {
+            [2, 0, 0x48, 2, 0, 0] => 1,
+            [3, 0, 0x88, 2, 0, 0] => 2,
+            [4, 0, 0x75, 3, 0, 0] => 3,
+            _ => return Err(cut.here()),
+        },
+        _ => return Err(cut.here()),
+    };
+    let launch_tcb = cut.take()?;
+    let seam: &[u8; 48] = cut.take()?;
+    cut.zeros(56)?;
+    let flags: &[u8; 16] = cut.take()?;
+    let launch: &[u8; 48] = cut.take()?;
+    let configuration = cut.take()?;
+    cut.zeros(96)?;
+    let register0: &[u8; 48] = cut.take()?;
+    let registers12: &[u8; 96] = cut.take()?;
+    let register3: &[u8; 48] = cut.take()?;
+    let _report_data: &[u8; 64] = cut.take()?;
+    let mut rest = vec![
+        [&flags[..], launch, register0].concat(),
+        registers12.to_vec(),
+    ];
+    let mut current_tcb = None;
+    if kind >= 2 {
+        current_tcb = Some(cut.take()?);
+        cut.zeros(48)?;
+    }
+    if kind == 3 {
+        cut.zeros(1)?;
+        rest.push(cut.take::<80>()?.to_vec());
+        cut.zeros(48)?;
+        let made: &[u8; 52] = cut.take()?;
+        cut.zeros(48)?;
+        rest.push([&made[..], cut.take::<8>()?].concat());
+    }
+    cut.end()?;
+    Ok(QuoteCut {
+        first: [&versions[..], user, seam, register3].concat(),
+        rest,
+        configuration,
+        launch_tcb,
+        kind,
+        current_tcb,
+    })
+}
+
+/// What varies in a quoting enclave's report: what Collateral is to know, and the rest.
+pub(crate) fn qe_report(report: &[u8; 384]) -> Result<([u8; 56], [u8; 48]), EvidenceError> {
+    let mut cut = Cut::new("QE report", report);
+    let cpu_svn: &[u8; 16] = cut.take()?;
+    let misc_select: &[u8; 4] = cut.take()?;
+    cut.zeros(28)?;
+    let attributes: &[u8; 16] = cut.take()?;
+    let measurement: &[u8; 32] = cut.take()?;
+    cut.zeros(32)?;
+    let signer: &[u8; 32] = cut.take()?;
+    cut.zeros(96)?;
+    let versions: &[u8; 4] = cut.take()?;
+    cut.zeros(60)?;
+    let _key: &[u8; 32] = cut.take()?;
+    cut.zeros(32)?;
+    cut.end()?;
+    let known = [&misc_select[..], attributes, signer, versions].concat();
+    let rest = [&cpu_svn[..], measurement].concat();
+    Ok((sized(&known)?, sized(&rest)?))
 }
 
 /// The body of any certificate of Intel's.
 pub(crate) fn certificate(body: &[u8]) -> Result<Cell, EvidenceError> {
-    let (mut cells, extensions) = certificate_head(body)?;
-    cells.extend(extensions.chunks(CELL));
-    Ok(chain(&cells)?)
+    let head = certificate_head(body)?;
+    cell_of(&[&head.fixed, head.serial], &[chunks(head.extensions)?])
 }
 
-/// The body of a PCK certificate, and how many cells are between the first of its
-/// extensions and its TCB components.
-pub(crate) fn pck(body: &[u8]) -> Result<(Cell, u8), EvidenceError> {
-    let (mut cells, extensions) = certificate_head(body)?;
+/// The body of a PCK certificate.
+pub(crate) struct PckCut<'a> {
+    pub certificate: Cell,
+    /// Components and PCESVN.
+    pub versions: [u8; 17],
+    /// PCEID, FMSPC, and the serial number with its length.
+    pub platform: [&'a [u8]; 3],
+}
+
+pub(crate) fn pck(body: &[u8]) -> Result<PckCut<'_>, EvidenceError> {
+    let head = certificate_head(body)?;
     let missing = DerError::Missing {
         field: "SGX TCB components",
     };
-    let at = extensions
+    let at = head
+        .extensions
         .windows(COMPONENT_1.len())
         .position(|window| window == COMPONENT_1)
         .and_then(|at| at.checked_sub(2))
         .ok_or(missing)?;
-    let (before, mut rest) = extensions.split_at_checked(at).ok_or(missing)?;
-    let before: Vec<_> = before.chunks(CELL).collect();
-    let between = before.len().saturating_sub(1);
-    cells.extend(before);
-    // Components 1-6, 7-11, 12-16, PCESVN.
-    for count in [6, 5, 5, 1] {
-        let mut entries = Der::new(rest);
-        let len = (0..count).try_fold(0_usize, |len, _| {
-            let entry = entries.whole(SEQUENCE, "SGX TCB components")?;
-            Ok::<_, DerError>(len.saturating_add(entry.len()))
-        })?;
-        let (piece, after) = rest.split_at_checked(len).ok_or(missing)?;
-        cells.push(piece);
-        rest = after;
+    let (before, rest) = head.extensions.split_at_checked(at).ok_or(missing)?;
+    let mut entries = Der::new(rest);
+    let mut next = |tag, field| {
+        let mut entry = entries.nested(SEQUENCE, field)?;
+        entry.value(OID, field)?;
+        entry.value(tag, field)
+    };
+    let mut versions = [0; 17];
+    for version in &mut versions {
+        let field = "SGX TCB components";
+        let Bytes([svn]) = Bytes::of_end(next(INTEGER, field)?).ok_or(DerError::Value { field })?;
+        *version = svn;
     }
-    // CPUSVN, PCEID, FMSPC, SGX type.
-    let (names, rest) = rest.split_at_checked(90).ok_or(missing)?;
-    cells.push(names);
-    cells.extend(rest.chunks(CELL));
-    let between = u8::try_from(between).map_err(|_| missing)?;
-    Ok((chain(&cells)?, between))
+    let cpu_svn = next(OCTET_STRING, "CPUSVN")?;
+    let pce_id = next(OCTET_STRING, "PCEID")?;
+    let fmspc = next(OCTET_STRING, "FMSPC")?;
+    let sgx_type = next(ENUMERATED, "SGX type")?;
+    let after = chunks(entries.rest())?;
+    let values = [&head.fixed[..], cpu_svn, sgx_type];
+    Ok(PckCut {
+        certificate: cell_of(&values, &[chunks(before)?, after])?,
+        platform: [pce_id, fmspc, head.serial],
+        versions,
+    })
 }
 
-/// The cells up to the key, and what follows it.
-fn certificate_head(body: &[u8]) -> Result<(Vec<&[u8]>, &[u8]), EvidenceError> {
+/// What every certificate of Intel's has, and what varies in it.
+struct Head<'a> {
+    /// Length of the whole, notBefore, notAfter and key.
+    fixed: [u8; 90],
+    /// With its length.
+    serial: &'a [u8],
+    extensions: &'a [u8],
+}
+
+fn certificate_head(body: &[u8]) -> Result<Head<'_>, EvidenceError> {
+    let mut whole = Cut::new("certificate", body);
+    whole.literal(&[0x30, 0x82])?;
+    let length: &[u8; 2] = whole.take()?;
     let mut fields = Der::new(body).nested(SEQUENCE, "certificate")?;
-    let version = fields.whole(CONTEXT_0, "version")?;
-    let serial = fields.whole(INTEGER, "serial number")?;
-    let algorithm = fields.whole(SEQUENCE, "signature algorithm")?;
-    let issuer = fields.whole(SEQUENCE, "issuer")?;
-    let validity = fields.whole(SEQUENCE, "validity")?;
-    let subject = fields.whole(SEQUENCE, "subject")?;
+    fields.whole(CONTEXT_0, "version")?;
+    let (_, serial) = fields
+        .whole(INTEGER, "serial number")?
+        .split_at_checked(1)
+        .unwrap_or_default();
+    fields.whole(SEQUENCE, "signature algorithm")?;
+    fields.whole(SEQUENCE, "issuer")?;
+    let mut validity = fields.nested(SEQUENCE, "validity")?;
+    let from = validity.value(UTC_TIME, "notBefore")?;
+    let until = validity.value(UTC_TIME, "notAfter")?;
+    fields.whole(SEQUENCE, "subject")?;
     let key = fields.whole(SEQUENCE, "subject public key")?;
     let extensions = fields.whole(CONTEXT_3, "extensions")?;
-    let lengths = [
-        header_len(
-            body,
-            &[
-                version, serial, algorithm, issuer, validity, subject, key, extensions,
-            ],
-        )
-        .saturating_add(version.len())
-        .saturating_add(serial.len()),
-        algorithm.len().saturating_add(issuer.len()),
-        validity.len(),
-        subject.len(),
-        key.len(),
-    ];
-    let head = lengths
-        .iter()
-        .fold(0_usize, |sum, len| sum.saturating_add(*len));
-    let (head, _) = body.split_at_checked(head).unwrap_or((body, &[]));
-    Ok((pieces("certificate", head, &lengths)?, extensions))
+    let (_, point) = key
+        .split_at_checked(key.len().saturating_sub(64))
+        .unwrap_or_default();
+    let digits = |time: &'_ [u8]| time.split_last().map(|(_, digits)| digits.to_vec());
+    let times = [digits(from), digits(until)].map(Option::unwrap_or_default);
+    let fixed = [&length[..], &times.concat(), point].concat();
+    Ok(Head {
+        fixed: sized(&fixed)?,
+        serial,
+        extensions,
+    })
 }
 
 /// The body of a revocation list.
@@ -230,32 +331,79 @@ pub(crate) fn document(
     Ok((text, signature, chain(&cells)?))
 }
 
-/// Cuts at `lengths`; those that lie beyond the end are not there.
-fn pieces<'a>(
-    of: &'static str,
-    mut bytes: &'a [u8],
-    lengths: &[usize],
-) -> Result<Vec<&'a [u8]>, EvidenceError> {
-    let whole = bytes.len();
-    let mut pieces = Vec::new();
-    for len in lengths {
-        if bytes.is_empty() {
-            break;
-        }
-        let offset = whole.saturating_sub(bytes.len());
-        let (piece, rest) = bytes
-            .split_at_checked(*len)
-            .filter(|_| *len <= CELL)
-            .ok_or(EvidenceError::Shape { of, offset })?;
-        pieces.push(piece);
-        bytes = rest;
+/// A cell of some values that refers to some cells.
+pub(crate) fn cell_of(values: &[&[u8]], cells: &[Cell]) -> Result<Cell, EvidenceError> {
+    let bytes = values.concat();
+    let mut builder = CellBuilder::new();
+    let bits = u16::try_from(bytes.len().saturating_mul(8)).map_err(|_| Error::CellOverflow)?;
+    builder.store_raw(&bytes, bits)?;
+    for cell in cells {
+        builder.store_reference(cell.clone())?;
     }
-    match bytes.len() {
-        0 => Ok(pieces),
-        left => Err(EvidenceError::Shape {
+    Ok(builder.build()?)
+}
+
+fn chunks(bytes: &[u8]) -> Result<Cell, EvidenceError> {
+    Ok(chain(&bytes.chunks(CELL).collect::<Vec<_>>())?)
+}
+
+fn sized<const N: usize>(bytes: &[u8]) -> Result<[u8; N], EvidenceError> {
+    let bad = DerError::Value { field: "values" };
+    Ok(bytes.try_into().map_err(|_| bad)?)
+}
+
+/// Reads what has a place in a structure.
+struct Cut<'a> {
+    of: &'static str,
+    whole: usize,
+    rest: &'a [u8],
+}
+
+impl<'a> Cut<'a> {
+    const fn new(of: &'static str, bytes: &'a [u8]) -> Self {
+        Self {
             of,
-            offset: whole.saturating_sub(left),
-        }),
+            whole: bytes.len(),
+            rest: bytes,
+        }
+    }
+
+    fn take<const N: usize>(&mut self) -> Result<&'a [u8; N], EvidenceError> {
+        let (piece, rest) = self.rest.split_first_chunk().ok_or_else(|| self.here())?;
+        self.rest = rest;
+        Ok(piece)
+    }
+
+    fn literal(&mut self, expected: &[u8]) -> Result<(), EvidenceError> {
+        self.rest = self
+            .rest
+            .strip_prefix(expected)
+            .ok_or_else(|| self.here())?;
+        Ok(())
+    }
+
+    fn zeros(&mut self, count: usize) -> Result<(), EvidenceError> {
+        let (_, rest) = self
+            .rest
+            .split_at_checked(count)
+            .filter(|(zeros, _)| zeros.iter().all(|byte| *byte == 0))
+            .ok_or_else(|| self.here())?;
+        self.rest = rest;
+        Ok(())
+    }
+
+    fn end(&self) -> Result<(), EvidenceError> {
+        self.rest
+            .is_empty()
+            .then_some(())
+            .ok_or_else(|| self.here())
+    }
+
+    const fn here(&self) -> EvidenceError {
+        EvidenceError::Shape {
+            of: self.of,
+            offset: self.whole.saturating_sub(self.rest.len()),
+        }
     }
 }
 
@@ -308,6 +456,11 @@ const PLACES: [&str; 14] = [
     ",\"advisoryIDs\":[",
     "\"INTEL-SA-",
     "\"tcbEvaluationDataNumber\":",
+];
+
+/// QE vendor 939a7233-f79c-4ca9-940a-0db3957f0607.
+const VENDOR: [u8; 16] = [
+    0x93, 0x9a, 0x72, 0x33, 0xf7, 0x9c, 0x4c, 0xa9, 0x94, 0x0a, 0x0d, 0xb3, 0x95, 0x7f, 0x06, 0x07,
 ];
 
 /// OID 1.2.840.113741.1.13.1.2.1, with tag and length.

@@ -4,66 +4,42 @@
 //! owner --Attest--> Node --Appraise--> Collateral --Admit--> Registry --Admitted--> Node
 //! ```
 
-use tycho_types::cell::{Cell, HashBytes, Lazy, Load, Store};
+use tycho_types::cell::{Cell, CellBuilder, CellContext, CellSlice, HashBytes, Lazy, Load, Store};
+use tycho_types::error::Error;
 use tycho_types::models::StdAddr;
 
-use crate::cells::{Bytes, Moment};
+use crate::cells::{Bytes, Moment, Rest};
+use crate::node::Attestation;
 
-/// Which software runs in a TD.
-///
-/// ```text
-/// _ build:uint256 configuration:bits384 = Software;
-/// ```
-#[derive(Clone, Debug, Eq, Load, PartialEq, Store)]
-pub struct Software {
-    /// SHA-256 of MRTD and RTMR0 to RTMR3.
-    pub build: HashBytes,
-    /// MRCONFIGID.
-    pub configuration: Bytes<48>,
-}
-
-/// What a platform's certificate and its TDX module say of the platform.
-///
-/// ```text
-/// _ issuer:uint256 is_processor_ca:Bool serial:uint160 not_after:uint40 fmspc:uint48
-///   pce_id:uint16 components:uint128 pce_svn:uint16 launch_tcb:uint128
-///   current_tcb:(Maybe uint128) = Platform;
-/// ```
-#[derive(Clone, Debug, Eq, Load, PartialEq, Store)]
-pub struct Platform {
-    /// Coordinate of the key that issued the certificate.
-    pub issuer: HashBytes,
-    /// Under which of two names.
-    pub is_processor_ca: bool,
-    /// Of the certificate.
-    pub serial: Bytes<20>,
-    /// Of the certificate.
-    pub not_after: Moment,
-    /// Family of the processor.
-    pub fmspc: Bytes<6>,
-    /// Which provisioning certification enclave.
-    pub pce_id: u16,
-    /// SVNs of 16 SGX components.
-    pub components: u128,
-    /// SVN of that enclave.
-    pub pce_svn: u16,
-    /// TEE_TCB_SVN.
-    pub launch_tcb: u128,
-    /// TEE_TCB_SVN_2, where the quote has it.
-    pub current_tcb: Option<u128>,
-}
-
-/// What the quoting enclave reports of itself.
+/// What the quoting enclave reports of itself, and the PCK certificate of a platform.
+/// Numbers are as in the bytes that were signed: what Intel writes little-endian is so.
 ///
 /// ```text
 /// _ misc_select:uint32 attributes:uint128 signer:uint256 product_id:uint16 svn:uint16
-///   = Enclave;
+///   components:uint128 pce_svn:uint8 pce_id:uint16 fmspc:uint48 serial:Bytes = Platform;
 /// ```
 #[derive(Clone, Debug, Eq, Load, PartialEq, Store)]
+pub struct Platform {
+    /// MISCSELECT, ATTRIBUTES, MRSIGNER, ISVPRODID, ISVSVN.
+    pub enclave: Enclave,
+    /// SVNs of 16 SGX components.
+    pub components: u128,
+    /// SVN of the provisioning certification enclave.
+    pub pce_svn: u8,
+    /// Which of those enclaves.
+    pub pce_id: u16,
+    /// Family of the processor.
+    pub fmspc: Bytes<6>,
+    /// Of the certificate, with its length.
+    pub serial: Rest,
+}
+
+/// Of a [`Platform`].
+#[derive(Clone, Debug, Eq, Load, PartialEq, Store)]
 pub struct Enclave {
-    /// MISCSELECT, in memory order.
+    /// MISCSELECT.
     pub misc_select: u32,
-    /// ATTRIBUTES, in memory order.
+    /// ATTRIBUTES.
     pub attributes: u128,
     /// MRSIGNER.
     pub signer: HashBytes,
@@ -73,11 +49,67 @@ pub struct Enclave {
     pub svn: u16,
 }
 
+/// What a quote says of a TD and of the TDX module.
+///
+/// ```text
+/// _ configuration:bits384 launch_tcb:uint128 kind:(## 2) current_tcb:(kind >= 2)?uint128
+///   = Software;
+/// ```
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Software {
+    /// MRCONFIGID.
+    pub configuration: Bytes<48>,
+    /// TEE_TCB_SVN.
+    pub launch_tcb: u128,
+    /// Version 4, or body 2, 3 or 4 of version 5.
+    pub kind: u8,
+    /// TEE_TCB_SVN_2, where the quote has it.
+    pub current_tcb: Option<u128>,
+}
+
+impl Store for Software {
+    fn store_into(
+        &self,
+        builder: &mut CellBuilder,
+        context: &dyn CellContext,
+    ) -> Result<(), Error> {
+        if self.current_tcb.is_some() != (self.kind >= 2) {
+            return Err(Error::InvalidData);
+        }
+        self.configuration.store_into(builder, context)?;
+        builder.store_u128(self.launch_tcb)?;
+        builder.store_small_uint(self.kind, 2)?;
+        match self.current_tcb {
+            Some(tcb) => builder.store_u128(tcb),
+            None => Ok(()),
+        }
+    }
+}
+
+impl<'a> Load<'a> for Software {
+    fn load_from(slice: &mut CellSlice<'a>) -> Result<Self, Error> {
+        let configuration = Bytes::load_from(slice)?;
+        let launch_tcb = slice.load_u128()?;
+        let kind = slice.load_small_uint(2)?;
+        let current_tcb = match kind >= 2 {
+            true => Some(slice.load_u128()?),
+            false => None,
+        };
+        Ok(Self {
+            configuration,
+            launch_tcb,
+            kind,
+            current_tcb,
+        })
+    }
+}
+
 /// Node asks Collateral, and names the Registry to go on with.
 ///
 /// ```text
-/// appraise#41505031 query_id:uint64 registry:MsgAddressInt enclave:Enclave
-///   platform:^Platform software:^Software claim:^Claim = Appraise;
+/// appraise#41505031 query_id:uint64 registry:MsgAddressInt issuer:uint256
+///   is_processor_ca:Bool until:uint40 build:uint256 platform:^Platform software:^Software
+///   claim:^Claim = Appraise;
 /// ```
 #[derive(Clone, Debug, Load, Store)]
 #[tlb(tag = "#41505031")]
@@ -86,8 +118,14 @@ pub struct Appraise {
     pub query_id: u64,
     /// Who goes on.
     pub registry: StdAddr,
-    /// Who made the attestation key.
-    pub enclave: Enclave,
+    /// Coordinate of the key that issued the platform's certificate.
+    pub issuer: HashBytes,
+    /// Under which of two names.
+    pub is_processor_ca: bool,
+    /// The end of that certificate.
+    pub until: Moment,
+    /// SHA-256 of MRTD and RTMR0 to RTMR3.
+    pub build: HashBytes,
     /// Where.
     pub platform: Lazy<Platform>,
     /// What runs there.
@@ -100,7 +138,7 @@ pub struct Appraise {
 ///
 /// ```text
 /// admit#41444d31 query_id:uint64 node:MsgAddressInt lacks:uint8 evaluation:uint32
-///   until:uint40 software:^Software claim:^Claim = Admit;
+///   until:uint40 build:uint256 configuration:uint256 claim:^Claim = Admit;
 /// ```
 #[derive(Clone, Debug, Load, Store)]
 #[tlb(tag = "#41444d31")]
@@ -115,8 +153,10 @@ pub struct Admit {
     pub evaluation: u32,
     /// The end of everything that this rests on.
     pub until: Moment,
-    /// What runs there.
-    pub software: Lazy<Software>,
+    /// SHA-256 of MRTD and RTMR0 to RTMR3.
+    pub build: HashBytes,
+    /// The first 256 bits of MRCONFIGID.
+    pub configuration: HashBytes,
     /// Comes back with the answer.
     pub claim: Cell,
 }
@@ -124,22 +164,15 @@ pub struct Admit {
 /// Registry tells the Node that it counts.
 ///
 /// ```text
-/// admitted#41444d32 query_id:uint64 until:uint40 build:uint256 model:uint256
-///   claim:^Claim = Admitted;
+/// admitted#41444d32 query_id:uint64 attestation:^Attestation = Admitted;
 /// ```
 #[derive(Clone, Debug, Load, Store)]
 #[tlb(tag = "#41444d32")]
 pub struct Admitted {
     /// Of the sender's choice.
     pub query_id: u64,
-    /// For how long.
-    pub until: Moment,
-    /// See [`Software::build`].
-    pub build: HashBytes,
-    /// Root hash of the model that the configuration names.
-    pub model: HashBytes,
-    /// What was asked for.
-    pub claim: Cell,
+    /// What was proved.
+    pub attestation: Lazy<Attestation>,
 }
 
 /// Why it does not.

@@ -7,9 +7,10 @@ use tycho_types::cell::{Cell, HashBytes, Lazy, Load, Store};
 use tycho_types::models::StdAddr;
 use tycho_types::num::Tokens;
 
-use crate::cells::{Bytes, Moment, chain, number};
+use crate::cells::{Bytes, Moment, number};
 use crate::claim::Claim;
-use crate::evidence::{self, EvidenceError, hint, hint_der};
+use crate::evidence::{self, EvidenceError, cell_of, hint, hint_der};
+use crate::messages::{Platform, Software};
 use crate::p256::Signature;
 
 /// What a Node keeps.
@@ -93,13 +94,14 @@ pub struct Host {
     pub market: StdAddr,
 }
 
-/// Anyone brings a quote.
+/// Anyone brings a quote, as what varies in the bytes that were signed.
 ///
 /// ```text
-/// attest#41545431 query_id:uint64 issuer:uint256 is_processor_ca:Bool before:uint8
-///   quote:^Cell attestation_key:^Cell qe_report:^Cell more:^AttestMore = Attest;
-/// _ certificate:^Cell claim:^Claim quote_signature:^Signature
-///   certificates:^[ qe_report:^Signature certificate:^Signature ] = AttestMore;
+/// attest#41545431 query_id:uint64 issuer:uint256 is_processor_ca:Bool
+///   attestation_key:bits512 platform:^Platform software:^Software claim:^Claim
+///   more:^AttestMore = Attest;
+/// _ quote_signature:Signature enclave_signature:Signature
+///   certificate_signature:Signature quote:^Cell = AttestMore;
 /// ```
 #[derive(Clone, Debug, Load, Store)]
 #[tlb(tag = "#41545431")]
@@ -110,14 +112,14 @@ pub struct Attest {
     pub issuer: HashBytes,
     /// Under which of two names.
     pub is_processor_ca: bool,
-    /// Cells of the certificate between its key and its TCB components, less one.
-    pub before: u8,
-    /// Its signed part.
-    pub quote: Cell,
-    /// `x || y`; refers to the QE's authentication data.
-    pub attestation_key: Cell,
-    /// What the quoting enclave says of itself and of that key.
-    pub qe_report: Cell,
+    /// `x || y`.
+    pub attestation_key: Bytes<64>,
+    /// What Collateral is to know of the platform.
+    pub platform: Lazy<Platform>,
+    /// What Collateral is to know of the TD.
+    pub software: Lazy<Software>,
+    /// What the TD claims.
+    pub claim: Lazy<Claim>,
     /// What a cell has no place for.
     pub more: Lazy<AttestMore>,
 }
@@ -125,52 +127,61 @@ pub struct Attest {
 /// Of an [`Attest`].
 #[derive(Clone, Debug, Load, Store)]
 pub struct AttestMore {
-    /// Body of the PCK certificate.
-    pub certificate: Cell,
-    /// What the TD claims.
-    pub claim: Lazy<Claim>,
-    /// By the attestation key.
-    pub quote_signature: Lazy<Signature>,
-    /// By the PCK and by its CA.
-    pub certificates: Lazy<(Lazy<Signature>, Lazy<Signature>)>,
+    /// Of the quote by the attestation key.
+    pub quote_signature: Signature,
+    /// Of the QE report by the PCK.
+    pub enclave_signature: Signature,
+    /// Of the PCK certificate by its CA.
+    pub certificate_signature: Signature,
+    /// What else the quote says; refers to the enclave and the certificate too.
+    pub quote: Cell,
 }
 
 impl Attest {
-    /// Cuts a quote into cells. It is the contract that verifies it.
+    /// Cuts a quote into cells. It is the contract that verifies it, and that the claim is
+    /// the one in REPORTDATA.
     pub fn new(query_id: u64, quote: &Quote<'_>, claim: &Claim) -> Result<Self, EvidenceError> {
         let parts = quote.unverified_parts();
         let [leaf, ca, _] = pem::certificates(parts.pck_chain)?;
         let (leaf, ca) = (Certificate::parse(&leaf)?, Certificate::parse(&ca)?);
-        let (certificate, before) = evidence::pck(leaf.signed.body)?;
         let issuer = evidence::key(&ca)?;
+        let cut = evidence::quote(parts.signed)?;
+        let (known, enclave) = evidence::qe_report(parts.qe_report)?;
+        let enclave = cell_of(&[&enclave, parts.qe_auth_data], &[])?;
+        let pck = evidence::pck(leaf.signed.body)?;
+        let [pce_id, fmspc, serial] = pck.platform;
+        let platform = cell_of(&[&known, &pck.versions, pce_id, fmspc, serial], &[])?;
+        let software = Software {
+            configuration: Bytes(*cut.configuration),
+            launch_tcb: u128::from_be_bytes(*cut.launch_tcb),
+            kind: cut.kind,
+            current_tcb: cut.current_tcb.map(|tcb| u128::from_be_bytes(*tcb)),
+        };
         let more = AttestMore {
-            certificate,
-            claim: Lazy::new(claim)?,
             quote_signature: hint(
                 "quote",
                 parts.attestation_key,
                 parts.signed,
                 parts.signature,
             )?,
-            certificates: Lazy::new(&(
-                hint(
-                    "QE report",
-                    &evidence::key(&leaf)?,
-                    parts.qe_report,
-                    parts.qe_report_signature,
-                )?,
-                hint_der("PCK certificate", &ca, &leaf.signed)?,
-            ))?,
+            enclave_signature: hint(
+                "QE report",
+                &evidence::key(&leaf)?,
+                parts.qe_report,
+                parts.qe_report_signature,
+            )?,
+            certificate_signature: hint_der("PCK certificate", &ca, &leaf.signed)?,
+            quote: cut.cell(enclave, pck.certificate)?,
         };
         let (x, _) = issuer.split_at(32);
         Ok(Self {
             query_id,
             issuer: number(x).unwrap_or_default(),
             is_processor_ca: ca.common_name()? == "Intel SGX PCK Processor CA",
-            before,
-            quote: evidence::quote(parts.signed)?,
-            attestation_key: chain(&[parts.attestation_key, parts.qe_auth_data])?,
-            qe_report: evidence::qe_report(parts.qe_report)?,
+            attestation_key: Bytes(*parts.attestation_key),
+            platform: Lazy::from_raw(platform)?,
+            software: Lazy::new(&software)?,
+            claim: Lazy::new(claim)?,
             more: Lazy::new(&more)?,
         })
     }

@@ -1,32 +1,42 @@
 //! P-256 signatures in the form that a contract can check.
 //!
 //! ```text
-//! signature$_ r:uint256 s:uint256 t:uint256 point:^[ bits264 ] = Signature;
+//! signature$_ point:bits264 numbers:^[ u:uint256 r:uint256 v:uint256 ] = Signature;
 //! ```
 //!
 //! The TVM hashes whatever it checks a signature over, and takes 127 bytes at most.
-//! With `t` and one point of the curve, which anyone can compute from what is public,
-//! it can check a signature over a digest instead. Neither needs to be trusted: with
+//! With `u`, `v` in the place of `s`, and one point of the curve, which anyone can compute
+//! from what is public, it can check a signature over a digest instead. Neither needs to be trusted: with
 //! others, the contract refuses. The argument is in `contracts/P256.md`.
 
 use core::ops::Sub as _;
 
+use p256::elliptic_curve::PrimeField as _;
 use p256::elliptic_curve::ops::{MulByGenerator as _, Reduce};
 use p256::elliptic_curve::sec1::{FromEncodedPoint as _, ToEncodedPoint as _};
 use p256::{AffinePoint, EncodedPoint, ProjectivePoint, Scalar, U256};
-use tycho_types::cell::{Cell, CellBuilder, HashBytes, Load, Store};
+use tycho_types::cell::{HashBytes, Lazy, Load, Store};
+
+use crate::cells::Bytes;
 
 /// A signature with the help that the contract needs.
 #[derive(Clone, Debug, Eq, Load, PartialEq, Store)]
 pub struct Signature {
+    /// (u / x) Q - (E / x) G, compressed; E is SHA-256 of nothing.
+    pub point: Bytes<33>,
+    /// What a cell has no place for.
+    pub numbers: Lazy<Numbers>,
+}
+
+/// Of a [`Signature`].
+#[derive(Clone, Copy, Debug, Eq, Load, PartialEq, Store)]
+pub struct Numbers {
+    /// E (x - r) / e.
+    pub u: HashBytes,
     /// First number of the signature.
     pub r: HashBytes,
-    /// Second number of the signature.
-    pub s: HashBytes,
-    /// E (x - r) / (x e), where E is SHA-256 of nothing.
-    pub t: HashBytes,
-    /// t Q - (E / x) G, compressed.
-    pub point: Cell,
+    /// s u / x, where s is its second number.
+    pub v: HashBytes,
 }
 
 impl Signature {
@@ -38,13 +48,18 @@ impl Signature {
         let key = EncodedPoint::from_affine_coordinates(&x.into(), &y.into(), false);
         let key = Option::<AffinePoint>::from(AffinePoint::from_encoded_point(&key))
             .ok_or(HintError::Key)?;
-        let (t, point) =
+        let (t, u, point) =
             hint(key, scalar(&x), scalar(digest), scalar(&r)).ok_or(HintError::None)?;
-        Ok(Self {
+        let s = Option::<Scalar>::from(Scalar::from_repr(s.into())).ok_or(HintError::None)?;
+        let number = |scalar: Scalar| HashBytes(scalar.to_bytes().into());
+        let numbers = Numbers {
             r: HashBytes(r),
-            s: HashBytes(s),
-            t: HashBytes(t.to_bytes().into()),
-            point: cell(point.to_encoded_point(true).as_bytes()).ok_or(HintError::None)?,
+            v: number(s.multiply(&t)),
+            u: number(u),
+        };
+        Ok(Self {
+            point: Bytes::of_end(point.to_encoded_point(true).as_bytes()).ok_or(HintError::None)?,
+            numbers: Lazy::new(&numbers).map_err(|_| HintError::None)?,
         })
     }
 }
@@ -61,15 +76,22 @@ pub enum HintError {
     None,
 }
 
-fn hint(key: AffinePoint, x: Scalar, e: Scalar, r: Scalar) -> Option<(Scalar, AffinePoint)> {
+/// t = u / x, u, and the point.
+fn hint(
+    key: AffinePoint,
+    x: Scalar,
+    e: Scalar,
+    r: Scalar,
+) -> Option<(Scalar, Scalar, AffinePoint)> {
     let empty = scalar(&EMPTY);
     let of_x = Option::<Scalar>::from(x.invert())?;
     let of_e = Option::<Scalar>::from(e.invert())?;
-    let t = empty.multiply(&x.sub(&r)).multiply(&of_x).multiply(&of_e);
+    let u = empty.multiply(&x.sub(&r)).multiply(&of_e);
+    let t = u.multiply(&of_x);
     let offset = ProjectivePoint::mul_by_generator(&empty.multiply(&of_x));
     let point = core::ops::Mul::mul(ProjectivePoint::from(key), t).sub(offset);
     let degenerate = t == Scalar::ZERO || point == ProjectivePoint::IDENTITY;
-    (!degenerate).then(|| (t, point.to_affine()))
+    (!degenerate).then(|| (t, u, point.to_affine()))
 }
 
 fn halves(bytes: &[u8; 64]) -> ([u8; 32], [u8; 32]) {
@@ -83,13 +105,6 @@ fn halves(bytes: &[u8; 64]) -> ([u8; 32], [u8; 32]) {
 /// A number modulo the order of the group.
 fn scalar(bytes: &[u8; 32]) -> Scalar {
     <Scalar as Reduce<U256>>::reduce(U256::from_be_slice(bytes))
-}
-
-fn cell(bytes: &[u8]) -> Option<Cell> {
-    let mut builder = CellBuilder::new();
-    let bits = u16::try_from(bytes.len().checked_mul(8)?).ok()?;
-    builder.store_raw(bytes, bits).ok()?;
-    builder.build().ok()
 }
 
 /// SHA-256 of the empty message.

@@ -12,12 +12,15 @@ mod emulated;
 mod tvm;
 mod world;
 
+use attestation::tdx::Quote;
 use contracts::cells::{Bytes, Moment};
 use contracts::claim::Claim;
 use contracts::code::Code;
 use contracts::messages::{Admit, Admitted, Appraise, Excesses, Lacks, Refused};
-use contracts::node::{Attest, Host, Leave, Offer, Present, Withdraw};
+use contracts::node::{Attest, AttestMore, Attestation, Host, Leave, Offer, Present, Withdraw};
+use contracts::p256::Signature;
 use contracts::reports::Presence;
+use sha2::{Digest as _, Sha256};
 use tests::td::Td;
 use tycho_types::cell::{Cell, CellBuilder, HashBytes, Lazy};
 use tycho_types::num::Tokens;
@@ -130,11 +133,9 @@ fn a_claim_counts_once_for_one_node_on_one_network_while_its_block_is_known() {
     );
 
     let mut other = td.attest(&good);
-    let mut more = other.more.load().unwrap();
-    more.claim = Lazy::new(&with(&|claim| claim.gpus = Bytes([9; 48]))).unwrap();
-    other.more = Lazy::new(&more).unwrap();
+    other.claim = Lazy::new(&with(&|claim| claim.gpus = Bytes([9; 48]))).unwrap();
     let sent = tvm.send("anyone", &world.node, COIN, &build(&other));
-    assert_eq!(sent[0].exit, Some(119), "a claim that is not the quote's");
+    assert_eq!(sent[0].exit, Some(101), "a claim that is not the quote's");
 
     let attest = build(&td.attest(&good));
     assert_eq!(
@@ -224,17 +225,14 @@ fn nobody_can_speak_for_another() {
         let sent = tvm.send("mallory", &world.node, COIN, body);
         assert_eq!(sent[0].exit, Some(130), "{:x}", sent[0].op());
     }
-    let software = contracts::messages::Software {
-        build: contracts::registry::build_key(&Td::REGISTERS),
-        configuration: Bytes(*Td::MRCONFIGID.as_bytes()),
-    };
     let admit = Admit {
         query_id: 1,
         node: tvm.wallet("mallory"),
         lacks: Lacks(0),
         evaluation: 20,
         until: Moment::FOREVER,
-        software: Lazy::new(&software).unwrap(),
+        build: contracts::registry::build_key(&Td::REGISTERS),
+        configuration: contracts::registry::configuration_key(&Td::MRCONFIGID),
         claim: build(&world.claim(BLOCK)),
     };
     let sent = tvm.send("mallory", &world.registry, COIN, &build(&admit));
@@ -351,67 +349,211 @@ fn a_td_that_could_not_keep_a_secret_is_refused_before_any_signature_is_checked(
     let Some(tvm) = tvm::start(NOW) else { return };
     let td = Emulated::new();
     let world = td.world(&tvm);
-    let signed = td.quote(&[0; 64])[..632].to_vec();
     let good = td.attest(&world.claim(BLOCK));
-    let refuse = |name: &str, exit: i32, bytes: &[u8], lengths: &[usize]| {
+    for (name, exit, at, byte) in [
+        ("DEBUG", 112, 0, 1),
+        ("a reserved attribute", 112, 7, 0x20),
+        ("no SEPT_VE_DISABLE", 112, 3, 0),
+        ("processor trace", 113, 9, 0x03),
+        ("another signed byte", 101, 112 - 1, 1),
+    ] {
+        let mut more = good.more.load().unwrap();
+        more.quote = changed(&more.quote, &[0], at, byte);
+        let more = Lazy::new(&more).unwrap();
         let attest = Attest {
-            quote: cut(bytes, lengths),
+            more,
             ..good.clone()
         };
-        let got = tvm.get(&world.node, "appraise", &[Item::Cell(build(&attest))]);
-        assert_eq!(got.exit, exit, "{name}");
-    };
-    let v4 = [112, 120, 96, 96, 96, 112];
-    let changed = |at: usize, byte: u8| {
-        let mut bytes = signed.clone();
-        bytes[at] = byte;
-        bytes
-    };
-    for (name, exit, at, byte) in [
-        ("version 3", 110, 0, 3),
-        ("key type 3", 110, 2, 3),
-        ("TEE SGX", 110, 4, 0),
-        ("another vendor", 110, 12, 0),
-        ("MRSIGNERSEAM", 111, 112, 1),
-        ("SEAMATTRIBUTES", 111, 167, 1),
-        ("DEBUG", 112, 168, 1),
-        ("a reserved attribute", 112, 175, 0x20),
-        ("no SEPT_VE_DISABLE", 112, 171, 0),
-        ("processor trace", 113, 177, 0x03),
-        ("MROWNER", 114, 280, 1),
-        ("MROWNERCONFIG", 114, 328, 1),
-        ("another signed byte", 101, 632 - 1, 1),
-    ] {
-        refuse(name, exit, &changed(at, byte), &v4);
+        let sent = tvm.send("anyone", &world.node, COIN, &build(&attest));
+        assert_eq!(sent[0].exit, Some(exit), "{name}");
     }
-    refuse("cut otherwise", 100, &signed, &[111, 121, 96, 96, 96, 112]);
+}
 
-    // Version 5 with everything that a body can have.
-    let v5 = |kind: u8, size: u16, more: &[u8]| {
-        let mut bytes = signed[..48].to_vec();
-        bytes[0] = 5;
-        bytes.extend([kind, 0]);
-        bytes.extend(u32::from(size).to_le_bytes());
-        bytes.extend(&signed[48..]);
-        bytes.extend(more);
-        bytes
+/// What a contract puts between what it is sent is part of what must have been signed:
+/// versions, vendor, zeros, identifiers.
+#[test]
+fn every_byte_that_was_signed_is_covered() {
+    let Some(tvm) = tvm::start(NOW) else { return };
+    let td = Emulated::new();
+    let world = td.world(&tvm);
+    let good = td.attest(&world.claim(BLOCK));
+    let refuse = |name: &str, exit: i32, attest: &Attest| {
+        let sent = tvm.send("anyone", &world.node, COIN, &build(attest));
+        assert_eq!(sent[0].exit, Some(exit), "{name}");
     };
-    let lengths = [118, 120, 96, 96, 96, 112, 64, 81, 100, 56];
-    refuse("body type 2", 101, &v5(2, 584, &[]), &lengths[..6]);
-    refuse("body type 3", 101, &v5(3, 648, &[0; 64]), &lengths[..7]);
-    refuse("body type 4", 101, &v5(4, 885, &[0; 301]), &lengths);
-    refuse("body type 5", 110, &v5(5, 648, &[0; 64]), &lengths[..7]);
-    refuse("size of another", 110, &v5(3, 584, &[0; 64]), &lengths[..7]);
-    let mut more = [0; 301];
-    for (name, exit, at) in [
-        ("MRSERVICETD", 115, 63),
-        ("VMID", 116, 64),
-        ("INIT_SERVICE_TD_HASH", 115, 64 + 81 + 47),
-        ("CUR_SERVICE_TD_HASH", 115, 64 + 81 + 100),
+    let with_more = |change: &dyn Fn(&mut AttestMore)| {
+        let mut more = good.more.load().unwrap();
+        change(&mut more);
+        let more = Lazy::new(&more).unwrap();
+        Attest {
+            more,
+            ..good.clone()
+        }
+    };
+    // Each cell that only the Node reads, by its way from the first one of the quote.
+    for (name, path) in [
+        ("quote, first cell", &[][..]),
+        ("quote, third cell", &[0, 0]),
+        ("QE report", &[1]),
+        ("certificate", &[2]),
+        ("certificate before its TCB", &[2, 0]),
+        ("certificate before its TCB, second cell", &[2, 0, 0]),
+        ("certificate after its TCB", &[2, 1]),
     ] {
-        more[at] = 1;
-        refuse(name, exit, &v5(4, 885, &more), &lengths);
-        more[at] = 0;
+        let bytes = usize::from(
+            at_path(&with_more(&|_| {}).more.load().unwrap().quote, path).bit_len() / 8,
+        );
+        for at in [0, bytes / 2, bytes - 1] {
+            // A date may be none, or not now.
+            let exit = if path == [2] && (2..26).contains(&at) {
+                103
+            } else {
+                101
+            };
+            let change = |more: &mut AttestMore| {
+                more.quote = flipped(&more.quote, path, at);
+            };
+            refuse(&format!("{name}, byte {at}"), exit, &with_more(&change));
+        }
+    }
+    // Each byte that goes on to Collateral.
+    let cells = [
+        ("platform", good.platform.inner()),
+        ("software", good.software.inner()),
+    ];
+    for (name, cell) in cells {
+        for at in 0..usize::from(cell.bit_len() / 8) {
+            let mut attest = good.clone();
+            let other = flipped(cell, &[], at);
+            match name {
+                "platform" => attest.platform = Lazy::from_raw(other).unwrap(),
+                _ => attest.software = Lazy::from_raw(other).unwrap(),
+            }
+            refuse(&format!("{name}, byte {at}"), 101, &attest);
+        }
+    }
+    for kind in [1, 2, 3] {
+        let mut software = good.software.load().unwrap();
+        software.kind = kind;
+        software.current_tcb = (kind >= 2).then_some(0);
+        let software = Lazy::new(&software).unwrap();
+        // A body of type 4 has two more cells.
+        let exit = if kind == 3 { 9 } else { 101 };
+        refuse(
+            &format!("kind {kind}"),
+            exit,
+            &Attest {
+                software,
+                ..good.clone()
+            },
+        );
+    }
+    let other_key = Attest {
+        attestation_key: Bytes([1; 64]),
+        ..good.clone()
+    };
+    refuse("another key", 101, &other_key);
+    let other_ca = Attest {
+        is_processor_ca: true,
+        ..good.clone()
+    };
+    refuse("the other CA's name", 101, &other_ca);
+    let other_issuer = Attest {
+        issuer: HashBytes([1; 32]),
+        ..good.clone()
+    };
+    refuse("another issuer", 101, &other_issuer);
+    let signatures: [&dyn Fn(&mut AttestMore) -> &mut Signature; 3] = [
+        &|more| &mut more.quote_signature,
+        &|more| &mut more.enclave_signature,
+        &|more| &mut more.certificate_signature,
+    ];
+    for (index, signature) in signatures.iter().enumerate() {
+        let change = |more: &mut AttestMore| signature(more).point.0[32] ^= 1;
+        refuse(&format!("signature {index}"), 101, &with_more(&change));
+    }
+    let short = with_more(&|more| more.quote = tvm::bytes(&[0; 10]));
+    refuse("too few cells", 9, &short);
+    refuse("as it is", 0, &good);
+}
+
+/// Bodies that only newer modules make, signed by the same enclave.
+#[test]
+fn a_quote_of_version_5_is_verified_in_each_of_its_shapes() {
+    let Some(tvm) = tvm::start(NOW) else { return };
+    let td = Emulated::new();
+    let world = td.world(&tvm);
+    let claim = world.claim(BLOCK);
+    let data = claim.report_data().unwrap().0;
+    let mut late = [0; 301];
+    // TEE_TCB_SVN_2; TD_ID and DEV_INFO; what the TD was made with.
+    late[..16].fill(1);
+    late[65..145].fill(2);
+    late[193..245].fill(3);
+    for (name, body, len) in [
+        ("body type 2", [2, 0, 0x48, 2, 0, 0], 0),
+        ("body type 3", [3, 0, 0x88, 2, 0, 0], 64),
+        ("body type 4", [4, 0, 0x75, 3, 0, 0], 301),
+    ] {
+        let mut signed = td.quote(&data)[..632].to_vec();
+        signed[0] = 5;
+        signed.splice(48..48, body);
+        signed.extend(&late[..len]);
+        let bytes = td.enclave.sign(&signed);
+        let attest = Attest::new(7, &Quote::parse(&bytes).unwrap(), &claim).unwrap();
+        let arguments = [Item::Cell(build(&attest)), Item::Slice(data.to_vec())];
+        let got = tvm.get(&world.node, "appraise", &arguments);
+        assert_eq!(got.exit, 0, "{name}");
+        let asked = got.cell();
+        let asked: Appraise = load(&asked);
+        let current = (len > 0).then_some(u128::from_be_bytes([1; 16]));
+        assert_eq!(
+            asked.software.load().unwrap().current_tcb,
+            current,
+            "{name}"
+        );
+    }
+}
+
+/// Truly signed by the enclave, and yet not what a contract takes.
+#[test]
+fn a_quote_that_says_what_must_be_zero_has_no_form_that_a_contract_takes() {
+    let Some(tvm) = tvm::start(NOW) else { return };
+    let td = Emulated::new();
+    let world = td.world(&tvm);
+    let claim = world.claim(BLOCK);
+    let good = td.attest(&claim);
+    let signed = td.quote(&claim.report_data().unwrap().0)[..632].to_vec();
+    for (name, at) in [
+        ("version", 0),
+        ("key type", 2),
+        ("TEE type", 4),
+        ("vendor", 12),
+        ("MRSIGNERSEAM", 112),
+        ("SEAMATTRIBUTES", 167),
+        ("MROWNER", 280),
+        ("MROWNERCONFIG", 328),
+    ] {
+        let mut bytes = signed.clone();
+        bytes[at] ^= 0x40;
+        let quote = td.enclave.sign(&bytes);
+        let signature = quote[636..700].try_into().unwrap();
+        let key = quote[700..764].try_into().unwrap();
+        if let Ok(quote) = Quote::parse(&quote) {
+            let error = Attest::new(7, &quote, &claim).unwrap_err().to_string();
+            let expected = "quote is not shaped as the contract knows it from byte";
+            assert!(error.starts_with(expected), "{name}: {error}");
+        }
+        let digest = Sha256::digest(&bytes).into();
+        let mut more = good.more.load().unwrap();
+        more.quote_signature = Signature::new(&key, &digest, &signature).unwrap();
+        let more = Lazy::new(&more).unwrap();
+        let attest = Attest {
+            more,
+            ..good.clone()
+        };
+        let sent = tvm.send("anyone", &world.node, COIN, &build(&attest));
+        assert_eq!(sent[0].exit, Some(101), "{name}");
     }
 }
 
@@ -434,9 +576,9 @@ fn what_no_contract_knows_or_pays_for_is_refused() {
     let sent = tvm.send("anyone", &world.node, COIN * 3 / 100, &attest);
     assert_eq!(exits(&sent), [0, 0, 0, 0, 0]);
     // One hop alone, without the gas for it, changes nothing and gives back.
-    let appraise = tvm
-        .get(&world.node, "appraise", &[Item::Cell(attest)])
-        .cell();
+    let data = world.claim(BLOCK).report_data().unwrap().0.to_vec();
+    let arguments = [Item::Cell(attest), Item::Slice(data)];
+    let appraise = tvm.get(&world.node, "appraise", &arguments).cell();
     let sent = tvm.forge(&world.node, &world.collateral, COIN / 2000, &appraise);
     assert_eq!(sent[0].exit, Some(OUT_OF_GAS));
     let _: Appraise = load(&appraise);
@@ -445,12 +587,15 @@ fn what_no_contract_knows_or_pays_for_is_refused() {
 const OUT_OF_GAS: i32 = -14;
 
 fn admitted(claim: &Claim) -> Admitted {
-    Admitted {
-        query_id: 1,
+    let attestation = Attestation {
         until: Moment::FOREVER,
         build: HashBytes::ZERO,
         model: HashBytes::ZERO,
-        claim: build(claim),
+        claim: Lazy::new(claim).unwrap(),
+    };
+    Admitted {
+        query_id: 1,
+        attestation: Lazy::new(&attestation).unwrap(),
     }
 }
 
@@ -458,23 +603,34 @@ fn exits(sent: &[Tx]) -> Vec<i32> {
     sent.iter().map(|tx| tx.exit.unwrap_or(-1)).collect()
 }
 
-fn cut(mut bytes: &[u8], lengths: &[usize]) -> Cell {
-    let mut pieces = Vec::new();
-    for len in lengths {
-        let (piece, rest) = bytes.split_at(*len);
-        pieces.push(piece);
-        bytes = rest;
+/// With another byte, in the cell at the end of a way of references.
+fn changed(cell: &Cell, path: &[u8], at: usize, byte: u8) -> Cell {
+    change_at(cell, path, &|bytes| bytes[at] = byte)
+}
+
+fn flipped(cell: &Cell, path: &[u8], at: usize) -> Cell {
+    change_at(cell, path, &|bytes| bytes[at] ^= 1)
+}
+
+fn change_at(cell: &Cell, path: &[u8], change: &dyn Fn(&mut [u8])) -> Cell {
+    let mut bytes = cell.data().to_vec();
+    if path.is_empty() {
+        change(&mut bytes);
     }
-    assert!(bytes.is_empty());
-    let mut next: Option<Cell> = None;
-    for piece in pieces.iter().rev() {
-        let mut builder = CellBuilder::new();
-        let bits = u16::try_from(piece.len() * 8).unwrap();
-        builder.store_raw(piece, bits).unwrap();
-        if let Some(next) = next {
-            builder.store_reference(next).unwrap();
-        }
-        next = Some(builder.build().unwrap());
+    let mut builder = CellBuilder::new();
+    builder.store_raw(&bytes, cell.bit_len()).unwrap();
+    for (index, reference) in (0..).zip(cell.references().cloned()) {
+        let reference = match path.split_first() {
+            Some((first, rest)) if *first == index => change_at(&reference, rest, change),
+            _ => reference,
+        };
+        builder.store_reference(reference).unwrap();
     }
-    next.unwrap()
+    builder.build().unwrap()
+}
+
+fn at_path(cell: &Cell, path: &[u8]) -> Cell {
+    path.iter().fold(cell.clone(), |cell, index| {
+        cell.reference_cloned(*index).unwrap()
+    })
 }

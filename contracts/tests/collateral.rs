@@ -16,7 +16,7 @@ use attestation::pem;
 use contracts::collateral::{
     PostAuthority, PostAuthorityList, PostQeIdentity, PostRootList, PostTcbInfo, State,
 };
-use contracts::messages::{Appraise, Lacks};
+use contracts::messages::{Appraise, Enclave, Lacks, Software};
 use tests::collateral::Statements;
 use tests::pki::{Intel, Platform, Window};
 use tycho_types::cell::{Cell, HashBytes, Lazy};
@@ -35,20 +35,20 @@ fn what_was_posted_is_what_intel_said() {
     let state: State = load(&tvm.data(&world.collateral).unwrap());
     let authorities = state.authorities.load().unwrap();
     let ca = authorities.platform_ca.unwrap().load().unwrap();
-    assert!(ca.list.unwrap().load().unwrap().revoked.is_empty());
+    assert!(ca.list.unwrap().revoked.is_empty());
     assert!(authorities.processor_ca.is_none());
     let identity = state.qe_identity.unwrap().load().unwrap();
     assert_eq!((identity.evaluation, identity.product_id), (20, 2));
     let fmspc = contracts::cells::Bytes(Platform::SAMPLE.fmspc);
     let info = state.tcb_infos.get(fmspc).unwrap().unwrap().load().unwrap();
-    let best = info.levels.load().unwrap();
+    let best = info.levels;
     let expected = u128::from_be_bytes(Platform::SAMPLE.cpu_svn);
     assert_eq!((best.components, best.lacks), (expected, Lacks(0)));
     let worst = best.next.unwrap().load().unwrap();
     assert_eq!((worst.components, worst.lacks), (0, Lacks::UPDATE));
     assert!(worst.next.is_none());
     let module = info.modules.unwrap().load().unwrap();
-    assert_eq!((module.version, module.levels.load().unwrap().svn), (1, 11));
+    assert_eq!((module.version, module.levels.svn), (1, 11));
 }
 
 #[test]
@@ -68,10 +68,10 @@ fn a_list_needs_the_authority_that_signed_it() {
         is_processor_ca: true,
         ..certificate
     };
-    assert_eq!(post(&world, &build(&as_other)), 102, "another's name");
+    assert_eq!(post(&world, &build(&as_other)), 101, "another's name");
     let of_leaf = pem::certificates::<2>(parts.tcb_info_issuer_chain).unwrap();
     let signer = PostAuthority::new(1, &of_leaf[0], &root).unwrap();
-    assert_eq!(post(&world, &build(&signer)), 102, "another's purpose");
+    assert_eq!(post(&world, &build(&signer)), 101, "another's purpose");
 }
 
 #[test]
@@ -146,9 +146,9 @@ fn what_is_needed_for_an_appraisal_is_asked_for_and_must_fit_together() {
     let td = Emulated::new();
     let world = td.empty_world(&tvm);
     let attest = build(&td.attest(&world.claim(BLOCK)));
-    let asked = tvm
-        .get(&world.node, "appraise", &[Item::Cell(attest)])
-        .cell();
+    let data = world.claim(BLOCK).report_data().unwrap().0.to_vec();
+    let arguments = [Item::Cell(attest), Item::Slice(data)];
+    let asked = tvm.get(&world.node, "appraise", &arguments).cell();
     let exit = |body: &Cell| {
         let sent = tvm.forge(&world.node, &world.collateral, COIN, body);
         sent[0].exit.unwrap()
@@ -168,8 +168,22 @@ fn what_is_needed_for_an_appraisal_is_asked_for_and_must_fit_together() {
             ..appraise.clone()
         }))
     };
-    assert_eq!(with(&|platform| platform.issuer = HashBytes([1; 32])), 144);
-    assert_eq!(with(&|platform| platform.is_processor_ca = true), 140);
+    let with_issuer = |change: &dyn Fn(&mut Appraise)| {
+        let mut appraise = appraise.clone();
+        change(&mut appraise);
+        exit(&build(&appraise))
+    };
+    assert_eq!(with_issuer(&|asked| asked.issuer = HashBytes([1; 32])), 144);
+    assert_eq!(with_issuer(&|asked| asked.is_processor_ca = true), 140);
+    let with_software = |change: &dyn Fn(&mut Software)| {
+        let mut software = appraise.software.load().unwrap();
+        change(&mut software);
+        let software = Lazy::new(&software).unwrap();
+        exit(&build(&Appraise {
+            software,
+            ..appraise.clone()
+        }))
+    };
     assert_eq!(with(&|platform| platform.fmspc.0[0] ^= 1), 140);
     assert_eq!(with(&|platform| platform.pce_id = 1), 146);
     assert_eq!(
@@ -177,22 +191,28 @@ fn what_is_needed_for_an_appraisal_is_asked_for_and_must_fit_together() {
         0,
         "the lowest level"
     );
-    assert_eq!(
-        with(&|platform| platform.current_tcb = Some(0)),
-        0,
-        "before modules"
-    );
-    let mut enclave = appraise.clone();
-    enclave.enclave.signer.0[0] ^= 1;
-    assert_eq!(exit(&build(&enclave)), 147);
-    enclave = appraise.clone();
-    enclave.enclave.svn = 3;
-    assert_eq!(exit(&build(&enclave)), 148);
+    let before_modules = with_software(&|software| {
+        (software.kind, software.current_tcb) = (2, Some(0));
+    });
+    assert_eq!(before_modules, 0);
+    let enclave: [&dyn Fn(&mut Enclave); 4] = [
+        &|enclave| enclave.signer.0[0] ^= 1,
+        &|enclave| enclave.misc_select ^= 1,
+        &|enclave| enclave.attributes ^= 1 << 127,
+        &|enclave| enclave.product_id ^= 1,
+    ];
+    for change in enclave {
+        assert_eq!(with(&|platform| change(&mut platform.enclave)), 147);
+    }
+    assert_eq!(with(&|platform| platform.enclave.svn = 3 << 8), 148);
     for (tcb, expected) in [([10, 1], 150), ([11, 2], 150)] {
         let mut bytes = [0xff; 16];
         bytes[..2].copy_from_slice(&tcb);
         let tcb = u128::from_be_bytes(bytes);
-        assert_eq!(with(&|platform| platform.launch_tcb = tcb), expected);
+        assert_eq!(
+            with_software(&|software| software.launch_tcb = tcb),
+            expected
+        );
     }
     tvm.set_time(NOW + 31 * 24 * 3600);
     assert_eq!(exit(&asked), 103, "all of it is over");

@@ -161,10 +161,9 @@ fn exits(code: &str) -> &'static [i32] {
         "advisories" => &[172],
         "td-debug" | "td-reserved" | "sept-ve-disable" => &[112],
         // A document that provides for another module is not read.
-        "td-module-signer" | "td-module-attributes" => &[111, 100],
-        "qe-report-reserved" => &[117],
-        "attestation-key" => &[118],
-        "root-key" => &[101],
+        "td-module-signer" | "td-module-attributes" => &[100],
+        // What the contract knows of a report or certificate is part of what was signed.
+        "attestation-key" | "root-key" => &[101],
         // The issuer's name is part of the shape of a list.
         "pck-crl-issuer" => &[100],
         "tcb-info-version" | "tcb-info-type" | "qe-identity-id" | "qe-identity-version" => &[100],

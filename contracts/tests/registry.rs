@@ -14,7 +14,7 @@ mod world;
 use attestation::register::Digest384;
 use contracts::cells::{Bytes, Moment};
 use contracts::code::Code;
-use contracts::messages::{Admit, Lacks, Software};
+use contracts::messages::{Admit, Lacks};
 use contracts::registry::{
     Apply, Build, Change, Configuration, Decide, Governance, Model, Order, Policy, Published,
     State, Waiting, configuration_key,
@@ -174,22 +174,9 @@ fn hardware_is_held_to_the_policy() {
     ] {
         assert_eq!(exit(&|admit| admit.lacks = lacks), 172);
     }
-    let other = Software {
-        build: HashBytes([9; 32]),
-        configuration: Bytes(CONFIGURATION),
-    };
-    assert_eq!(
-        exit(&|admit| admit.software = Lazy::new(&other).unwrap()),
-        170
-    );
-    let other = Software {
-        build: KEY,
-        configuration: Bytes([9; 48]),
-    };
-    assert_eq!(
-        exit(&|admit| admit.software = Lazy::new(&other).unwrap()),
-        171
-    );
+    let other = HashBytes([9; 32]);
+    assert_eq!(exit(&|admit| admit.build = other), 170);
+    assert_eq!(exit(&|admit| admit.configuration = other), 171);
     let policy = Policy {
         min_evaluation: 21,
         ..POLICY
@@ -373,17 +360,14 @@ impl<'a> Registry<'a> {
     }
 
     fn admission(&self) -> Admit {
-        let software = Software {
-            build: KEY,
-            configuration: Bytes(CONFIGURATION),
-        };
         Admit {
             query_id: 1,
             node: self.tvm.wallet("node"),
             lacks: Lacks(0),
             evaluation: 20,
             until: Moment::FOREVER,
-            software: Lazy::new(&software).unwrap(),
+            build: KEY,
+            configuration: configuration_key(&Digest384::from_bytes(CONFIGURATION)),
             claim: Cell::default(),
         }
     }

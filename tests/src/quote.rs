@@ -139,14 +139,19 @@ impl QuotingEnclave {
     /// A quote of `td` over `report_data`.
     #[must_use]
     pub fn quote(&self, td: &TdState, report_data: &[u8; 64]) -> Vec<u8> {
-        let signed = [&header()[..], &td.body(report_data)].concat();
+        self.sign(&[&header()[..], &td.body(report_data)].concat())
+    }
+
+    /// Whatever is said, as a quote.
+    #[must_use]
+    pub fn sign(&self, signed: &[u8]) -> Vec<u8> {
         let signature_data = [
-            &self.attestation_key.sign_raw(&signed)[..],
+            &self.attestation_key.sign_raw(signed)[..],
             self.attestation_key.public(),
             &certification_data(QE_REPORT, &self.certification),
         ]
         .concat();
-        [&signed[..], &len_u32(&signature_data), &signature_data].concat()
+        [signed, &len_u32(&signature_data), &signature_data].concat()
     }
 }
 

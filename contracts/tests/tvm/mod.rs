@@ -270,6 +270,7 @@ impl Got {
 pub enum Item {
     Number([u8; 32]),
     Cell(Cell),
+    Slice(Vec<u8>),
 }
 
 /// `vm_stack#_ depth:(## 24) stack:(VmStackList depth)` of block.tlb.
@@ -287,6 +288,16 @@ fn stack(items: &[Item]) -> Cell {
             Item::Cell(cell) => {
                 entry.store_u8(3).unwrap();
                 entry.store_reference(cell.clone()).unwrap();
+            }
+            // vm_stk_slice#04 cell:^Cell st_bits:(## 10) end_bits:(## 10) st_ref:(#<= 4)
+            //   end_ref:(#<= 4)
+            Item::Slice(slice) => {
+                entry.store_u8(4).unwrap();
+                let slice = bytes(slice);
+                entry.store_uint(0, 10).unwrap();
+                entry.store_uint(slice.bit_len().into(), 10).unwrap();
+                entry.store_reference(slice).unwrap();
+                entry.store_uint(0, 6).unwrap();
             }
         }
         rest = entry.clone().build().unwrap();

@@ -100,9 +100,9 @@ impl<'a> World<'a> {
     /// the code that checks a claimed one.
     pub fn judge(&self, quote: &Quote<'_>) -> Result<Vec<Tx>, Refusal> {
         let attest = Attest::new(7, quote, &self.claim(1))?;
-        let got = self
-            .tvm
-            .get(&self.node, "appraise", &[Item::Cell(build(&attest))]);
+        let data = quote.unverified_body().report_data.0.to_vec();
+        let arguments = [Item::Cell(build(&attest)), Item::Slice(data)];
+        let got = self.tvm.get(&self.node, "appraise", &arguments);
         if got.exit != 0 {
             return Err(Refusal::Exit(got.exit));
         }
