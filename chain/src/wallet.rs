@@ -20,7 +20,7 @@ use tycho_types::cell::{
 use tycho_types::dict::Dict;
 use tycho_types::error::Error;
 use tycho_types::models::{
-    ExtInMsgInfo, IntAddr, MsgInfo, OutAction, OwnedMessage, OwnedRelaxedMessage,
+    ExtInMsgInfo, IntAddr, MessageLayout, MsgInfo, OutAction, OwnedMessage, OwnedRelaxedMessage,
     RelaxedIntMsgInfo, RelaxedMsgInfo, SendMsgFlags, StateInit, StdAddr,
 };
 use tycho_types::num::Tokens;
@@ -177,7 +177,7 @@ impl Wallet {
             info: MsgInfo::ExtIn(info),
             init: None,
             body: CellSliceParts::from(body),
-            layout: None,
+            layout: Some(APART),
         })
     }
 }
@@ -194,7 +194,7 @@ impl Order {
             info: RelaxedMsgInfo::Int(info),
             init: self.init.clone(),
             body: CellSliceParts::from(self.body.clone()),
-            layout: None,
+            layout: Some(APART),
         }
     }
 }
@@ -223,6 +223,12 @@ pub enum WalletError {
     #[error("there is no wallet yet: its first message has to come from a wallet application")]
     None,
 }
+
+/// Beside what has no bound, a cell always has place for the rest.
+const APART: MessageLayout = MessageLayout {
+    init_to_cell: true,
+    body_to_cell: true,
+};
 
 const SIGNED: u32 = 0x7369_676e;
 

@@ -8,6 +8,7 @@ compile_error!("feature `test-root` adds a trust anchor: it has no place in a re
 pub mod address;
 pub mod artefacts;
 pub mod audit;
+pub mod chain;
 pub mod gateway;
 pub mod gpu;
 pub mod host;

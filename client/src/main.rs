@@ -9,6 +9,7 @@ use attestation::appraisal::Verdict;
 use clap::{Args, Parser, Subcommand};
 use client::address::Address;
 use client::audit::AuditArgs;
+use client::chain::ChainArgs;
 use client::stored::Stored;
 use client::trust::TrustArgs;
 use client::worker::{FRESH, Worker};
@@ -38,6 +39,10 @@ enum Command {
     /// Set up a server, and run machines on it.
     #[command(subcommand)]
     Host(host::Command),
+    /// Speak to the contracts on TON.
+    ///
+    /// Exits with 1 where a contract refused.
+    Chain(ChainArgs),
     /// Compute what a machine must report.
     #[command(subcommand)]
     Measure(measure::Measure),
@@ -110,6 +115,7 @@ fn run(command: Command) -> anyhow::Result<Verdict> {
         }
         Command::Gateway(args) => runtime()?.block_on(serve_gateway(args)),
         Command::Host(command) => runtime()?.block_on(host::run(command)),
+        Command::Chain(args) => runtime()?.block_on(args.run()),
         Command::Measure(command) => measure::run(command),
         Command::Release(command) => release::run(command),
         Command::Audit(args) => args.run(),

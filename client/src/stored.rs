@@ -77,8 +77,7 @@ impl TdxArgs {
 
     fn judge(&self) -> anyhow::Result<Report> {
         let quote = read(&self.quote)?;
-        let files = CollateralFiles::read(|name| read_if_there(&self.collateral.join(name)))
-            .with_context(|| format!("{} is no collateral", self.collateral.display()))?;
+        let files = collateral_in(&self.collateral)?;
         let policy = match &self.policy {
             Some(path) => toml::from_slice(&read(path)?)
                 .with_context(|| format!("{} is no policy", path.display()))?,
@@ -111,6 +110,12 @@ pub(crate) fn print(judged: anyhow::Result<Report>, json: bool) -> Verdict {
         false => print!("{report}"),
     }
     report.verdict
+}
+
+/// Intel's documents in a folder.
+pub(crate) fn collateral_in(folder: &Path) -> anyhow::Result<CollateralFiles> {
+    CollateralFiles::read(|name| read_if_there(&folder.join(name)))
+        .with_context(|| format!("{} is no collateral", folder.display()))
 }
 
 fn read_if_there(path: &Path) -> io::Result<Option<Vec<u8>>> {

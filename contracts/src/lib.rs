@@ -16,6 +16,7 @@ pub mod claim;
 pub mod code;
 pub mod collateral;
 mod evidence;
+pub mod exit;
 pub mod messages;
 pub mod node;
 pub mod p256;

@@ -132,6 +132,21 @@ impl LocalChain {
         Ok(address)
     }
 
+    /// Where a code lives.
+    pub fn contracts(&self, code: &Cell) -> Result<Vec<StdAddr>> {
+        let mut found = Vec::new();
+        for entry in self.shard_side().accounts()?.iter() {
+            let (id, _, entry) = entry?;
+            let account = entry.load_account()?;
+            if let Some(AccountState::Active(init)) = account.map(|account| account.state)
+                && init.code.as_ref() == Some(code)
+            {
+                found.push(StdAddr::new(0, id));
+            }
+        }
+        Ok(found)
+    }
+
     /// A block of the masterchain in which nothing happens.
     pub fn tick(&mut self, now: u32) -> Result<()> {
         self.append(None, None, now)
