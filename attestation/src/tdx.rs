@@ -34,6 +34,7 @@
 //! Source: Intel TDX DCAP Quoting Library API; Intel SGX-TDX-DCAP Quote
 //! Verification Library; Intel PCS API, version 4.
 
+mod advisories;
 mod body;
 mod cache;
 mod chain;

@@ -14,7 +14,6 @@
 
 use alloc::format;
 use alloc::string::{String, ToString};
-use alloc::vec::Vec;
 use core::fmt;
 
 use serde::{Deserialize, Deserializer};
@@ -23,6 +22,7 @@ use crate::certificate::PublicKey;
 use crate::signature::{Signature, verify};
 use crate::time::{OutsideWindow, UnixTime, Window};
 
+use super::advisories::Advisories;
 use super::status::TcbStatus;
 
 /// Which of the two.
@@ -190,7 +190,7 @@ pub(super) struct IsvLevel {
     #[serde(deserialize_with = "status")]
     pub(super) tcb_status: TcbStatus,
     #[serde(default, rename = "advisoryIDs")]
-    pub(super) advisories: Vec<String>,
+    pub(super) advisories: Advisories,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -10,11 +10,12 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use crate::certificate::PublicKey;
 use crate::time::{UnixTime, Window};
 
+use super::advisories::Advisories;
 use super::body::TdBody;
 use super::document::{Document, DocumentError, Flaw, IsvLevel, isv_level, moment, status};
 use super::hex::Hex;
@@ -140,7 +141,7 @@ impl TcbInfo {
         }
         self.tdx_module_identities
             .iter()
-            .find(|identity| identity.version() == Some(version))
+            .find(|identity| identity.version == Some(version))
             .map(Some)
             .ok_or(VerifyError::ModuleVersion { version })
     }
@@ -167,8 +168,9 @@ impl<'a> Assessment<'a> {
         })
     }
 
-    pub(super) fn advisories(&self) -> impl Iterator<Item = &'a String> + use<'a> {
-        let module = self.module.map_or(&[][..], |module| &module.advisories);
+    pub(super) fn advisories(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        let module = self.module.into_iter();
+        let module = module.flat_map(|module| module.advisories.iter());
         self.platform.advisories.iter().chain(module)
     }
 }
@@ -182,7 +184,7 @@ struct PlatformLevel {
     #[serde(deserialize_with = "status")]
     tcb_status: TcbStatus,
     #[serde(default, rename = "advisoryIDs")]
-    advisories: Vec<String>,
+    advisories: Advisories,
 }
 
 impl PlatformLevel {
@@ -219,7 +221,8 @@ struct Component {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ModuleIdentity {
-    id: String,
+    #[serde(rename = "id", deserialize_with = "major_version")]
+    version: Option<u8>,
     mrsigner: Hex<48>,
     attributes: Hex<8>,
     attributes_mask: Hex<8>,
@@ -227,15 +230,6 @@ struct ModuleIdentity {
 }
 
 impl ModuleIdentity {
-    /// Major version, from an identifier like `TDX_01`.
-    fn version(&self) -> Option<u8> {
-        let digits = self.id.strip_prefix("TDX_")?;
-        match digits.len() {
-            2 => u8::from_str_radix(digits, 16).ok(),
-            _ => None,
-        }
-    }
-
     const fn signer(&self) -> ModuleSigner {
         ModuleSigner {
             mrsigner: self.mrsigner,
@@ -243,6 +237,13 @@ impl ModuleIdentity {
             attributes_mask: self.attributes_mask,
         }
     }
+}
+
+/// Reads an identifier like `TDX_01`; others may be there, and name no version.
+fn major_version<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u8>, D::Error> {
+    let digits = <&str>::deserialize(from)?.strip_prefix("TDX_");
+    let digits = digits.filter(|digits| digits.len() == 2);
+    Ok(digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()))
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]

@@ -200,7 +200,8 @@ fn judge(
     let status = current.map_or(at_launch, |current| {
         at_launch.after_update(current.status().and(qe.tcb_status))
     });
-    let advisories = launch.advisories().chain(&qe.advisories).cloned().collect();
+    let advisories = launch.advisories().chain(qe.advisories.iter());
+    let advisories = advisories.map(String::from).collect();
     if status == TcbStatus::Revoked {
         return Err(VerifyError::Revoked { advisories });
     }
