@@ -467,3 +467,79 @@ const VENDOR: [u8; 16] = [
 const COMPONENT_1: [u8; 13] = [
     0x06, 0x0b, 0x2a, 0x86, 0x48, 0x86, 0xf8, 0x4d, 0x01, 0x0d, 0x01, 0x02, 0x01,
 ];
+
+#[cfg(test)]
+mod tests {
+    use ::tests::pki::{Intel, Platform};
+    use ::tests::quote::{QuotingEnclave, TdState};
+    use ::tests::td::Td;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Reads all that `bytes` could be, and says what was cut.
+    fn cut(bytes: &[u8]) -> [bool; 5] {
+        let report = bytes.first_chunk().map(qe_report);
+        let text = String::from_utf8_lossy(bytes);
+        [
+            quote(bytes).is_ok(),
+            matches!(report, Some(Ok(_))),
+            certificate(bytes).is_ok(),
+            pck(bytes).is_ok(),
+            revocation_list(bytes).is_ok() || document(Document::TcbInfo, &text).is_ok(),
+        ]
+    }
+
+    fn quote_and_certificate() -> (Vec<u8>, Vec<u8>) {
+        let intel = Intel::new(&[1; 32], &Platform::SAMPLE);
+        let enclave = QuotingEnclave::new(&[2; 32], &intel);
+        let bytes = enclave.quote(&TdState::new(Td::REGISTERS, Td::MRCONFIGID), &[3; 64]);
+        let parsed = attestation::tdx::Quote::parse(&bytes).unwrap();
+        let parts = parsed.unverified_parts();
+        let [leaf, _, _] = attestation::pem::certificates(parts.pck_chain).unwrap();
+        let leaf = Certificate::parse(&leaf).unwrap().signed.body.to_vec();
+        (parts.signed.to_vec(), leaf)
+    }
+
+    #[test]
+    fn no_proper_prefix_of_a_quote_or_a_certificate_is_one() {
+        let (signed, leaf) = quote_and_certificate();
+        assert!(quote(&signed).is_ok());
+        assert!(pck(&leaf).is_ok() && certificate(&leaf).is_ok());
+        for len in 0..signed.len() {
+            assert!(quote(&signed[..len]).is_err(), "{len}");
+        }
+        for len in 0..leaf.len() {
+            assert!(pck(&leaf[..len]).is_err(), "{len}");
+            assert!(certificate(&leaf[..len]).is_err(), "{len}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named_with_its_place() {
+        let (mut signed, _) = quote_and_certificate();
+        signed[280] = 1;
+        let error = quote(&signed).err().unwrap();
+        assert_eq!(
+            error.to_string(),
+            "quote is not shaped as the contract knows it from byte 280 on"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..1500)) {
+            cut(&bytes);
+        }
+
+        #[test]
+        fn a_changed_byte_never_panics(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+            let (signed, leaf) = quote_and_certificate();
+            for mut bytes in [signed, leaf] {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+                cut(&bytes);
+            }
+        }
+    }
+}

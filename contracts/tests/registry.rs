@@ -155,6 +155,23 @@ fn whatever_lets_less_in_holds_at_once_and_never_lets_more_in() {
 }
 
 #[test]
+fn a_build_that_is_not_for_workers_makes_no_worker() {
+    let Some(tvm) = tvm::start(NOW) else { return };
+    let registry = Registry::start(&tvm);
+    registry.publish();
+    let another = Build {
+        roles: 2,
+        ..record(1)
+    };
+    let change = Change::PutBuild {
+        build: KEY,
+        record: another,
+    };
+    assert_eq!(registry.enact(&change), 0);
+    assert_eq!(registry.admit(), 175);
+}
+
+#[test]
 fn hardware_is_held_to_the_policy() {
     let Some(tvm) = tvm::start(NOW) else { return };
     let registry = Registry::start(&tvm);
