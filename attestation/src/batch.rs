@@ -1,16 +1,12 @@
 //! Many sessions under one quote: a platform takes a second for each.
 //!
 //! ```text
-//! leaf     = SHA-512(0x00 || Binding)
-//! node     = SHA-512(0x01 || left || right)
-//! TreeHead = of the tree over the bindings of all who wait
+//! TreeHead = head of the tree over the bindings of all who wait, with SHA-512
 //! ```
 //!
 //! Each client gets the path from its own binding to the head, which the quote
 //! covers. Its session is named as before: nobody finds another binding with a
-//! path to that head.
-//!
-//! Source: RFC 9162 (Certificate Transparency 2.0), section 2.1, with SHA-512.
+//! path to that head. The tree is that of [`merkle`].
 
 use alloc::vec::Vec;
 
@@ -18,26 +14,20 @@ use minicbor::{Decode, Encode};
 use sha2::{Digest, Sha256, Sha512};
 
 use crate::binding::{Binding, ReportData};
+use crate::merkle::{self, PathError};
 use crate::register::Digest384;
 
 /// The head of the tree over `bindings`, and the path of each of them to it.
 #[must_use]
 pub fn tree(bindings: &[Binding]) -> (TreeHead, Vec<Path>) {
-    let leaves: Vec<Node> = bindings.iter().map(leaf).collect();
-    let mut siblings = alloc::vec![Vec::new(); leaves.len()];
-    let head = grow(&leaves, &mut siblings);
-    let size = u32::try_from(leaves.len()).unwrap_or(u32::MAX);
-    let paths = (0..).zip(siblings).map(|(index, siblings)| Path {
-        index,
-        size,
-        siblings,
-    });
-    (TreeHead(head), paths.collect())
+    let leaves: Vec<_> = bindings.iter().map(leaf).collect();
+    let (head, paths) = merkle::tree::<Sha512>(&leaves);
+    (TreeHead(head.into()), paths.into_iter().map(Path).collect())
 }
 
 /// What one round of evidence is about.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct TreeHead(Node);
+pub struct TreeHead([u8; 64]);
 
 impl TreeHead {
     /// What GPU `index` of `count` has to sign.
@@ -64,108 +54,31 @@ impl TreeHead {
     }
 }
 
-/// One binding's way to the head of its tree (section 2.1.3).
+/// One binding's way to the head of its tree.
 #[derive(Clone, Debug, Decode, Encode, Eq, PartialEq)]
-pub struct Path {
-    #[n(0)]
-    index: u32,
-    #[n(1)]
-    size: u32,
-    /// The lowest first.
-    #[cbor(n(2), with = "minicbor::bytes")]
-    siblings: Vec<u8>,
-}
+#[cbor(transparent)]
+pub struct Path(#[n(0)] merkle::Path);
 
 impl Path {
-    /// The head that `binding` leads to (section 2.1.3.2).
+    /// The head that `binding` leads to.
     pub fn head(&self, binding: &Binding) -> Result<TreeHead, PathError> {
-        let (siblings, []) = self.siblings.as_chunks() else {
-            return Err(PathError);
-        };
-        let mut index = self.index;
-        let mut last = self.size.checked_sub(1).ok_or(PathError)?;
-        if index > last {
-            return Err(PathError);
-        }
-        let mut node = leaf(binding);
-        for sibling in siblings {
-            if last == 0 {
-                return Err(PathError);
-            }
-            if index & 1 == 1 || index == last {
-                node = parent(sibling, &node);
-                // Where there was no sibling the node had risen as it was.
-                while index & 1 == 0 && index != 0 {
-                    index >>= 1;
-                    last >>= 1;
-                }
-            } else {
-                node = parent(&node, sibling);
-            }
-            index >>= 1;
-            last >>= 1;
-        }
-        match last {
-            0 => Ok(TreeHead(node)),
-            _ => Err(PathError),
-        }
+        let head = self.0.head::<Sha512>(leaf(binding))?;
+        Ok(TreeHead(head.into()))
     }
 }
 
-/// A path that does not fit the tree that it names.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("the path does not lead from a leaf to the head of its tree")]
-pub struct PathError;
-
-type Node = [u8; 64];
-
-/// The head over `leaves` (section 2.1.1); each one's siblings are appended to its own.
-fn grow(leaves: &[Node], siblings: &mut [Vec<u8>]) -> Node {
-    let half = match leaves {
-        [] => return Sha512::digest([]).into(),
-        [only] => return *only,
-        // The largest power of two that is less than their number.
-        _ => leaves.len().div_ceil(2).next_power_of_two(),
-    };
-    let (left, right) = leaves.split_at(half);
-    let (of_left, of_right) = siblings.split_at_mut(half);
-    let (left, right) = (grow(left, of_left), grow(right, of_right));
-    of_left.iter_mut().for_each(|path| path.extend(right));
-    of_right.iter_mut().for_each(|path| path.extend(left));
-    parent(&left, &right)
-}
-
-fn leaf(binding: &Binding) -> Node {
-    let hash = Sha512::new()
-        .chain_update([0])
-        .chain_update(binding.as_bytes());
-    hash.finalize().into()
-}
-
-fn parent(left: &Node, right: &Node) -> Node {
-    let hash = Sha512::new().chain_update([1]).chain_update(left);
-    hash.chain_update(right).finalize().into()
+fn leaf(binding: &Binding) -> merkle::Node<Sha512> {
+    merkle::leaf::<Sha512>(binding.as_bytes())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::binding::Nonce;
-    use proptest::prelude::*;
 
     fn bindings(count: u8) -> Vec<Binding> {
         let of = |nonce| Binding::new(&Digest384::ZERO, &[0; 64], &Nonce([nonce; 32]));
         (0..count).map(of).collect()
-    }
-
-    #[test]
-    fn the_tree_is_that_of_the_specification() {
-        let of = bindings(5);
-        let [a, b, c, d, e] = [0, 1, 2, 3, 4].map(|index| leaf(&of[index]));
-        let four = parent(&parent(&a, &b), &parent(&c, &d));
-        assert_eq!(tree(&of).0, TreeHead(parent(&four, &e)));
-        assert_eq!(tree(&of[..1]).0, TreeHead(a));
-        assert_eq!(tree(&of[..3]).0, TreeHead(parent(&parent(&a, &b), &c)));
     }
 
     #[test]
@@ -185,23 +98,6 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_does_not_fit_its_tree_is_refused() {
-        let of = bindings(3);
-        let (_, paths) = tree(&of);
-        let refused = |change: fn(&mut Path)| {
-            let mut path = paths[0].clone();
-            change(&mut path);
-            assert_eq!(path.head(&of[0]), Err(PathError));
-        };
-        refused(|path| path.size = 0);
-        refused(|path| path.index = 3);
-        refused(|path| path.siblings.extend([0; 64]));
-        refused(|path| path.siblings.truncate(64));
-        refused(|path| path.siblings.push(0));
-        refused(|path| path.size = u32::MAX);
-    }
-
-    #[test]
     fn gpus_and_state_each_change_the_report_data() {
         let (head, _) = tree(&bindings(1));
         let (zero, other) = (Digest384::ZERO, Digest384::from_bytes([1; 48]));
@@ -217,13 +113,5 @@ mod tests {
         let (head, _) = tree(&bindings(1));
         assert_ne!(head.gpu_nonce(0, 2), head.gpu_nonce(1, 2));
         assert_ne!(head.gpu_nonce(0, 1), head.gpu_nonce(0, 2));
-    }
-
-    proptest! {
-        #[test]
-        fn arbitrary_paths_never_panic(index: u32, size: u32, siblings: Vec<u8>) {
-            let path = Path { index, size, siblings };
-            let _head = path.head(&bindings(1)[0]);
-        }
     }
 }

@@ -24,6 +24,7 @@ pub mod der;
 pub mod eventlog;
 #[cfg(feature = "verify")]
 pub mod evidence;
+pub mod merkle;
 #[cfg(feature = "verify")]
 pub mod nvidia;
 #[cfg(feature = "verify")]

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use attestation::appraisal::Rejection;
-use attestation::batch::PathError;
 use attestation::binding::{ALPN, Binding, Nonce};
+use attestation::merkle::PathError;
 use attestation::policy::{Policy, Trusted};
 use attestation::protocol::{Refusal, Request, Response};
 use attestation::register::Digest384;
