@@ -32,12 +32,16 @@ macro_rules! codes {
 }
 
 codes! {
+    /// One application, and what it will ask for.
+    APP = "app";
     /// One payer's deposit for one payee.
     CHANNEL = "channel";
     /// What Intel says of platforms.
     COLLATERAL = "collateral";
     /// The same under the made-up root of the emulated TD: never to be trusted.
     COLLATERAL_TEST = "collateral-test";
+    /// What one model costs on one kind of GPU.
+    MARKET = "market";
     /// One worker.
     NODE = "node";
     /// For tests of the P-256 construction.
@@ -60,10 +64,16 @@ impl Code {
 }
 
 /// Where a contract of this code is that begins with this state: in the basechain.
-pub fn address(code: Code, state: &dyn Store) -> Result<StdAddr, CellError> {
+pub fn address(code: Code, first: &dyn Store) -> Result<StdAddr, CellError> {
+    let code = code.cell().map_err(|_| CellError::InvalidCell)?;
+    address_of(&code, &CellBuilder::build_from(first)?)
+}
+
+/// The same, of cells.
+pub(crate) fn address_of(code: &Cell, first: &Cell) -> Result<StdAddr, CellError> {
     let first = StateInit {
-        code: Some(code.cell().map_err(|_| CellError::InvalidCell)?),
-        data: Some(CellBuilder::build_from(state)?),
+        code: Some(code.clone()),
+        data: Some(first.clone()),
         ..StateInit::default()
     };
     Ok(StdAddr::new(

@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod app;
 pub mod cells;
 pub mod channel;
 pub mod claim;
@@ -17,9 +18,12 @@ pub mod code;
 pub mod collateral;
 mod evidence;
 pub mod exit;
+pub mod market;
 pub mod messages;
 pub mod node;
 pub mod p256;
+pub mod price;
+pub mod receipt;
 pub mod registry;
 pub mod reports;
 pub mod voucher;

@@ -56,6 +56,29 @@ pub struct Redeemed {
     pub first: Lazy<State>,
 }
 
+/// An App wants so many tokens in an epoch, and has so much to pay for them with.
+///
+/// ```text
+/// demand#44454d41 query_id:uint64 epoch:uint32 owner:MsgAddressInt model:uint256
+///   tokens:uint64 deposit:uint64 = Demand;
+/// ```
+#[derive(Clone, Debug, Eq, Load, PartialEq, Store)]
+#[tlb(tag = "#44454d41")]
+pub struct Demand {
+    /// Of the sender's choice.
+    pub query_id: u64,
+    /// See [`epoch`].
+    pub epoch: u32,
+    /// Of the App.
+    pub owner: StdAddr,
+    /// Root hash.
+    pub model: HashBytes,
+    /// In this epoch.
+    pub tokens: u64,
+    /// What it has.
+    pub deposit: u64,
+}
+
 /// Seconds of an epoch, by which prices change and totals are made.
 pub const EPOCH: u32 = 3600;
 

@@ -10,17 +10,22 @@
 
 mod emulated;
 mod payment;
+mod pricing;
 mod tvm;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use contracts::app::{self, Declare};
 use contracts::channel::{Close, Report, TopUp};
 use contracts::code::Code;
+use contracts::market::Step;
+use contracts::reports::EPOCH;
 use tycho_types::cell::{Cell, HashBytes, Store};
 
 use emulated::{BLOCK, Emulated, NOW, parts};
 use payment::Payment;
+use pricing::Market;
 use tvm::Tx;
 use world::{COIN, build};
 
@@ -58,9 +63,12 @@ fn gas_and_size_are_as_recorded() {
     // What Intel renews every month, of one family: all but the CA's certificate.
     let renewed = posted.iter().map(|tx| tx.gas).sum::<u64>() - posted[1].gas;
     found.insert("collateral_update", renewed);
+    found.extend(market());
     found.extend([
+        ("cells_app", cells(Code::APP)),
         ("cells_channel", cells(Code::CHANNEL)),
         ("cells_collateral", cells(Code::COLLATERAL)),
+        ("cells_market", cells(Code::MARKET)),
         ("cells_node", cells(Code::NODE)),
         ("cells_registry", cells(Code::REGISTRY)),
     ]);
@@ -90,6 +98,36 @@ fn channel() -> BTreeMap<&'static str, u64> {
     pay.set_time(payment::NOW + payment::DELAY);
     let close = pay.send("payer", &Close { query_id: 1 });
     gas.insert("channel_close", close[0].gas);
+    gas
+}
+
+/// The second of everything in an epoch, when the trees are no longer empty.
+fn market() -> BTreeMap<&'static str, u64> {
+    let tvm = tvm::start(payment::NOW).unwrap();
+    let mut market = Market::start(&tvm, COIN);
+    let owner = tvm.wallet("developer");
+    let code = Code::APP.cell().unwrap();
+    let first = build(&app::State::new(owner));
+    let (app, _) = tvm.deploy(&code, &first, COIN, &Cell::default());
+    let want = build(&pricing::want(&market.address));
+    let register = tvm.send("developer", &app, COIN, &want);
+    let declare = tvm.send("anyone", &app, COIN, &build(&Declare { query_id: 1 }));
+    let mut gas = BTreeMap::from([
+        ("app_register", register[0].gas),
+        ("app_declare", declare[0].gas),
+        ("market_demand", declare[1].gas),
+    ]);
+    for of in [1, 2] {
+        let (node, presence) = market.presence(of, u64::from(of) * COIN);
+        let (channel, redeemed) = market.redeemed(of, COIN, 1_000_000);
+        let said = |from, body: Cell| tvm.forge(from, &market.address, COIN, &body)[0].gas;
+        gas.insert("market_presence", said(&node, build(&presence)));
+        gas.insert("usage_commit", said(&channel, build(&redeemed)));
+    }
+    market.set_time(payment::NOW + EPOCH);
+    let step = build(&Step { query_id: 1 });
+    let ended = tvm.send("keeper", &market.address, COIN, &step);
+    gas.insert("market_epoch", ended[0].gas);
     gas
 }
 

@@ -14,9 +14,11 @@ const INTEL = { '@root': 'roots/intel' };
 const TEST = { '@root': 'roots/test' };
 
 const BUILDS = {
+    app: { source: 'app', roots: INTEL },
     channel: { source: 'channel', roots: INTEL },
     collateral: { source: 'collateral', roots: INTEL },
     'collateral-test': { source: 'collateral', roots: TEST },
+    market: { source: 'market', roots: INTEL },
     node: { source: 'node', roots: INTEL },
     'p256-probe': { source: 'p256-probe', roots: INTEL },
     registry: { source: 'registry', roots: INTEL },
