@@ -47,9 +47,12 @@ mod tests {
 
     #[test]
     fn codes_have_the_names_and_words_of_their_sources() {
-        let (name, text) = meaning(119).unwrap();
-        assert_eq!(name, "ReportData");
-        assert_eq!(text, "REPORTDATA is not the claim's.");
+        let (name, text) = meaning(121).unwrap();
+        assert_eq!(name, "Stale");
+        assert_eq!(
+            text,
+            "The claim's block is not one that the chain remembers."
+        );
         assert_eq!(meaning(Refusal::Target.exit_code()).unwrap().0, "Target");
         assert_eq!(meaning(141).unwrap().0, "Older");
         assert_eq!(meaning(170).unwrap().0, "Build");

@@ -178,3 +178,68 @@ pub enum ReceiptError {
     #[error("the receipt's path does not fit its tree")]
     Path(#[from] PathError),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+
+    fn receipt(number: u8) -> Receipt {
+        let work = Work {
+            model: HashBytes([1; 32]),
+            build: HashBytes([2; 32]),
+            prompt_tokens: 900,
+            completion_tokens: 100,
+        };
+        Receipt {
+            global_id: -239,
+            channel: StdAddr::new(0, HashBytes([3; 32])),
+            request: HashBytes([number; 32]),
+            response: HashBytes([4; 32]),
+            price: 2_000_000,
+            time: 5,
+            work: Lazy::new(&work).unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_receipt_is_its_workers() {
+        let key = Ed25519KeyPair::from_seed_unchecked(&[1; 32]).unwrap();
+        let public = HashBytes(key.public_key().as_ref().try_into().unwrap());
+        let signature = key.sign(&receipt(1).hash().unwrap());
+        let signature: [u8; 64] = signature.as_ref().try_into().unwrap();
+        assert_eq!(receipt(1).verify(&public, &signature), Ok(()));
+        let other = receipt(2).verify(&public, &signature);
+        assert_eq!(other, Err(ReceiptError::Signature));
+        assert_eq!(receipt(1).cost(), Some(2000));
+    }
+
+    #[test]
+    fn two_paths_lead_from_an_answer_to_the_totals_of_an_epoch() {
+        let receipts: Vec<_> = (0..7).map(receipt).collect();
+        let (head, paths) = tree(&receipts).unwrap();
+        let reported = [8, 9, 10].map(|channel| Reported {
+            channel: HashBytes([channel; 32]),
+            tokens: 7000,
+            amount: 14_000,
+            receipts: head,
+        });
+        let (epoch, ways) = reports(&reported);
+        for (receipt, path) in receipts.iter().zip(&paths) {
+            assert_eq!(receipt.head(path), Ok(head));
+        }
+        for (reported, way) in reported.iter().zip(&ways) {
+            assert_eq!(reported.head(way), Ok(epoch));
+        }
+        assert_ne!(receipt(8).head(&paths[0]), Ok(head), "another answer");
+        let more = Reported {
+            tokens: 7001,
+            ..reported[0]
+        };
+        assert_ne!(more.head(&ways[0]), Ok(epoch), "more than was said");
+        assert_eq!(reports(&[]).0, HashBytes::ZERO);
+        let far = receipt(0).head(&ways[0]);
+        assert!(far.is_err() || far != Ok(head), "a path of another tree");
+    }
+}

@@ -147,3 +147,61 @@ pub enum Forged {
     #[error("what the payer's key has signed is no voucher")]
     Voucher,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+    use tycho_types::cell::CellFamily as _;
+
+    fn key() -> Ed25519KeyPair {
+        Ed25519KeyPair::from_seed_unchecked(&[1; 32]).unwrap()
+    }
+
+    fn first() -> Voucher {
+        Voucher::first(-239, StdAddr::new(0, HashBytes([2; 32])))
+    }
+
+    fn sign(cell: &Cell) -> Signed {
+        let signature = key().sign(&cell.repr_hash().0);
+        Signed {
+            signature: Bytes(signature.as_ref().try_into().unwrap()),
+            voucher: cell.clone(),
+        }
+    }
+
+    #[test]
+    fn the_next_voucher_adds_what_was_served_and_keeps_its_cap() {
+        let one = first().next(1_500_000, 1000, 5, HashBytes::ZERO).unwrap();
+        assert_eq!((one.amount, one.tokens, one.cap), (1500, 1_500_000, 1000));
+        let two = one.next(500_001, 10, 6, HashBytes::ZERO).unwrap();
+        assert_eq!(
+            (two.amount, two.cap),
+            (1505, 1000),
+            "never less than before"
+        );
+        assert!(one.keeps_its_cap() && two.keeps_its_cap());
+        assert!(!Voucher { cap: 999, ..one }.keeps_its_cap());
+        assert_eq!(two.next(u64::MAX, 1, 6, HashBytes::ZERO), None);
+        assert_eq!(two.next(1 << 40, u64::MAX, 6, HashBytes::ZERO), None);
+    }
+
+    #[test]
+    fn only_a_whole_voucher_by_that_key_is_one() {
+        let public = HashBytes(key().public_key().as_ref().try_into().unwrap());
+        let cell = first().cell().unwrap();
+        let signed = sign(&cell);
+        assert_eq!(signed.verify(&public), Ok(first()));
+        assert_eq!(signed.verify(&HashBytes([1; 32])), Err(Forged::Signature));
+        let mut forged = signed.clone();
+        forged.signature.0[0] ^= 1;
+        assert_eq!(forged.verify(&public), Err(Forged::Signature));
+        let mut longer = CellBuilder::new();
+        longer.store_slice(cell.as_slice().unwrap()).unwrap();
+        longer.store_bit_one().unwrap();
+        for other in [longer.build().unwrap(), Cell::empty_cell()] {
+            assert_eq!(sign(&other).verify(&public), Err(Forged::Voucher));
+        }
+    }
+}

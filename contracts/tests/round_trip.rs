@@ -33,7 +33,7 @@ proptest! {
 
     #[test]
     fn what_is_built_is_what_is_read_and_no_part_of_it_is(seed in any::<[u8; 32]>(), some in any::<bool>()) {
-        for (name, whole, reader) in samples(seed, some) {
+        for (name, whole, reader) in all(seed, some) {
             let again = reader(&whole);
             prop_assert_eq!(again.as_ref(), Some(&whole), "{}", name);
             for part in parts(&whole) {
@@ -50,7 +50,7 @@ proptest! {
         references in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..=127), 0..=4),
         tagged in any::<bool>(),
     ) {
-        for (_, whole, reader) in samples([1; 32], true) {
+        for (_, whole, reader) in all([1; 32], true) {
             let mut builder = CellBuilder::new();
             let bits = if tagged { whole.bit_len().min(32) } else { 0 };
             builder.store_raw(whole.data(), bits).unwrap();
@@ -105,7 +105,13 @@ macro_rules! samples {
     };
 }
 
+mod paid;
+
 /// One of each.
+fn all(seed: [u8; 32], some: bool) -> Vec<(&'static str, Cell, Reader)> {
+    [samples(seed, some), paid::samples(seed, some)].concat()
+}
+
 fn samples(seed: [u8; 32], some: bool) -> Vec<(&'static str, Cell, Reader)> {
     let hash = HashBytes(seed);
     let number = u128::from_be_bytes(seed[..16].try_into().unwrap());
