@@ -20,8 +20,9 @@ use contracts::app::{self, Declare};
 use contracts::channel::{Close, Report, TopUp};
 use contracts::code::Code;
 use contracts::market::Step;
+use contracts::node::{Offer, Present};
 use contracts::reports::EPOCH;
-use tycho_types::cell::{Cell, HashBytes, Store};
+use tycho_types::cell::{Cell, HashBytes, Lazy, Store};
 
 use emulated::{BLOCK, Emulated, NOW, parts};
 use payment::Payment;
@@ -59,6 +60,18 @@ fn gas_and_size_are_as_recorded() {
         "collateral_qe_identity",
     ];
     found.extend(names.into_iter().zip(posted.iter().map(|tx: &Tx| tx.gas)));
+    let offer = Offer {
+        query_id: 1,
+        host: Lazy::new(&pricing::host(&tvm.wallet("market"), COIN)).unwrap(),
+    };
+    tvm.send("owner", &world.node, COIN, &build(&offer));
+    let present = tvm.send(
+        "anyone",
+        &world.node,
+        COIN,
+        &build(&Present { query_id: 1 }),
+    );
+    found.insert("node_present", present[0].gas);
     found.extend(channel());
     // What Intel renews every month, of one family: all but the CA's certificate.
     let renewed = posted.iter().map(|tx| tx.gas).sum::<u64>() - posted[1].gas;
