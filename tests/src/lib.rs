@@ -17,6 +17,7 @@ pub mod chain;
 pub mod collateral;
 pub mod kernel;
 pub mod parsers;
+pub mod pci;
 pub mod pcs;
 pub mod pki;
 pub mod quote;

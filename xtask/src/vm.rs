@@ -15,6 +15,7 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ::tests::pci;
 use anyhow::{Context as _, Result, bail};
 use client::host::QGS_PORT;
 use client::host::accelerator::Accelerator;
@@ -24,6 +25,7 @@ use client::host::server::Endpoint;
 use client::host::tpm::{Authority, Tpm};
 use client::host::vm::{self, ModelDisk};
 use measurements::shape::{Platform, Shape};
+use serde_json::json;
 use tempfile::TempDir;
 
 use self::console::Console;
@@ -51,6 +53,8 @@ pub struct Boot {
     pub port: u16,
     /// One ACPI table more, as a hostile host serves it.
     pub table: Option<PathBuf>,
+    /// A device more that says it is a GPU.
+    pub impostor: bool,
     /// Copy of everything said on the console.
     pub log: PathBuf,
 }
@@ -76,6 +80,9 @@ impl Vm {
             Platform::Tdx => None,
             Platform::Vtpm => Some(Tpm::start(tools, authority, state.path())?),
         };
+        if boot.impostor {
+            pci::impostor(&state.path().join(IMPOSTOR)).context("cannot serve the device")?;
+        }
         let address = free_address()?;
         let mut command = command(tools, boot, state.path(), address)?;
         let started = Instant::now();
@@ -188,6 +195,12 @@ fn command(tools: &Tools, boot: &Boot, state: &Path, address: SocketAddr) -> Res
     if let Some(table) = table {
         command.args(["-acpitable", &format!("file={}", table.display())]);
     }
+    if boot.impostor {
+        let path = state.join(IMPOSTOR);
+        let socket = json!({ "type": "unix", "path": path });
+        let device = json!({ "driver": "vfio-user-pci", "addr": "10", "socket": socket });
+        command.args(["-device", &device.to_string()]);
+    }
     Ok(command)
 }
 
@@ -216,6 +229,8 @@ pub(crate) fn free_address() -> Result<SocketAddr> {
 }
 
 const POLL: Duration = Duration::from_millis(20);
+/// Its socket, among those of the VM.
+const IMPOSTOR: &str = "impostor";
 
 #[cfg(test)]
 mod tests {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 
 use crate::cocoon::Timing;
@@ -60,6 +60,13 @@ impl Report {
     pub(super) fn write(&self, path: &Path) -> Result<()> {
         let json = serde_json::to_string_pretty(self).context("cannot write the report")?;
         write(path, json + "\n")
+    }
+
+    /// Makes sure that nothing tampered with was taken.
+    pub(super) fn refused(&self) -> Result<()> {
+        let missed = self.refusals.iter().filter(|row| !row.refused).count();
+        ensure!(missed == 0, "{missed} of the tamperings were not refused");
+        Ok(())
     }
 }
 

@@ -20,7 +20,7 @@ use crate::{disk, models};
 
 use super::report::Report;
 
-/// Two images, the models, a client, and what is published about them.
+/// An image, the models, a client, and what is published about them.
 pub(super) struct Stage {
     pub(super) folder: PathBuf,
     pub(super) progress: Progress,
@@ -28,13 +28,17 @@ pub(super) struct Stage {
     pub(super) authority: Authority,
     pub(super) accelerator: Accelerator,
     pub(super) base: Artefacts,
-    pub(super) debug: Artefacts,
     pub(super) measured: String,
     pub(super) models: Vec<ModelDisk>,
     pub(super) cocoon: Cocoon,
     pub(super) release: PathBuf,
-    /// What would be published about the debug image, were it published.
-    pub(super) other_release: PathBuf,
+}
+
+/// An image that nobody was told of.
+pub(super) struct Unpublished {
+    pub(super) image: Artefacts,
+    /// What would be published about it, were it published.
+    pub(super) release: PathBuf,
 }
 
 impl Stage {
@@ -44,17 +48,15 @@ impl Stage {
         let folder = builder.place.source.join("target/demo");
         let tools = builder.tools()?;
         let base = builder.build(profile)?;
-        let debug = builder.build(Profile::Debug)?;
         let (measured, models) = measured(builder, &tools)?;
         let cocoon = Cocoon::release(&builder.place, &builder.progress)?;
         report.seconds_to_build = started.elapsed().as_secs_f64();
 
-        let config = folder.join("worker.toml");
+        let config = folder.join(CONFIG);
         write(&config, &measured)?;
         let predicting = Instant::now();
         let release = publish(&cocoon, &base, &config, &folder.join("release.json"))?;
         report.seconds_to_predict = predicting.elapsed().as_secs_f64();
-        let other_release = publish(&cocoon, &debug, &config, &folder.join("other.json"))?;
 
         let manifest: Manifest = serde_json::from_slice(&read(&base.manifest)?)
             .context("the image's manifest is damaged")?;
@@ -65,18 +67,24 @@ impl Stage {
             folder,
             tools,
             base,
-            debug,
             measured,
             models,
             cocoon,
             release,
-            other_release,
         };
         report.platform = stage.platform_in_words().into();
         report.cores = builder.jobs.get();
         report.packages = manifest.packages.len();
         report.artefacts = manifest.artefacts;
         Ok(stage)
+    }
+
+    /// The debug image.
+    pub(super) fn unpublished(&self, builder: &Builder) -> Result<Unpublished> {
+        let image = builder.build(Profile::Debug)?;
+        let (config, out) = (self.folder.join(CONFIG), self.folder.join("other.json"));
+        let release = publish(&self.cocoon, &image, &config, &out)?;
+        Ok(Unpublished { image, release })
     }
 
     /// What this machine can prove.
@@ -104,6 +112,7 @@ impl Stage {
             unmeasured: UNMEASURED.into(),
             port: PORT,
             table: None,
+            impostor: false,
             log: self.folder.join(format!("{name}.console")),
         })
     }
@@ -204,6 +213,9 @@ pub(super) const READY: &str = "agent ready";
 
 /// Longest boot that is waited for; under emulation on two busy cores.
 pub(super) const BOOT: Duration = Duration::from_secs(300);
+
+/// The measured configuration, in the stage's folder.
+const CONFIG: &str = "worker.toml";
 
 const PORT: u16 = 8443;
 

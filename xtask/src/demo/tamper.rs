@@ -15,19 +15,20 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
 use crate::cocoon::Verified;
+use crate::image::Artefacts;
 use crate::place::{read, write};
 use crate::vm::{Boot, Vm};
 
 use super::chat;
 use super::report::{Refusal, Report};
-use super::stage::{self, Stage};
+use super::stage::{self, Stage, Unpublished};
 
 /// All of them; a row for each.
-pub(super) fn all(stage: &Stage, report: &mut Report) -> Result<()> {
+pub(super) fn all(stage: &Stage, debug: &Unpublished, report: &mut Report) -> Result<()> {
     let mut rows = corrupted(stage)?;
-    rows.extend(other_boots(stage)?);
+    rows.extend(other_boots(stage, &debug.image)?);
     rows.extend(hostile_table(stage)?);
-    rows.extend(other_peers(stage)?);
+    rows.extend(other_peers(stage, &debug.release)?);
     rows.push(debug_td()?);
     report.refusals = rows;
     Ok(())
@@ -68,7 +69,7 @@ fn corrupted(stage: &Stage) -> Result<Vec<Refusal>> {
 }
 
 /// An image or a configuration that was not published: it boots, and is refused.
-fn other_boots(stage: &Stage) -> Result<Vec<Refusal>> {
+fn other_boots(stage: &Stage, debug: &Artefacts) -> Result<Vec<Refusal>> {
     let mut line = stage.boot("other-command-line")?;
     let text = line.artefacts.command_line()? + " cocoon.evil=1";
     line.artefacts.command_line = written(stage, "other-cmdline", text.as_bytes())?;
@@ -80,15 +81,15 @@ fn other_boots(stage: &Stage) -> Result<Vec<Refusal>> {
     let mut config = stage.boot("other-configuration")?;
     config.measured += "# one line more\n";
 
-    let debug = Boot {
-        artefacts: stage.debug.clone(),
+    let shell = Boot {
+        artefacts: debug.clone(),
         ..stage.boot("debug")?
     };
     let boots = [
         ("another command line", "pcr9", "rtmr2", line),
         ("another kernel", "pcr4", "rtmr1", kernel),
         ("another configuration", "pcr8", "mrconfigid", config),
-        ("the debug profile", "pcr9", "rtmr2", debug),
+        ("the debug profile", "pcr9", "rtmr2", shell),
     ];
     let mut rows = Vec::new();
     for (tampering, pcr, register, boot) in boots {
@@ -96,7 +97,7 @@ fn other_boots(stage: &Stage) -> Result<Vec<Refusal>> {
         let vm = stage.serve(&boot)?;
         let verified = stage.verify(vm.address())?;
         rows.push(refusal(tampering, &[pcr, register], &verified));
-        if boot.artefacts.folder == stage.debug.folder {
+        if boot.artefacts.folder == debug.folder {
             rows.push(at_the_gateway(stage, vm.address())?);
         }
         step.done(verified.verdict);
@@ -129,6 +130,27 @@ fn hostile_table(stage: &Stage) -> Result<[Refusal; 2]> {
     Ok([refusal(tampering, &["pcr1", "rtmr0"], &verified), program])
 }
 
+/// A device with the identity of a GPU and nothing behind it: the machine does not start without.
+pub(super) fn impostor(stage: &Stage) -> Result<Refusal> {
+    let tampering = "a device that says it is a GPU";
+    let step = stage.progress.step(tampering);
+    let boot = Boot {
+        impostor: true,
+        ..stage.boot("impostor")?
+    };
+    let mut vm = Vm::start(&stage.tools, &stage.authority, &boot)?;
+    let found = vm.console().wait_for("init: step ", stage::BOOT)?;
+    vm.wait(stage::BOOT)?;
+    step.done("powered off");
+    Ok(Refusal {
+        tampering: tampering.into(),
+        refused: found.text.contains("load GPU driver failed"),
+        by: "init, which says what the driver found".into(),
+        expected: "a GPU that the driver knows, or none".into(),
+        found: found.text,
+    })
+}
+
 /// An application asks through the gateway; the peer is not what was published.
 fn at_the_gateway(stage: &Stage, worker: SocketAddr) -> Result<Refusal> {
     let gateway = stage.gateway(worker)?;
@@ -143,7 +165,7 @@ fn at_the_gateway(stage: &Stage, worker: SocketAddr) -> Result<Refusal> {
 }
 
 /// A genuine worker, and somebody between it and the client.
-fn other_peers(stage: &Stage) -> Result<Vec<Refusal>> {
+fn other_peers(stage: &Stage, other_release: &Path) -> Result<Vec<Refusal>> {
     let step = stage.progress.step("relay, replay, unknown build");
     let vm = stage.serve(&stage.boot("relayed")?)?;
     let runtime = Runtime::new().context("cannot start the runtime")?;
@@ -167,7 +189,7 @@ fn other_peers(stage: &Stage) -> Result<Vec<Refusal>> {
         .block_on(adversary)
         .context("the adversary panicked")?
         .context("the adversary failed")?;
-    let verified = stage.verify_by(&stage.other_release, genuine)?;
+    let verified = stage.verify_by(other_release, genuine)?;
     let unknown = refusal(
         "a build that is not published",
         &["pcr9", "rtmr2"],
