@@ -33,7 +33,7 @@ pub fn run(builder: &Builder) -> Result<()> {
 }
 
 /// The nvidia profile where there is no GPU: the kernel takes its driver, it says so, and
-/// answers on the processor; and a device that only says that it is a GPU ends the boot.
+/// answers on the processor; and devices that are no GPU, or a dead one, end the boot.
 pub fn without_gpu(builder: &Builder) -> Result<()> {
     let mut report = Report::default();
     let stage = Stage::set(builder, Profile::Nvidia, &mut report)?;
@@ -43,7 +43,7 @@ pub fn without_gpu(builder: &Builder) -> Result<()> {
         let said = console.iter().any(|line| line.text.contains(expected));
         ensure!(said, "the console does not say: {expected}");
     }
-    report.refusals.push(tamper::impostor(&stage)?);
+    report.refusals = tamper::gpus(&stage)?;
     print!("{report}");
     report.refused()
 }

@@ -119,7 +119,7 @@ fn boot(builder: &Builder, profile: Profile, measured: &Path, unmeasured: &Path)
         unmeasured: read_text(unmeasured)?,
         port: 8443,
         table: None,
-        impostor: false,
+        gpu: None,
         log: out.join("console.log"),
     };
     let mut vm = Vm::start(&tools, &Authority::at(&out.join("authority"))?, &boot)?;

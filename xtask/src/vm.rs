@@ -15,7 +15,7 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ::tests::pci;
+use ::tests::pci::Gpu;
 use anyhow::{Context as _, Result, bail};
 use client::host::QGS_PORT;
 use client::host::accelerator::Accelerator;
@@ -54,7 +54,7 @@ pub struct Boot {
     /// One ACPI table more, as a hostile host serves it.
     pub table: Option<PathBuf>,
     /// A device more that says it is a GPU.
-    pub impostor: bool,
+    pub gpu: Option<Gpu>,
     /// Copy of everything said on the console.
     pub log: PathBuf,
 }
@@ -80,8 +80,9 @@ impl Vm {
             Platform::Tdx => None,
             Platform::Vtpm => Some(Tpm::start(tools, authority, state.path())?),
         };
-        if boot.impostor {
-            pci::impostor(&state.path().join(IMPOSTOR)).context("cannot serve the device")?;
+        if let Some(gpu) = boot.gpu {
+            gpu.listen(&state.path().join(GPU))
+                .context("cannot serve the device")?;
         }
         let address = free_address()?;
         let mut command = command(tools, boot, state.path(), address)?;
@@ -195,8 +196,8 @@ fn command(tools: &Tools, boot: &Boot, state: &Path, address: SocketAddr) -> Res
     if let Some(table) = table {
         command.args(["-acpitable", &format!("file={}", table.display())]);
     }
-    if boot.impostor {
-        let path = state.join(IMPOSTOR);
+    if boot.gpu.is_some() {
+        let path = state.join(GPU);
         let socket = json!({ "type": "unix", "path": path });
         let device = json!({ "driver": "vfio-user-pci", "addr": "10", "socket": socket });
         command.args(["-device", &device.to_string()]);
@@ -229,8 +230,8 @@ pub(crate) fn free_address() -> Result<SocketAddr> {
 }
 
 const POLL: Duration = Duration::from_millis(20);
-/// Its socket, among those of the VM.
-const IMPOSTOR: &str = "impostor";
+/// Socket of [`Boot::gpu`], among those of the VM.
+const GPU: &str = "gpu";
 
 #[cfg(test)]
 mod tests {

@@ -112,7 +112,7 @@ impl Stage {
             unmeasured: UNMEASURED.into(),
             port: PORT,
             table: None,
-            impostor: false,
+            gpu: None,
             log: self.folder.join(format!("{name}.console")),
         })
     }

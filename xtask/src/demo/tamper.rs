@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use session::client::{ChallengeError, ConnectError};
 use session::server::Worker;
 use tests::adversary;
+use tests::pci::Gpu;
 use tests::quote::{DEBUG, TdState};
 use tests::td::Td;
 use tokio::io::duplex;
@@ -130,25 +131,37 @@ fn hostile_table(stage: &Stage) -> Result<[Refusal; 2]> {
     Ok([refusal(tampering, &["pcr1", "rtmr0"], &verified), program])
 }
 
-/// A device with the identity of a GPU and nothing behind it: the machine does not start without.
-pub(super) fn impostor(stage: &Stage) -> Result<Refusal> {
-    let tampering = "a device that says it is a GPU";
-    let step = stage.progress.step(tampering);
-    let boot = Boot {
-        impostor: true,
-        ..stage.boot("impostor")?
-    };
-    let mut vm = Vm::start(&stage.tools, &stage.authority, &boot)?;
-    let found = vm.console().wait_for("init: step ", stage::BOOT)?;
-    vm.wait(stage::BOOT)?;
-    step.done("powered off");
-    Ok(Refusal {
-        tampering: tampering.into(),
-        refused: found.text.contains("load GPU driver failed"),
-        by: "init, which says what the driver found".into(),
-        expected: "a GPU that the driver knows, or none".into(),
-        found: found.text,
+/// Devices with the identity of a GPU: the machine does not start with one that does not work.
+pub(super) fn gpus(stage: &Stage) -> Result<Vec<Refusal>> {
+    [
+        (
+            "a device that says it is a GPU",
+            Gpu::Impostor,
+            "cannot load ",
+        ),
+        ("a GPU that does not start", Gpu::Dead, " does not start"),
+    ]
+    .into_iter()
+    .map(|(tampering, gpu, reason)| {
+        let step = stage.progress.step(tampering);
+        let boot = Boot {
+            gpu: Some(gpu),
+            ..stage.boot("other-gpu")?
+        };
+        let mut vm = Vm::start(&stage.tools, &stage.authority, &boot)?;
+        let found = vm.console().wait_for("init: step ", stage::BOOT)?.text;
+        vm.wait(stage::BOOT)?;
+        step.done("powered off");
+        let failed = found.contains("load GPU driver failed") && found.contains(reason);
+        Ok(Refusal {
+            tampering: tampering.into(),
+            refused: failed,
+            by: "the driver, and so init".into(),
+            expected: "a GPU that starts, or none".into(),
+            found,
+        })
     })
+    .collect()
 }
 
 /// An application asks through the gateway; the peer is not what was published.
