@@ -56,7 +56,10 @@ pub fn check(builder: &Builder, profile: Profile, skip_kernel: bool) -> Result<(
 }
 
 fn build_elsewhere(builder: &Builder, profile: Profile, skip_kernel: bool) -> Result<Artefacts> {
-    let checkout = builder.place.out.join("check/another place");
+    let checkout = builder
+        .place
+        .out
+        .join(format!("check/another place, {profile}"));
     builder.place.copy_to(&checkout)?;
     let out = checkout.join("target/image");
     if skip_kernel {
