@@ -26,6 +26,10 @@ pub fn materials(place: &Place, lock: &Lock, profile: Profile) -> Result<Materia
     let mut root_crates = crates.linked("agent")?;
     if profile == Profile::Nvidia {
         root_packages.extend(lock.of(Use::Driver));
+        // Their code is in the kernels that the agent computes with: headers, and libdevice.
+        for name in ["nvidia-cuda-dev", "nvidia-cuda-toolkit"] {
+            root_packages.push(lock.package(Use::Cuda, name)?);
+        }
         let features = ["--package", "agent", "--features", "cuda,nvidia"];
         root_crates.extend(Crates::read(place, &features)?.linked("agent")?);
         root_crates.sort();
