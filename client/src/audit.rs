@@ -16,6 +16,7 @@ use clap::Args;
 use measurements::diff::{Difference, diff};
 use measurements::release::{Artefact, Release};
 use serde::Serialize;
+use serde_json::Value;
 
 use self::chain::Chain;
 use crate::artefacts::{Artefacts, materials, read};
@@ -232,9 +233,13 @@ fn described(
     let mut checks = Vec::new();
     let mut check = |name, path: &Path, expected: &[u8]| -> anyhow::Result<()> {
         if path.exists() {
-            let same = read(path)? == expected;
-            let found = if same { "the same" } else { "other bytes" };
-            checks.push(Check::new(name, "the same", found, same));
+            let stated = read(path)?;
+            let same = stated == expected;
+            let (expected, found) = match same {
+                true => ("the same".into(), "the same".into()),
+                false => first_difference(&stated, expected),
+            };
+            checks.push(Check::new(name, expected, found, same));
         }
         Ok(())
     };
@@ -254,6 +259,21 @@ fn described(
         }
     }
     Ok(checks)
+}
+
+/// What two documents first differ in, if they are JSON: as published, as it follows.
+fn first_difference(stated: &[u8], follows: &[u8]) -> (String, String) {
+    let [stated, follows] = [stated, follows].map(serde_json::from_slice::<Value>);
+    let differences = match (stated, follows) {
+        (Ok(stated), Ok(follows)) => diff(&stated, &follows).unwrap_or_default(),
+        _ => Vec::new(),
+    };
+    let Some(difference) = differences.into_iter().next() else {
+        return ("the same".into(), "other bytes".into());
+    };
+    let say = |value: Option<String>| value.unwrap_or_else(|| "absent".into());
+    let found = format!("{} is {}", difference.name, say(difference.second));
+    (say(difference.first), found)
 }
 
 fn file<'a>(release: &'a Release, name: &str) -> Option<&'a Artefact> {

@@ -223,12 +223,15 @@ fn an_audit_says_what_is_not_as_published_and_draws_it() {
     assert_eq!(page.matches("<g class=\"given differs\"").count(), 1);
 
     fs::write(story.path("release.cdx.json"), "{}").unwrap();
+    fs::write(story.path("release.corim"), b"\xa0").unwrap();
     let (code, text, _) = audit(".");
     assert_eq!(code, 1);
-    assert!(
-        text.contains("NO sbom: other bytes, expected the same\n"),
-        "{text}"
-    );
+    for refused in [
+        "NO corim: other bytes, expected the same\n",
+        "NO sbom: bomFormat is CycloneDX, expected absent\n",
+    ] {
+        assert!(text.contains(refused), "{text}");
+    }
     assert!(text.contains("ok provenance: "), "{text}");
     let last = "rejected: the files are as published, but not what is said about them\n";
     assert!(text.ends_with(last), "{text}");
