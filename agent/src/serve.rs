@@ -17,6 +17,7 @@ use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
 use hyper_util::service::TowerToHyperService;
+use inference::Tenant;
 use session::server::{Attester, Worker};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, Semaphore};
@@ -85,7 +86,10 @@ async fn connection(
         () = stop.cancelled() => return Ok(()),
         accepted = worker.accept(tcp) => accepted?,
     };
-    let api = api.layer(Extension(Arc::new(Mutex::new(attester))));
+    // Who is behind a connection is not known; but it is somebody else's than the next.
+    let api = api
+        .layer(Extension(Tenant::new()))
+        .layer(Extension(Arc::new(Mutex::new(attester))));
     let http = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)

@@ -289,7 +289,39 @@ async fn what_is_wrong_is_named() {
             "unsupported_parameter",
         ),
         ("logprobs", json!(true), "logprobs", "unsupported_parameter"),
-        ("top_k", json!(40), "top_k", "unknown_parameter"),
+        ("top_k", json!(-1), "top_k", "invalid_type"),
+        ("min_p", json!(1.1), "min_p", "invalid_value"),
+        (
+            "repetition_penalty",
+            json!(0),
+            "repetition_penalty",
+            "invalid_value",
+        ),
+        (
+            "presence_penalty",
+            json!(2.1),
+            "presence_penalty",
+            "invalid_value",
+        ),
+        (
+            "frequency_penalty",
+            json!("x"),
+            "frequency_penalty",
+            "invalid_type",
+        ),
+        (
+            "logit_bias",
+            json!({"1": 101}),
+            "logit_bias",
+            "invalid_value",
+        ),
+        (
+            "logit_bias",
+            json!({"king": 1}),
+            "logit_bias",
+            "invalid_type",
+        ),
+        ("mirostat", json!(2), "mirostat", "unknown_parameter"),
     ] {
         let body = with(recite(), name, value.clone());
         let error = error(chat(body).await, StatusCode::BAD_REQUEST).await;

@@ -57,8 +57,10 @@ pub enum FinishReason {
 /// Tokens, as the engine counted them.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Usage {
-    /// Tokens that were read.
+    /// Tokens of the prompt.
     pub prompt: usize,
+    /// Those of them that this tenant's earlier requests had read already.
+    pub cached: usize,
     /// Tokens that were made, one that ended the answer included.
     pub completion: usize,
 }

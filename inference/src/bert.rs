@@ -6,12 +6,17 @@
 //! Source: `BertModel` of Hugging Face transformers, and the modules Transformer,
 //! Pooling and Normalize of sentence-transformers.
 
+mod attention;
+
 use candle_core::{Device, Tensor};
 use candle_nn::ops::layer_norm;
 use serde::Deserialize;
 
-use crate::attention::{Heads, Mask, Memory};
+use crate::config::{FILE, check_sizes, unsupported};
 use crate::error::LoadError;
+use crate::kernel::attention::Heads;
+use crate::kernel::input::{Quantise, Row};
+use crate::kernel::pool::Pool;
 use crate::linear::Linear;
 use crate::model_dir::ModelDir;
 use crate::weights::Weights;
@@ -35,7 +40,7 @@ impl Bert {
     /// As `architectures` in config.json has it.
     pub(crate) const ARCHITECTURE: &'static str = "BertModel";
 
-    pub(crate) fn load(dir: &ModelDir) -> Result<Self, LoadError> {
+    pub(crate) fn load(pool: &mut Pool, dir: &ModelDir) -> Result<Self, LoadError> {
         let config: Config = dir.json("config.json")?;
         let heads = config.check()?;
         dir.json::<Pooling>(POOLING)?.check()?;
@@ -45,7 +50,7 @@ impl Bert {
 
         let mut weights = Weights::open(dir)?;
         let hidden = config.hidden_size;
-        let mut table = |name, rows| weights.take(name, &[rows, hidden]);
+        let mut table = |name, rows| weights.tensor(name, &[rows, hidden]);
         let words = table("embeddings.word_embeddings.weight", config.vocab_size)?;
         let positions = table(
             "embeddings.position_embeddings.weight",
@@ -60,7 +65,7 @@ impl Bert {
             .map_err(|source| LoadError::Build { source })?;
         let norm = Norm::load(&mut weights, "embeddings.LayerNorm", &config)?;
         let layers = (0..config.num_hidden_layers)
-            .map(|index| Layer::load(&mut weights, &config, index))
+            .map(|index| Layer::load(pool, &mut weights, &config, index))
             .collect::<Result<_, _>>()?;
         Ok(Self {
             words,
@@ -90,14 +95,14 @@ impl Bert {
     }
 
     /// Embeds one text of at least one token.
-    pub(crate) fn embed(&self, tokens: &[u32]) -> candle_core::Result<Vec<f32>> {
+    pub(crate) fn embed(&self, pool: &mut Pool, tokens: &[u32]) -> candle_core::Result<Vec<f32>> {
         let rows = tokens.len();
         let tokens = Tensor::from_slice(tokens, rows, &Device::Cpu)?;
         let x = self.words.index_select(&tokens, 0)?;
         let x = x.add(&self.positions.narrow(0, 0, rows)?)?;
         let mut x = self.norm.forward(&x.broadcast_add(&self.segment)?)?;
         for layer in &self.layers {
-            x = layer.forward(&x, self.heads)?;
+            x = layer.forward(pool, &x, self.heads)?;
         }
         let mean = x.mean(0)?;
         let length = mean.sqr()?.sum_all()?.sqrt()?;
@@ -119,12 +124,22 @@ struct Layer {
 }
 
 impl Layer {
-    fn load(weights: &mut Weights, config: &Config, index: usize) -> Result<Self, LoadError> {
+    fn load(
+        pool: &mut Pool,
+        weights: &mut Weights,
+        config: &Config,
+        index: usize,
+    ) -> Result<Self, LoadError> {
         let name = |part: &str| format!("encoder.layer.{index}.{part}");
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let attention_norm = Norm::load(weights, &name("attention.output.LayerNorm"), config)?;
         let norm = Norm::load(weights, &name("output.LayerNorm"), config)?;
-        let mut linear = |part, shape| Linear::load_with_bias(weights, &name(part), shape);
+        let mut linear = |part, shape: [usize; 2]| {
+            let name = name(part);
+            let weight = weights.matrix(pool, &format!("{name}.weight"), shape, |row| row)?;
+            let bias = weights.vector(&format!("{name}.bias"), weight.outputs())?;
+            Linear::new(vec![weight], bias)
+        };
         Ok(Self {
             query: linear("attention.self.query", [hidden, hidden])?,
             key: linear("attention.self.key", [hidden, hidden])?,
@@ -137,23 +152,37 @@ impl Layer {
         })
     }
 
-    fn forward(&self, x: &Tensor, heads: Heads) -> candle_core::Result<Tensor> {
-        let (rows, width) = x.dims2()?;
-        let project = |linear: &Linear| -> candle_core::Result<Vec<f32>> {
-            linear.forward(x)?.flatten_all()?.to_vec1()
-        };
-        let mut memory = Memory::new(heads, rows);
-        memory.append(&project(&self.key)?, &project(&self.value)?);
-        let mut attended = Vec::new();
-        memory.attend(heads, &project(&self.query)?, Mask::None, &mut attended);
-        let attended = Tensor::from_vec(attended, (rows, width), &Device::Cpu)?;
-        let attended = self.output.forward(&attended)?;
+    fn forward(&self, pool: &mut Pool, x: &Tensor, heads: Heads) -> candle_core::Result<Tensor> {
+        let [query, key, value] = [&self.query, &self.key, &self.value]
+            .map(|linear| project(pool, linear, x)?.flatten_all()?.to_vec1());
+        let attended = attention::attend(heads, &query?, &key?, &value?);
+        let attended = Tensor::from_vec(attended, x.shape(), &Device::Cpu)?;
+        let attended = project(pool, &self.output, &attended)?;
         let x = self.attention_norm.forward(&x.add(&attended)?)?;
 
-        let inner = self.up.forward(&x)?.gelu_erf()?;
-        let inner = self.down.forward(&inner)?;
+        let inner = project(pool, &self.up, &x)?.gelu_erf()?;
+        let inner = project(pool, &self.down, &inner)?;
         self.norm.forward(&x.add(&inner)?)
     }
+}
+
+fn project(pool: &mut Pool, linear: &Linear, x: &Tensor) -> candle_core::Result<Tensor> {
+    let (cpu, forms) = (pool.cpu(), linear.forms());
+    let rows = x.to_vec2()?.into_iter().map(|numbers| {
+        let mut row = Row {
+            numbers,
+            ..Row::default()
+        };
+        cpu.run(Quantise {
+            row: &mut row,
+            forms,
+        });
+        row
+    });
+    let rows: Vec<_> = rows.collect();
+    let mut y = Vec::new();
+    linear.set(pool, &rows, &mut y)?;
+    Tensor::from_vec(y, (rows.len(), linear.outputs()), &Device::Cpu)
 }
 
 #[derive(Debug)]
@@ -165,7 +194,7 @@ struct Norm {
 
 impl Norm {
     fn load(weights: &mut Weights, name: &str, config: &Config) -> Result<Self, LoadError> {
-        let mut take = |part| weights.take(&format!("{name}.{part}"), &[config.hidden_size]);
+        let mut take = |part| weights.tensor(&format!("{name}.{part}"), &[config.hidden_size]);
         Ok(Self {
             weight: take("weight")?,
             bias: take("bias")?,
@@ -201,29 +230,22 @@ fn absolute() -> String {
 impl Config {
     /// Refuses sizes that no real model has and settings that are not implemented.
     fn check(&self) -> Result<Heads, LoadError> {
-        let sizes = [
-            ("vocab_size", self.vocab_size, 1 << 20),
-            ("hidden_size", self.hidden_size, 1 << 14),
-            ("intermediate_size", self.intermediate_size, 1 << 16),
-            ("num_hidden_layers", self.num_hidden_layers, 1 << 8),
-            ("num_attention_heads", self.num_attention_heads, 1 << 8),
-            (
-                "max_position_embeddings",
-                self.max_position_embeddings,
-                1 << 16,
-            ),
-            ("type_vocab_size", self.type_vocab_size, 1 << 8),
-        ];
-        for (key, found, limit) in sizes {
-            if !(1..=limit).contains(&found) {
-                return Err(unsupported(
-                    "config.json",
-                    key,
-                    found,
-                    format!("1 to {limit}"),
-                ));
-            }
-        }
+        check_sizes(
+            FILE,
+            [
+                ("vocab_size", self.vocab_size, 1 << 20),
+                ("hidden_size", self.hidden_size, 1 << 14),
+                ("intermediate_size", self.intermediate_size, 1 << 16),
+                ("num_hidden_layers", self.num_hidden_layers, 1 << 8),
+                ("num_attention_heads", self.num_attention_heads, 1 << 8),
+                (
+                    "max_position_embeddings",
+                    self.max_position_embeddings,
+                    1 << 16,
+                ),
+                ("type_vocab_size", self.type_vocab_size, 1 << 8),
+            ],
+        )?;
         for (key, found, expected) in [
             ("hidden_act", &self.hidden_act, "gelu"),
             (
@@ -233,19 +255,14 @@ impl Config {
             ),
         ] {
             if found != expected {
-                return Err(unsupported("config.json", key, found, expected));
+                return Err(unsupported(FILE, key, found, expected));
             }
         }
         let heads = self.num_attention_heads;
         let width = self.hidden_size.checked_div(heads).unwrap_or(0);
         if width.checked_mul(heads) != Some(self.hidden_size) {
             let expected = format!("a divisor of hidden_size, {}", self.hidden_size);
-            return Err(unsupported(
-                "config.json",
-                "num_attention_heads",
-                heads,
-                expected,
-            ));
+            return Err(unsupported(FILE, "num_attention_heads", heads, expected));
         }
         Ok(Heads {
             query: heads,
@@ -312,17 +329,3 @@ impl SentenceBert {
 }
 
 const POOLING: &str = "1_Pooling/config.json";
-
-fn unsupported(
-    file: &'static str,
-    key: &'static str,
-    found: impl ToString,
-    expected: impl Into<String>,
-) -> LoadError {
-    LoadError::Config {
-        file,
-        key,
-        found: found.to_string(),
-        expected: expected.into(),
-    }
-}

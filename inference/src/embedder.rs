@@ -1,6 +1,5 @@
 //! The thread that embeds, one text at a time.
 
-use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
 use futures_channel::oneshot::Sender;
@@ -11,6 +10,8 @@ use crate::bert::Bert;
 use crate::deadline::Deadline;
 use crate::engine::turn;
 use crate::error::EngineError;
+use crate::kernel::pool::Pool;
+use crate::queue::Queue;
 
 /// Texts to embed.
 pub(crate) struct Job {
@@ -21,15 +22,17 @@ pub(crate) struct Job {
 }
 
 /// Works until the queue is closed and empty.
-pub(crate) fn run(model: &Bert, queue: &Receiver<Job>) {
-    for job in queue {
-        let result = embed(model, &job);
-        // Whoever asked may be gone.
-        drop(job.result.send(result));
+pub(crate) fn run(model: &Bert, pool: &mut Pool, queue: &Queue<Job>) {
+    while queue.wait() {
+        if let Some((_, job)) = queue.pop(|_| 0, |_| true) {
+            let result = embed(model, pool, &job);
+            // Whoever asked may be gone.
+            drop(job.result.send(result));
+        }
     }
 }
 
-fn embed(model: &Bert, job: &Job) -> Result<Embeddings, EngineError> {
+fn embed(model: &Bert, pool: &mut Pool, job: &Job) -> Result<Embeddings, EngineError> {
     let mut vectors = Vec::with_capacity(job.texts.len());
     let mut prompt = 0_usize;
     for tokens in &job.texts {
@@ -39,7 +42,7 @@ fn embed(model: &Bert, job: &Job) -> Result<Embeddings, EngineError> {
         }
         let vector = {
             let _turn = turn();
-            model.embed(tokens)
+            model.embed(pool, tokens)
         };
         let vector = vector.map_err(|_| EngineError::Fault)?;
         if vector.iter().any(|x| !x.is_finite()) {
@@ -50,7 +53,7 @@ fn embed(model: &Bert, job: &Job) -> Result<Embeddings, EngineError> {
     }
     let usage = Usage {
         prompt,
-        completion: 0,
+        ..Usage::default()
     };
     Ok(Embeddings { vectors, usage })
 }

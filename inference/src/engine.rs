@@ -1,9 +1,9 @@
 //! One model, ready for requests.
 
 use std::fmt;
-use std::path::Path;
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use futures_channel::{mpsc, oneshot};
@@ -12,18 +12,24 @@ use zeroize::Zeroizing;
 
 use crate::answer::{Answer, PendingEmbeddings};
 use crate::bert::Bert;
+use crate::config::{FILE, unsupported};
 use crate::deadline::Deadline;
+use crate::decoder::{Decoder, FAMILIES, Family, Shape};
 use crate::embedder;
 use crate::error::{LoadError, RequestError};
 use crate::generation::{Defaults, Generation, Ids};
+use crate::kernel::pool::Pool;
+use crate::memory::Memory;
 use crate::model_dir::ModelDir;
 use crate::prompt::Template;
-use crate::qwen3::Qwen3;
-use crate::request::ChatRequest;
+use crate::queue::Queue;
+use crate::request::{ChatRequest, Tenant};
 use crate::scheduler::{self, Scheduler};
 use crate::self_test;
 use crate::stop::Stop;
 use crate::tokens::Tokens;
+use crate::weights::Weights;
+use crate::weights::gguf::Gguf;
 
 /// A loaded model with its thread, which ends with it.
 #[derive(Debug)]
@@ -34,16 +40,24 @@ pub struct Engine {
     kind: Kind,
 }
 
-#[derive(Debug)]
 enum Kind {
     Chat {
         template: Box<Template>,
         defaults: Defaults,
-        queue: SyncSender<scheduler::Job>,
+        queue: Arc<Queue<scheduler::Job>>,
     },
     Embedding {
-        queue: SyncSender<embedder::Job>,
+        queue: Arc<Queue<embedder::Job>>,
     },
+}
+
+impl fmt::Debug for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Chat { .. } => "Chat",
+            Self::Embedding { .. } => "Embedding",
+        })
+    }
 }
 
 /// What a model is.
@@ -88,6 +102,8 @@ pub struct Limits {
     pub queue: usize,
     /// From the request to its last token.
     pub time: Duration,
+    /// Bytes of keys and values; they are taken as they are needed.
+    pub memory: u64,
 }
 
 impl Default for Limits {
@@ -96,6 +112,7 @@ impl Default for Limits {
             batch: 16,
             queue: 64,
             time: Duration::from_secs(600),
+            memory: 1 << 30,
         }
     }
 }
@@ -109,51 +126,102 @@ impl Engine {
     /// As [`Self::load`], with other limits.
     pub fn load_with(dir: &Path, limits: Limits) -> Result<Self, LoadError> {
         let dir = ModelDir::new(dir);
-        let config: Config = dir.json("config.json")?;
-        let names: Vec<_> = config.architectures.iter().map(String::as_str).collect();
-        let mut engine = match names.as_slice() {
-            [Qwen3::ARCHITECTURE] => Self::load_chat(&dir, config, limits)?,
-            [Bert::ARCHITECTURE] => Self::load_embedding(&dir, limits)?,
-            _ => {
-                return Err(LoadError::Architecture {
-                    found: config.architectures,
-                    expected: &[Bert::ARCHITECTURE, Qwen3::ARCHITECTURE],
-                });
-            }
+        let mut engine = match dir.gguf()? {
+            Some(path) => Self::load_gguf(&dir, path, limits)?,
+            None => Self::load_hub(&dir, limits)?,
         };
         engine.info.self_tested = self_test::run(&dir, &engine)?;
         Ok(engine)
     }
 
-    fn load_chat(dir: &ModelDir, config: Config, limits: Limits) -> Result<Self, LoadError> {
-        let model = Qwen3::load(dir)?;
-        let tokens = Arc::new(Tokens::load(dir, model.shape().vocabulary)?);
+    /// As the Hugging Face hub lays a model out.
+    fn load_hub(dir: &ModelDir, limits: Limits) -> Result<Self, LoadError> {
+        let config: Config = dir.json(FILE)?;
+        let names: Vec<_> = config.architectures.iter().map(String::as_str).collect();
+        let family = match names.as_slice() {
+            [Bert::ARCHITECTURE] => return Self::load_embedding(dir, limits),
+            [name] => Family::find(name),
+            _ => None,
+        };
+        let Some(family) = family else {
+            let families = FAMILIES.iter().map(|family| family.architecture);
+            return Err(LoadError::Architecture {
+                found: config.architectures,
+                expected: families.chain([Bert::ARCHITECTURE]).collect(),
+            });
+        };
+        let shape = Shape::of_config(family, dir.json(FILE)?)?;
+        let tokens = Tokens::load(dir, shape.vocabulary)?;
+        let generation = Generation::load(dir)?;
+        let chat = Chat {
+            template: Template::load(dir)?,
+            ends: generation.ends.or(config.eos_token_id),
+            defaults: generation.defaults,
+        };
+        Self::start(shape, Weights::open(dir)?, tokens, chat, limits)
+    }
+
+    /// As llama.cpp has it: all in one file.
+    fn load_gguf(dir: &ModelDir, path: PathBuf, limits: Limits) -> Result<Self, LoadError> {
+        let mut gguf = Gguf::open(path)?;
+        let shape = Shape::of_gguf(&gguf)?;
+        let end = gguf.integer("tokenizer.ggml.eos_token_id");
+        let end = end.and_then(|end| u32::try_from(end).ok()).map(Ids::One);
+        let generation = Generation::load(dir)?;
+        let chat = Chat {
+            template: Template::load_gguf(dir, &gguf)?,
+            ends: generation.ends.or(end),
+            defaults: generation.defaults,
+        };
+        let tokens = Tokens::load_gguf(dir, &mut gguf, shape.vocabulary)?;
+        Self::start(shape, gguf.weights, tokens, chat, limits)
+    }
+
+    fn start(
+        shape: Shape,
+        weights: Weights,
+        tokens: Tokens,
+        chat: Chat,
+        limits: Limits,
+    ) -> Result<Self, LoadError> {
+        let spawn = |source| LoadError::Spawn { source };
+        let ends = chat.ends.ok_or_else(|| {
+            unsupported(
+                FILE,
+                "eos_token_id",
+                "absent",
+                "a token here or in generation_config.json",
+            )
+        })?;
+        let memory = Memory::new(shape.heads, shape.layers, limits.memory);
+        let mut pool = Pool::new(false).map_err(spawn)?;
+        let model = Decoder::load(&mut pool, shape, weights)?;
         let info = Info {
             task: Task::Chat,
-            architecture: Qwen3::ARCHITECTURE,
+            architecture: model.shape().family.architecture,
             parameters: model.parameters(),
-            context: model.shape().context,
+            context: model.shape().context.min(memory.capacity()),
             self_tested: false,
         };
-        let generation = Generation::load(dir)?;
-        let ends = generation.ends.or(config.eos_token_id);
-        let ends = ends.ok_or_else(|| LoadError::Config {
-            file: "config.json",
-            key: "eos_token_id",
-            found: "absent".into(),
-            expected: "a token here or in generation_config.json".into(),
-        })?;
+        if info.parameters < SMALL {
+            pool = Pool::new(true).map_err(spawn)?;
+        }
+        let tokens = Arc::new(tokens);
         let scheduler = Scheduler {
             model,
+            pool,
+            memory,
             tokens: Arc::clone(&tokens),
             ends: ends.into(),
             batch: limits.batch.max(1),
         };
-        let (queue, jobs) = sync_channel(limits.queue);
-        spawn(info.parameters, move || scheduler.run(&jobs))?;
+        let queue = Arc::new(Queue::new(limits.queue));
+        let jobs = Arc::clone(&queue);
+        let thread = thread::Builder::new().name("engine-0".into());
+        thread.spawn(move || scheduler.run(&jobs)).map_err(spawn)?;
         let kind = Kind::Chat {
-            template: Box::new(Template::load(dir)?),
-            defaults: generation.defaults,
+            template: Box::new(chat.template),
+            defaults: chat.defaults,
             queue,
         };
         Ok(Self {
@@ -165,7 +233,9 @@ impl Engine {
     }
 
     fn load_embedding(dir: &ModelDir, limits: Limits) -> Result<Self, LoadError> {
-        let model = Bert::load(dir)?;
+        let spawn = |source| LoadError::Spawn { source };
+        let mut pool = Pool::new(false).map_err(spawn)?;
+        let model = Bert::load(&mut pool, dir)?;
         let tokens = Arc::new(Tokens::load(dir, model.vocabulary())?);
         let info = Info {
             task: Task::Embedding,
@@ -174,8 +244,12 @@ impl Engine {
             context: model.context(),
             self_tested: false,
         };
-        let (queue, jobs) = sync_channel(limits.queue);
-        spawn(info.parameters, move || embedder::run(&model, &jobs))?;
+        let queue = Arc::new(Queue::new(limits.queue));
+        let jobs = Arc::clone(&queue);
+        let thread = thread::Builder::new().name("engine-0".into());
+        thread
+            .spawn(move || embedder::run(&model, &mut pool, &jobs))
+            .map_err(spawn)?;
         Ok(Self {
             info,
             limits,
@@ -206,7 +280,7 @@ impl Engine {
         let prompt = template.render(&self.tokens, &request.messages)?;
         let prompt = self.tokens.encode_prompt(&prompt)?;
         let room = self.check_context(prompt.len(), request.max_tokens)?;
-        let sampler = defaults.sampler(request.sampling)?;
+        let sampler = defaults.sampler(request.sampling, &prompt)?;
         let (events, answer) = mpsc::unbounded();
         let job = scheduler::Job {
             prompt,
@@ -216,7 +290,7 @@ impl Engine {
             deadline: Deadline::after(self.limits.time),
             events,
         };
-        enqueue(queue, job)?;
+        enqueue(queue, request.tenant, job)?;
         Ok(Answer {
             events: Some(answer),
         })
@@ -248,7 +322,7 @@ impl Engine {
             deadline: Deadline::after(self.limits.time),
             result,
         };
-        enqueue(queue, job)?;
+        enqueue(queue, Tenant::new(), job)?;
         Ok(PendingEmbeddings { result: pending })
     }
 
@@ -276,28 +350,28 @@ impl Engine {
     }
 }
 
-fn enqueue<T>(queue: &SyncSender<T>, job: T) -> Result<(), RequestError> {
-    queue.try_send(job).map_err(|error| match error {
-        TrySendError::Full(_) => RequestError::Busy {
-            retry_after: RETRY_AFTER,
-        },
-        TrySendError::Disconnected(_) => RequestError::Stopped,
+fn enqueue<T>(queue: &Queue<T>, tenant: Tenant, job: T) -> Result<(), RequestError> {
+    queue.push(tenant, job).map_err(|_| RequestError::Busy {
+        retry_after: RETRY_AFTER,
     })
 }
 
-/// Runs `work` on a thread of its own that others help.
-fn spawn(parameters: u64, work: impl FnOnce() + Send + 'static) -> Result<(), LoadError> {
-    let threads = match parameters {
-        ..SMALL => 1,
-        _ => 0, // as many as there are processors
-    };
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .thread_name(|index| format!("engine-{index}"))
-        .build()
-        .map_err(|source| LoadError::Spawn { source })?
-        .spawn(work);
-    Ok(())
+impl Drop for Engine {
+    /// The thread answers what it has, and ends.
+    fn drop(&mut self) {
+        match &self.kind {
+            Kind::Chat { queue, .. } => queue.close(),
+            Kind::Embedding { queue } => queue.close(),
+        }
+    }
+}
+
+/// What a chat model comes with, beside its weights.
+struct Chat {
+    template: Template,
+    defaults: Defaults,
+    /// Tokens that end an answer.
+    ends: Option<Ids>,
 }
 
 /// The right to compute. Models of one process take turns: side by side they

@@ -11,12 +11,12 @@ use crate::engine::Task;
 #[non_exhaustive]
 pub enum LoadError {
     /// No model definition here has that name.
-    #[error("config.json: architectures is {found:?}, expected one of {expected:?}")]
+    #[error("architecture is {found:?}, expected one of {expected:?}")]
     Architecture {
         /// As in the file.
         found: Vec<String>,
         /// What this crate knows.
-        expected: &'static [&'static str],
+        expected: Vec<&'static str>,
     },
     /// A setting that would change what is computed and that is not implemented.
     #[error("{file}: {key} is {found}, expected {expected}")]
@@ -70,7 +70,7 @@ pub enum LoadError {
     #[error("cannot start the engine's thread")]
     Spawn {
         /// What the system said.
-        source: rayon::ThreadPoolBuildError,
+        source: io::Error,
     },
     /// The chat template is not one.
     #[error("cannot compile the chat template in {file}")]
@@ -81,7 +81,7 @@ pub enum LoadError {
         source: minijinja::Error,
     },
     /// A tensor is not what the configuration says.
-    #[error("model.safetensors: {name} has {found}, expected {expected}")]
+    #[error("weights: {name} has {found}, expected {expected}")]
     Tensor {
         /// Name in the file.
         name: String,
@@ -107,7 +107,7 @@ pub enum LoadError {
         limit: u64,
     },
     /// The header of the weights contradicts itself or the file.
-    #[error("model.safetensors: {what} is {found}, expected {expected}")]
+    #[error("weights: {what} is {found}, expected {expected}")]
     Weights {
         /// Which part of the header.
         what: String,

@@ -2,10 +2,11 @@
 
 use serde::Deserialize;
 
+use crate::config::unsupported;
 use crate::error::{LoadError, RequestError};
 use crate::model_dir::ModelDir;
 use crate::request::Sampling;
-use crate::sampler::Sampler;
+use crate::sampler::{Sampler, Settings};
 
 /// What `generation_config.json` says; it need not be there.
 #[derive(Debug)]
@@ -23,19 +24,27 @@ impl Generation {
             _ => file.temperature.unwrap_or(1.0),
         };
         let top_p = file.top_p.unwrap_or(1.0);
-        for (key, found, limit) in [("temperature", temperature, 2.0), ("top_p", top_p, 1.0)] {
-            if !(0.0..=limit).contains(&found) {
-                return Err(LoadError::Config {
-                    file: FILE,
-                    key,
-                    found: found.to_string(),
-                    expected: format!("0 to {limit}"),
-                });
+        let min_p = file.min_p.unwrap_or(0.0);
+        let repetition_penalty = file.repetition_penalty.unwrap_or(1.0);
+        for (key, found, low, high) in [
+            ("temperature", temperature, 0.0, 2.0),
+            ("top_p", top_p, 0.0, 1.0),
+            ("min_p", min_p, 0.0, 1.0),
+            ("repetition_penalty", repetition_penalty, 0.01, 2.0),
+        ] {
+            if !(low..=high).contains(&found) {
+                return Err(unsupported(FILE, key, found, format!("{low} to {high}")));
             }
         }
         Ok(Self {
             ends: file.eos_token_id,
-            defaults: Defaults { temperature, top_p },
+            defaults: Defaults {
+                temperature,
+                top_p,
+                top_k: file.top_k.unwrap_or(0),
+                min_p,
+                repetition_penalty,
+            },
         })
     }
 }
@@ -45,20 +54,29 @@ impl Generation {
 pub(crate) struct Defaults {
     temperature: f64,
     top_p: f64,
+    top_k: usize,
+    min_p: f64,
+    repetition_penalty: f64,
 }
 
 impl Defaults {
     /// Settings for one answer, complete.
-    pub(crate) fn sampler(self, asked: Sampling) -> Result<Sampler, RequestError> {
+    pub(crate) fn sampler(self, asked: Sampling, prompt: &[u32]) -> Result<Sampler, RequestError> {
         let seed = match asked.seed {
             Some(seed) => seed,
             None => getrandom::u64().map_err(|_| RequestError::NoRandomness)?,
         };
-        Ok(Sampler::new(
-            asked.temperature.unwrap_or(self.temperature),
-            asked.top_p.unwrap_or(self.top_p),
-            seed,
-        ))
+        let settings = Settings {
+            temperature: asked.temperature.unwrap_or(self.temperature),
+            top_p: asked.top_p.unwrap_or(self.top_p),
+            top_k: asked.top_k.unwrap_or(self.top_k),
+            min_p: asked.min_p.unwrap_or(self.min_p),
+            repetition_penalty: asked.repetition_penalty.unwrap_or(self.repetition_penalty),
+            presence_penalty: asked.presence_penalty.unwrap_or(0.0),
+            frequency_penalty: asked.frequency_penalty.unwrap_or(0.0),
+            logit_bias: asked.logit_bias,
+        };
+        Ok(Sampler::new(settings, seed, prompt))
     }
 }
 
@@ -85,6 +103,9 @@ struct File {
     do_sample: Option<bool>,
     temperature: Option<f64>,
     top_p: Option<f64>,
+    top_k: Option<usize>,
+    min_p: Option<f64>,
+    repetition_penalty: Option<f64>,
 }
 
 const FILE: &str = "generation_config.json";
@@ -113,7 +134,7 @@ mod tests {
             ),
         ] {
             let defaults = load(json).unwrap().defaults;
-            assert_eq!(defaults, Defaults { temperature, top_p });
+            assert_eq!((defaults.temperature, defaults.top_p), (temperature, top_p));
         }
     }
 

@@ -1,33 +1,42 @@
 //! Answers of language models and embeddings of texts, computed on this machine.
 //!
-//! An [`Engine`] is one model of one directory, in the layout of the Hugging
-//! Face hub. It has one thread, which decodes many answers at a time; callers
-//! talk to it through channels and need no particular async runtime.
+//! An [`Engine`] is one model of one directory: in the layout of the Hugging Face
+//! hub (Llama, Qwen2 and Qwen3, dense; BERT as embedder), or a GGUF file of one of
+//! those decoders with numbers of the types F32, F16, BF16, Q8_0, Q4_K and Q6_K,
+//! beside which `tokenizer.json` and the files of the hub are used if they are there.
+//! Numbers stay in memory as they are in the file. It has one thread, which decodes
+//! many answers at a time, with helpers; callers talk to it through channels and
+//! need no particular async runtime.
 //!
 //! What holds for every answer:
 //! * with a seed, or greedily, the same request gives the same tokens, bit for
-//!   bit, whatever else is being decoded and however many threads work (the same
-//!   build on another kind of processor is meant to, but that is not tested);
-//!   with feature `cuda` the GPU's library decides, and this is not promised;
+//!   bit, whatever else is being decoded, however it was read, however many threads
+//!   work and whether the processor has AVX-512, AVX2 or neither; with feature
+//!   `cuda` the GPU's library decides, and this is not promised;
+//! * what a tenant's earlier requests have read is not read again, but no tenant can
+//!   tell what another has asked, and each gets its turn;
 //! * no text of a request or an answer is in an error, a `Debug` form or a log;
-//!   prompts and keys and values are wiped after use, but what the tokenizer and
-//!   the template engine allocate in between is not.
+//!   prompts are wiped after use, keys and values when their room is needed, but
+//!   what the tokenizer and the template engine allocate in between is not.
 //!
 //! It opens no socket and reads no file but those of the model directory.
 
 mod answer;
-mod attention;
 mod bert;
+mod config;
 mod deadline;
+mod decoder;
 mod detokenizer;
 mod embedder;
 mod engine;
 mod error;
 mod generation;
+mod kernel;
 mod linear;
+mod memory;
 mod model_dir;
 mod prompt;
-mod qwen3;
+mod queue;
 mod request;
 mod sampler;
 mod scheduler;
@@ -39,4 +48,4 @@ mod weights;
 pub use answer::{Answer, Embeddings, Event, FinishReason, PendingEmbeddings, Usage};
 pub use engine::{Engine, Info, Limits, Task};
 pub use error::{EngineError, LoadError, RequestError};
-pub use request::{ChatRequest, Message, Role, Sampling};
+pub use request::{ChatRequest, Message, Role, Sampling, Tenant};

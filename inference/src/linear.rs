@@ -1,61 +1,69 @@
 //! A layer that is a matrix product, on the processor or on a GPU.
 
 #[cfg(not(feature = "cuda"))]
+#[path = "linear/cpu.rs"]
 mod product;
 #[cfg(feature = "cuda")]
-#[path = "linear/product_cuda.rs"]
+#[path = "linear/cuda.rs"]
 mod product;
 
-use candle_core::Tensor;
+use std::sync::Arc;
 
 use self::product::Product;
 use crate::error::LoadError;
-use crate::weights::Weights;
+use crate::kernel::input::{Forms, Row};
+use crate::kernel::matrix::{Matrix, Then};
+use crate::kernel::pool::Pool;
 
-/// `y = x W^T + b`, on rows that lie one after another.
+/// `y = x W^T + b`, where `W` may be several matrices, one below the other.
 #[derive(Debug)]
 pub(crate) struct Linear {
     product: Product,
-    bias: Option<Tensor>,
+    /// Empty if there is none.
+    bias: Vec<f32>,
+    outputs: usize,
 }
 
 impl Linear {
-    pub(crate) fn load(
-        weights: &mut Weights,
-        name: &str,
-        [outputs, inputs]: [usize; 2],
-    ) -> Result<Self, LoadError> {
-        let weight = weights.take(&format!("{name}.weight"), &[outputs, inputs])?;
-        Self::tied(&weight)
-    }
-
-    pub(crate) fn load_with_bias(
-        weights: &mut Weights,
-        name: &str,
-        [outputs, inputs]: [usize; 2],
-    ) -> Result<Self, LoadError> {
-        let linear = Self::load(weights, name, [outputs, inputs])?;
-        let bias = weights.take(&format!("{name}.bias"), &[outputs])?;
-        Ok(Self {
-            bias: Some(bias),
-            ..linear
-        })
-    }
-
-    /// Uses the numbers of a matrix `[out, in]` that is also something else.
-    pub(crate) fn tied(weight: &Tensor) -> Result<Self, LoadError> {
-        let product = Product::new(weight).map_err(|source| LoadError::Build { source })?;
+    /// All but the last matrix must have a multiple of sixteen outputs.
+    pub(crate) fn new(parts: Vec<Arc<Matrix>>, bias: Vec<f32>) -> Result<Self, LoadError> {
+        let outputs = parts.iter().map(|part| part.outputs()).sum();
+        let product = Product::new(parts).map_err(|source| LoadError::Build { source })?;
         Ok(Self {
             product,
-            bias: None,
+            bias,
+            outputs,
         })
     }
 
-    pub(crate) fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let product = self.product.apply(x)?;
-        match &self.bias {
-            Some(bias) => product.broadcast_add(bias),
-            None => Ok(product),
-        }
+    pub(crate) fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// The forms of a row that it needs.
+    pub(crate) fn forms(&self) -> Forms {
+        self.product.forms()
+    }
+
+    /// One row of `y` for each of `rows`.
+    pub(crate) fn set(
+        &self,
+        pool: &mut Pool,
+        rows: &[Row],
+        y: &mut Vec<f32>,
+    ) -> candle_core::Result<()> {
+        y.resize(rows.len().saturating_mul(self.outputs), 0.0);
+        self.product
+            .apply(pool, rows, y, self.outputs, Then::Set(&self.bias))
+    }
+
+    /// Adds a row to one of `y` for each of `rows`; there is no bias.
+    pub(crate) fn add(
+        &self,
+        pool: &mut Pool,
+        rows: &[Row],
+        y: &mut [f32],
+    ) -> candle_core::Result<()> {
+        self.product.apply(pool, rows, y, self.outputs, Then::Add)
     }
 }

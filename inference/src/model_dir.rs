@@ -21,6 +21,24 @@ impl ModelDir {
         self.0.join(file)
     }
 
+    /// The file that ends in `.gguf`, if there is one.
+    pub(crate) fn gguf(&self) -> Result<Option<PathBuf>, LoadError> {
+        let error = |source| LoadError::Read {
+            path: self.0.clone(),
+            source,
+        };
+        for entry in self.0.read_dir().map_err(error)? {
+            let path = entry.map_err(error)?.path();
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "gguf")
+            {
+                return Ok(Some(path));
+            }
+        }
+        Ok(None)
+    }
+
     /// Reads a file that must be there.
     pub(crate) fn bytes(&self, file: &str) -> Result<Vec<u8>, LoadError> {
         self.optional_bytes(file)?.ok_or_else(|| LoadError::Read {

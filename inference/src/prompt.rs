@@ -10,10 +10,12 @@ use minijinja_contrib::pycompat::unknown_method_callback;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
+use crate::config::unsupported;
 use crate::error::{LoadError, RequestError};
 use crate::model_dir::ModelDir;
 use crate::request::{Message, Role};
 use crate::tokens::Tokens;
+use crate::weights::gguf::Gguf;
 
 /// A compiled chat template and the texts it may use.
 #[derive(Debug)]
@@ -45,6 +47,36 @@ impl Template {
         let text = |token: Option<SpecialToken>| token.map(SpecialToken::text).unwrap_or_default();
         Self::compile(source, text(config.bos_token), text(config.eos_token))
             .map_err(|source| LoadError::Template { file, source })
+    }
+
+    /// Loads `chat_template.jinja`, or what the file itself has.
+    pub(crate) fn load_gguf(dir: &ModelDir, gguf: &Gguf) -> Result<Self, LoadError> {
+        let (file, source) = match dir.optional_bytes(FILE)? {
+            Some(bytes) => (FILE, String::from_utf8_lossy(&bytes).into_owned()),
+            None => match gguf.text("tokenizer.chat_template") {
+                Some(template) => (GGUF, template.to_owned()),
+                None => {
+                    return Err(unsupported(
+                        GGUF,
+                        "tokenizer.chat_template",
+                        "absent",
+                        "a template",
+                    ));
+                }
+            },
+        };
+        let token = |kind: &str| {
+            let id = gguf.integer(&format!("tokenizer.ggml.{kind}_token_id"))?;
+            gguf.texts("tokenizer.ggml.tokens")
+                .get(usize::try_from(id).ok()?)
+                .cloned()
+        };
+        Self::compile(
+            source,
+            token("bos").unwrap_or_default(),
+            token("eos").unwrap_or_default(),
+        )
+        .map_err(|source| LoadError::Template { file, source })
     }
 
     fn compile(
@@ -137,6 +169,7 @@ impl SpecialToken {
 
 const FILE: &str = "chat_template.jinja";
 const CONFIG: &str = "tokenizer_config.json";
+const GGUF: &str = "gguf";
 const NAME: &str = "chat";
 /// A thousand messages take some ten thousand steps.
 const MAX_STEPS: u64 = 10_000_000;

@@ -1,10 +1,31 @@
 //! What a caller asks for.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use zeroize::Zeroizing;
 
 use crate::error::RequestError;
+
+/// Whoever asks. Requests of one tenant may share what the engine has read; those
+/// of others can neither share it nor delay them by more than their own turn.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Tenant(u64);
+
+impl Tenant {
+    /// Somebody whom nobody else is.
+    pub fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl Default for Tenant {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 /// A conversation to be continued by one answer.
 ///
@@ -19,6 +40,8 @@ pub struct ChatRequest {
     pub sampling: Sampling,
     /// Texts that end the answer and are not part of it, four at most.
     pub stop: Vec<String>,
+    /// Who asks; a stranger to all others by default.
+    pub tenant: Tenant,
 }
 
 impl fmt::Debug for ChatRequest {
@@ -62,12 +85,24 @@ pub enum Role {
 }
 
 /// How to choose among the likely tokens. What is `None` is the model's default.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Sampling {
     /// 0 takes the likeliest, 1 the model's own distribution; 0 to 2.
     pub temperature: Option<f64>,
     /// Only the likeliest tokens that together have this probability; 0 to 1.
     pub top_p: Option<f64>,
+    /// Only so many of the likeliest tokens; all if 0.
+    pub top_k: Option<usize>,
+    /// Only tokens at least so likely, as a part of the likeliest; 0 to 1.
+    pub min_p: Option<f64>,
+    /// Divides what speaks for a token that has been read or said; 0.01 to 2.
+    pub repetition_penalty: Option<f64>,
+    /// Taken from a token's logit once if it has been said; -2 to 2.
+    pub presence_penalty: Option<f64>,
+    /// Taken from a token's logit for each time it has been said; -2 to 2.
+    pub frequency_penalty: Option<f64>,
+    /// Added to the logits of tokens; -100 to 100, for a thousand tokens at most.
+    pub logit_bias: BTreeMap<u32, f64>,
     /// The same seed gives the same answer; random if `None`.
     pub seed: Option<u64>,
 }
@@ -87,15 +122,44 @@ impl ChatRequest {
                 parameter: "messages",
             });
         }
-        if let Some(found) = self
-            .sampling
-            .temperature
-            .filter(|t| !(0.0..=2.0).contains(t))
-        {
-            return out_of_range("temperature", found.to_string(), "0 to 2");
+        let sampling = &self.sampling;
+        for (parameter, found, low, high, expected) in [
+            ("temperature", sampling.temperature, 0.0, 2.0, "0 to 2"),
+            ("top_p", sampling.top_p, 0.0, 1.0, "0 to 1"),
+            ("min_p", sampling.min_p, 0.0, 1.0, "0 to 1"),
+            (
+                "repetition_penalty",
+                sampling.repetition_penalty,
+                0.01,
+                2.0,
+                "0.01 to 2",
+            ),
+            (
+                "presence_penalty",
+                sampling.presence_penalty,
+                -2.0,
+                2.0,
+                "-2 to 2",
+            ),
+            (
+                "frequency_penalty",
+                sampling.frequency_penalty,
+                -2.0,
+                2.0,
+                "-2 to 2",
+            ),
+        ] {
+            if let Some(found) = found.filter(|found| !(low..=high).contains(found)) {
+                return out_of_range(parameter, found.to_string(), expected);
+            }
         }
-        if let Some(found) = self.sampling.top_p.filter(|p| !(0.0..=1.0).contains(p)) {
-            return out_of_range("top_p", found.to_string(), "0 to 1");
+        let mut biases = sampling.logit_bias.values();
+        if let Some(found) = biases.find(|bias| !(-100.0..=100.0).contains(*bias)) {
+            return out_of_range("logit_bias", found.to_string(), "-100 to 100");
+        }
+        if sampling.logit_bias.len() > MAX_BIASES {
+            let found = sampling.logit_bias.len().to_string();
+            return out_of_range("logit_bias", found, "at most 1000 tokens");
         }
         if self.max_tokens == Some(0) {
             return out_of_range("max_tokens", "0".into(), "at least 1");
@@ -116,6 +180,8 @@ impl ChatRequest {
         }
     }
 }
+
+const MAX_BIASES: usize = 1000;
 
 /// As many as the OpenAI API takes.
 const MAX_STOPS: usize = 4;

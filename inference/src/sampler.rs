@@ -2,39 +2,133 @@
 //!
 //! The draw for token `i` of an answer depends on the seed and `i` alone, and
 //! equal probabilities are ordered by token id: nothing else can change a choice.
+//! The order is that of vLLM: bias and penalties change the logits, then come
+//! temperature, top-k, top-p and min-p. A token less likely than the likeliest by
+//! a factor of 2^40 is never chosen.
 
-use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// Settings of one answer, complete.
-#[derive(Clone, Copy, Debug)]
+use crate::kernel::level::{Cpu, Kernel, LANES, Level};
+use crate::kernel::row::for_lanes;
+
+/// Settings of one answer, complete, and what has been said in it.
+#[derive(Clone, Debug)]
 pub(crate) struct Sampler {
-    temperature: f64,
-    top_p: f64,
+    settings: Settings,
     random: SplitMix64,
+    /// Tokens of the prompt, where they matter.
+    read: BTreeSet<u32>,
+    /// Tokens of the answer, and how often each came.
+    said: BTreeMap<u32, u32>,
+}
+
+/// How to choose.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Settings {
+    pub(crate) temperature: f64,
+    pub(crate) top_p: f64,
+    pub(crate) top_k: usize,
+    pub(crate) min_p: f64,
+    pub(crate) repetition_penalty: f64,
+    pub(crate) presence_penalty: f64,
+    pub(crate) frequency_penalty: f64,
+    pub(crate) logit_bias: BTreeMap<u32, f64>,
+}
+
+impl Default for Settings {
+    /// The model's own distribution.
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: BTreeMap::new(),
+        }
+    }
 }
 
 impl Sampler {
-    pub(crate) fn new(temperature: f64, top_p: f64, seed: u64) -> Self {
+    pub(crate) fn new(settings: Settings, seed: u64, prompt: &[u32]) -> Self {
+        let matter = settings.repetition_penalty != 1.0;
         Self {
-            temperature,
-            top_p,
+            read: prompt.iter().copied().filter(|_| matter).collect(),
+            said: BTreeMap::new(),
+            settings,
             random: SplitMix64(seed),
         }
     }
 
     /// The chosen token, or `None` if a logit is not a number or all are minus infinity.
-    pub(crate) fn next(&mut self, logits: &[f32]) -> Option<u32> {
+    pub(crate) fn next(&mut self, cpu: Cpu, logits: &mut [f32]) -> Option<u32> {
         let draw = self.random.next_unit();
-        let (best, max) = argmax(logits)?;
-        if self.temperature == 0.0 {
-            return Some(best);
+        self.change(logits);
+        let most = cpu.run(Most { logits })?;
+        let token = match self.settings.temperature == 0.0 {
+            true => first(logits, most)?,
+            false => self.draw(draw, logits, f64::from(most)),
+        };
+        let count = self.said.entry(token).or_default();
+        *count = count.saturating_add(1);
+        Some(token)
+    }
+
+    /// Applies bias and penalties.
+    fn change(&self, logits: &mut [f32]) {
+        let mut change = |token: u32, f: &dyn Fn(f64) -> f64| {
+            let place = usize::try_from(token).ok();
+            if let Some(logit) = place.and_then(|place| logits.get_mut(place)) {
+                *logit = to_f32(f(f64::from(*logit)));
+            }
+        };
+        let settings = &self.settings;
+        for (token, bias) in &settings.logit_bias {
+            change(*token, &|logit| logit + bias);
         }
-        let weight = |logit: f32| ((f64::from(logit) - max) / self.temperature).exp();
-        let mut candidates: Vec<(u32, f64)> =
-            (0..).zip(logits.iter().copied().map(weight)).collect();
-        if self.top_p < 1.0 {
-            candidates.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-            let kept = self.top_p * total(&candidates);
+        if settings.repetition_penalty != 1.0 {
+            let said = self.said.keys().filter(|token| !self.read.contains(token));
+            for token in self.read.iter().chain(said) {
+                change(*token, &|logit| match logit > 0.0 {
+                    true => logit / settings.repetition_penalty,
+                    false => logit * settings.repetition_penalty,
+                });
+            }
+        }
+        if settings.presence_penalty != 0.0 || settings.frequency_penalty != 0.0 {
+            for (token, count) in &self.said {
+                let often = f64::from(*count) * settings.frequency_penalty;
+                change(*token, &|logit| logit - settings.presence_penalty - often);
+            }
+        }
+    }
+
+    fn draw(&self, draw: f64, logits: &[f32], most: f64) -> u32 {
+        let Settings {
+            temperature,
+            top_p,
+            top_k,
+            min_p,
+            ..
+        } = self.settings;
+        let least = most - temperature * NEVER;
+        let weight = |logit: f32| libm::exp((f64::from(logit) - most) / temperature);
+        let mut candidates: Vec<(u32, f64)> = (0..)
+            .zip(logits)
+            .filter(|(_, logit)| f64::from(**logit) >= least)
+            .map(|(token, logit)| (token, weight(*logit)))
+            .collect();
+        let order = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+        if (1..candidates.len()).contains(&top_k) {
+            candidates.select_nth_unstable_by(top_k, order);
+            candidates.truncate(top_k);
+            candidates.sort_unstable_by_key(|(token, _)| *token);
+        }
+        if top_p < 1.0 {
+            candidates.sort_unstable_by(order);
+            let kept = top_p * total(&candidates);
             let mut sum = 0.0;
             let nucleus = candidates.iter().take_while(|(_, weight)| {
                 let short = sum < kept;
@@ -44,13 +138,15 @@ impl Sampler {
             let nucleus = nucleus.count().max(1);
             candidates.truncate(nucleus);
         }
+        candidates.retain(|(_, weight)| *weight >= min_p);
         let mut left = draw * total(&candidates);
         let chosen = candidates.iter().find(|(_, weight)| {
             left -= weight;
             left < 0.0
         });
         // Rounding may leave a crumb after the last one.
-        Some(chosen.map_or(best, |(token, _)| *token))
+        let chosen = chosen.or(candidates.iter().min_by(|a, b| order(a, b)));
+        chosen.map_or(0, |(token, _)| *token)
     }
 }
 
@@ -58,18 +154,50 @@ fn total(candidates: &[(u32, f64)]) -> f64 {
     candidates.iter().map(|(_, weight)| weight).sum()
 }
 
-/// The first of the largest.
-fn argmax(logits: &[f32]) -> Option<(u32, f64)> {
-    if logits.iter().any(|logit| logit.is_nan()) {
-        return None;
-    }
-    let better = |a: &(u32, f32), b: &(u32, f32)| match a.1.total_cmp(&b.1) {
-        Ordering::Equal => b.0.cmp(&a.0),
-        order => order,
-    };
-    let (token, max) = (0..).zip(logits.iter().copied()).max_by(better)?;
-    max.is_finite().then_some((token, f64::from(max)))
+/// The first token with this logit.
+fn first(logits: &[f32], most: f32) -> Option<u32> {
+    let place = logits.iter().position(|logit| *logit == most);
+    place.and_then(|place| u32::try_from(place).ok())
 }
+
+/// The largest logit; `None` if it is infinite or any is not a number.
+struct Most<'a> {
+    logits: &'a [f32],
+}
+
+impl Kernel for Most<'_> {
+    type Output = Option<f32>;
+
+    #[inline(always)]
+    fn run<L: Level>(self, level: L) -> Option<f32> {
+        let lowest = level.splat(f32::NEG_INFINITY);
+        let (mut most, mut probe) = (lowest, level.splat(0.0));
+        for_lanes(self.logits, f32::NEG_INFINITY, |lanes| {
+            let lanes = level.load(lanes);
+            most = level.max(most, lanes);
+            // Not a number from the first one that is none; zero before it.
+            let finite = level.max(level.splat(0.0), lanes);
+            probe = level.add(probe, level.sub(finite, finite));
+        });
+        let (mut lanes, mut probes) = ([0.0; LANES], [0.0; LANES]);
+        level.store(most, &mut lanes);
+        level.store(probe, &mut probes);
+        let most = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
+        (most.is_finite() && probes.iter().all(|probe| *probe == 0.0)).then_some(most)
+    }
+}
+
+#[expect(
+    clippy::as_conversions,
+    clippy::cast_possible_truncation,
+    reason = "rounding to the nearest is what is wanted"
+)]
+fn to_f32(x: f64) -> f32 {
+    x as f32
+}
+
+/// ln 2^40.
+const NEVER: f64 = 27.725_887_222_397_812;
 
 /// Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014.
 #[derive(Clone, Copy, Debug)]
@@ -98,17 +226,102 @@ mod tests {
 
     const LOGITS: [f32; 4] = [1.0, 3.0, 2.0, 3.0];
 
+    fn sampler(temperature: f64, top_p: f64, seed: u64) -> Sampler {
+        with(
+            Settings {
+                temperature,
+                top_p,
+                ..Settings::default()
+            },
+            seed,
+        )
+    }
+
+    fn with(settings: Settings, seed: u64) -> Sampler {
+        Sampler::new(settings, seed, &[1])
+    }
+
+    /// What comes out in a thousand draws, each the first of its answer.
+    fn seen(settings: &Settings) -> BTreeSet<u32> {
+        let draw = |seed| with(settings.clone(), seed).next(Cpu::detect(), &mut LOGITS.clone());
+        (0..1000).map(|seed| draw(seed).unwrap()).collect()
+    }
+
+    #[test]
+    fn top_k_and_min_p_cut_the_tail() {
+        let base = Settings::default;
+        for (settings, expected) in [
+            (Settings { top_k: 1, ..base() }, vec![1]),
+            (Settings { top_k: 3, ..base() }, vec![1, 2, 3]),
+            (Settings { top_k: 9, ..base() }, vec![0, 1, 2, 3]),
+            (
+                Settings {
+                    min_p: 0.3,
+                    ..base()
+                },
+                vec![1, 2, 3],
+            ),
+            (
+                Settings {
+                    min_p: 1.0,
+                    ..base()
+                },
+                vec![1, 3],
+            ),
+        ] {
+            assert_eq!(seen(&settings), expected.into_iter().collect());
+        }
+    }
+
+    #[test]
+    fn bias_and_penalties_change_the_choice() {
+        let greedy = || Settings {
+            temperature: 0.0,
+            ..Settings::default()
+        };
+        let chosen = |settings| {
+            let mut sampler = with(settings, 1);
+            (0..4)
+                .map(|_| sampler.next(Cpu::detect(), &mut LOGITS.clone()).unwrap())
+                .collect::<Vec<_>>()
+        };
+        let biased = Settings {
+            logit_bias: [(0, 5.0), (7, 100.0)].into(),
+            ..greedy()
+        };
+        assert_eq!(chosen(biased), [0, 0, 0, 0]);
+        // Token 1 is in the prompt.
+        let repetition = Settings {
+            repetition_penalty: 2.0,
+            ..greedy()
+        };
+        assert_eq!(chosen(repetition), [3, 2, 1, 1]);
+        let presence = Settings {
+            presence_penalty: 1.5,
+            ..greedy()
+        };
+        assert_eq!(chosen(presence), [1, 3, 2, 1]);
+        let frequency = Settings {
+            frequency_penalty: 0.75,
+            ..greedy()
+        };
+        assert_eq!(chosen(frequency), [1, 3, 1, 3]);
+    }
+
     #[test]
     fn without_temperature_the_first_of_the_likeliest_wins() {
-        assert_eq!(Sampler::new(0.0, 1.0, 1).next(&LOGITS), Some(1));
+        assert_eq!(
+            sampler(0.0, 1.0, 1).next(Cpu::detect(), &mut LOGITS.clone()),
+            Some(1)
+        );
     }
 
     #[test]
     fn the_same_seed_chooses_the_same_tokens() {
         let draw = |seed| {
-            let mut sampler = Sampler::new(1.0, 1.0, seed);
+            let mut sampler = sampler(1.0, 1.0, seed);
             (0..64)
-                .map(|_| sampler.next(&LOGITS).unwrap())
+                .map(|_| sampler.next(Cpu::detect(), &mut LOGITS.clone()).unwrap())
                 .collect::<Vec<_>>()
         };
         assert_eq!(draw(7), draw(7));
@@ -117,10 +330,10 @@ mod tests {
 
     #[test]
     fn frequencies_follow_the_softmax() {
-        let mut sampler = Sampler::new(1.0, 1.0, 42);
+        let mut sampler = sampler(1.0, 1.0, 42);
         let mut counts = [0_u32; 4];
         for _ in 0..40_000 {
-            counts[sampler.next(&LOGITS).unwrap() as usize] += 1;
+            counts[sampler.next(Cpu::detect(), &mut LOGITS.clone()).unwrap() as usize] += 1;
         }
         let total: f64 = LOGITS.iter().map(|l| f64::from(*l).exp()).sum();
         for (count, logit) in counts.iter().zip(LOGITS) {
@@ -131,25 +344,26 @@ mod tests {
 
     #[test]
     fn top_p_cuts_the_tail() {
-        let mut sampler = Sampler::new(1.0, 0.75, 42);
-        let seen: std::collections::BTreeSet<_> =
-            (0..1000).map(|_| sampler.next(&LOGITS).unwrap()).collect();
+        let mut sampler = sampler(1.0, 0.75, 42);
+        let seen: std::collections::BTreeSet<_> = (0..1000)
+            .map(|_| sampler.next(Cpu::detect(), &mut LOGITS.clone()).unwrap())
+            .collect();
         assert_eq!(seen, [1, 3].into());
     }
 
     #[test]
     fn top_p_of_zero_keeps_one() {
-        let mut sampler = Sampler::new(2.0, 0.0, 42);
-        assert!((0..100).all(|_| sampler.next(&LOGITS) == Some(1)));
+        let mut sampler = sampler(2.0, 0.0, 42);
+        assert!((0..100).all(|_| sampler.next(Cpu::detect(), &mut LOGITS.clone()) == Some(1)));
     }
 
     #[test]
     fn numbers_that_are_none_are_not_sampled() {
-        let mut sampler = Sampler::new(1.0, 1.0, 1);
-        assert_eq!(sampler.next(&[1.0, f32::NAN]), None);
-        assert_eq!(sampler.next(&[f32::NEG_INFINITY; 2]), None);
-        assert_eq!(sampler.next(&[f32::INFINITY, 0.0]), None);
-        assert_eq!(sampler.next(&[]), None);
+        let next = |logits: &[f32]| sampler(1.0, 1.0, 1).next(Cpu::detect(), &mut logits.to_vec());
+        assert_eq!(next(&[1.0, f32::NAN]), None);
+        assert_eq!(next(&[f32::NEG_INFINITY; 2]), None);
+        assert_eq!(next(&[f32::INFINITY, 0.0]), None);
+        assert_eq!(next(&[]), None);
     }
 
     #[test]

@@ -1,10 +1,14 @@
 //! The thread that decodes: one step at a time, for all answers under way.
 //!
-//! In a step each sequence gives the model the tokens that it has not seen: a
-//! piece of its prompt, or the token chosen last. So a long prompt delays the
-//! others by one piece only, and answers join and leave between steps.
+//! In a step each sequence gives the model tokens that it has not seen: a piece of
+//! its prompt, or the token chosen last. The room in a step is shared equally, so a
+//! long prompt delays the others by little, and answers join and leave in between.
+//!
+//! An answer begins when there are pages for its prompt. If pages run out later,
+//! the answer that began last is put aside and read again when there is room: its
+//! tokens are the same, since no bit depends on how a sequence was read.
 
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use futures_channel::mpsc::UnboundedSender;
@@ -12,10 +16,15 @@ use zeroize::Zeroizing;
 
 use crate::answer::{Event, FinishReason, Usage};
 use crate::deadline::Deadline;
+use crate::decoder::{Decoder, Span, Workspace};
 use crate::detokenizer::Detokenizer;
 use crate::engine::turn;
 use crate::error::EngineError;
-use crate::qwen3::{Cache, Qwen3, Span};
+use crate::kernel::attention::PAGE;
+use crate::kernel::pool::Pool;
+use crate::memory::Memory;
+use crate::queue::Queue;
+use crate::request::Tenant;
 use crate::sampler::Sampler;
 use crate::stop::{Said, Stop};
 use crate::tokens::Tokens;
@@ -23,7 +32,7 @@ use crate::tokens::Tokens;
 /// One answer to make.
 pub(crate) struct Job {
     pub(crate) prompt: Zeroizing<Vec<u32>>,
-    /// Most tokens of the answer; with the prompt, they fit the context.
+    /// Most tokens of the answer; with the prompt, they fit context and memory.
     pub(crate) max_tokens: usize,
     pub(crate) sampler: Sampler,
     pub(crate) stop: Stop,
@@ -34,8 +43,10 @@ pub(crate) struct Job {
 /// A model and how it is used.
 #[derive(Debug)]
 pub(crate) struct Scheduler {
-    pub(crate) model: Qwen3,
-    pub(crate) tokens: std::sync::Arc<Tokens>,
+    pub(crate) model: Decoder,
+    pub(crate) pool: Pool,
+    pub(crate) memory: Memory,
+    pub(crate) tokens: Arc<Tokens>,
     /// Tokens that end an answer.
     pub(crate) ends: Vec<u32>,
     /// Most answers at a time.
@@ -44,63 +55,157 @@ pub(crate) struct Scheduler {
 
 impl Scheduler {
     /// Works until the queue is closed and empty.
-    pub(crate) fn run(&self, queue: &Receiver<Job>) {
+    pub(crate) fn run(mut self, queue: &Queue<Job>) {
         let mut running = Vec::new();
-        while self.admit(queue, &mut running) {
-            running.retain(Sequence::is_wanted);
-            self.step(&mut running);
-        }
-    }
-
-    /// Fills the batch; waits only when there is nothing else to do.
-    fn admit(&self, queue: &Receiver<Job>, running: &mut Vec<Sequence>) -> bool {
-        while running.len() < self.batch {
-            let job = match running.is_empty() {
-                true => queue.recv().map_err(|_| TryRecvError::Disconnected),
-                false => queue.try_recv(),
-            };
-            match job {
-                Ok(job) => running.push(Sequence::new(job, &self.model)),
-                Err(TryRecvError::Empty) => return true,
-                Err(TryRecvError::Disconnected) => return !running.is_empty(),
+        let mut aside = Vec::new();
+        let mut work = Workspace::default();
+        loop {
+            if running.is_empty() && aside.is_empty() && !queue.wait() {
+                return;
             }
+            queue.retain(|job| wanted(job.deadline, &job.events));
+            self.release(&mut running);
+            self.release(&mut aside);
+            self.admit(queue, &mut running, &mut aside);
+            self.step(&mut running, &mut aside, &mut work);
         }
-        true
     }
 
-    fn step(&self, running: &mut Vec<Sequence>) {
-        if running.is_empty() {
+    /// Lets go of what nobody wants.
+    fn release(&mut self, sequences: &mut Vec<Sequence>) {
+        for sequence in sequences.extract_if(.., |s| !wanted(s.deadline, &s.events)) {
+            self.memory.leave(sequence.pages);
+        }
+    }
+
+    /// Fills the batch, first with what was put aside.
+    fn admit(
+        &mut self,
+        queue: &Queue<Job>,
+        running: &mut Vec<Sequence>,
+        aside: &mut Vec<Sequence>,
+    ) {
+        while running.len() < self.batch {
+            let memory = &self.memory;
+            let alone = running.is_empty();
+            let fits = |tokens: &[u32]| alone || memory.room() > tokens.len().div_ceil(PAGE);
+            let sequence = match aside.pop() {
+                Some(sequence) if fits(&sequence.tokens) => sequence,
+                Some(sequence) => return aside.push(sequence),
+                None => {
+                    let share = |tenant| running.iter().filter(|s| s.tenant == tenant).count();
+                    match queue.pop(share, |job| fits(&job.prompt)) {
+                        Some((tenant, job)) => Sequence::new(tenant, job),
+                        None => return,
+                    }
+                }
+            };
+            running.push(sequence.recall(&mut self.memory));
+        }
+    }
+
+    fn step(
+        &mut self,
+        running: &mut Vec<Sequence>,
+        aside: &mut Vec<Sequence>,
+        work: &mut Workspace,
+    ) {
+        share(running);
+        self.provide(running, aside);
+        let spans: Vec<_> = running.iter().map(Sequence::span).collect();
+        if spans.is_empty() {
             return;
         }
-        let mut spans: Vec<_> = running.iter_mut().map(Sequence::span).collect();
-        let logits = {
-            let _turn = turn();
-            self.model.forward(&mut spans)
-        };
-        match logits {
-            Ok(logits) => {
-                let mut logits = logits.into_iter();
-                running.retain_mut(|sequence| {
-                    let logits = logits.next().unwrap_or_default();
-                    match sequence.advance(&logits, self) {
-                        Ok(Next::Step) => true,
-                        Ok(Next::Finish(reason)) => sequence.finish(reason),
-                        Err(error) => sequence.fail(error),
-                    }
-                });
+        let _turn = turn();
+        let logits = self
+            .model
+            .forward(&mut self.pool, &mut self.memory, &spans, work);
+        drop(spans);
+        let Ok(logits) = logits else {
+            for sequence in running.drain(..) {
+                sequence.fail(EngineError::Fault);
+                self.memory.leave(sequence.pages);
             }
-            Err(_) => running.retain(|sequence| sequence.fail(EngineError::Fault)),
+            return;
+        };
+        let chosen = running.iter_mut().filter(|sequence| sequence.is_read());
+        let vocabulary = self.model.shape().vocabulary;
+        let mut chosen: Vec<_> = chosen.zip(logits.chunks_exact_mut(vocabulary)).collect();
+        let cpu = self.pool.cpu();
+        self.pool.each_mut(&mut chosen, |_, (sequence, logits)| {
+            sequence.chosen = sequence.sampler.next(cpu, logits);
+        });
+        for sequence in running.iter_mut() {
+            let read = sequence.settle(&mut self.memory);
+            sequence.over = read && sequence.advance(&self.tokens, &self.ends);
+        }
+        for sequence in running.extract_if(.., |sequence| sequence.over) {
+            self.memory.leave(sequence.pages);
+        }
+    }
+
+    /// Finds pages for what the next step reads.
+    fn provide(&mut self, running: &mut Vec<Sequence>, aside: &mut Vec<Sequence>) {
+        let mut index = 0;
+        while let Some(sequence) = running.get_mut(index) {
+            let missing = sequence.seen.saturating_add(sequence.next).div_ceil(PAGE);
+            if sequence.pages.len() >= missing {
+                index = index.saturating_add(1);
+            } else if let Some(page) = self.memory.page() {
+                sequence.pages.push(page);
+            } else if let Some(mut last) = running.pop() {
+                self.memory.leave(std::mem::take(&mut last.pages));
+                (last.seen, last.next) = (0, 0);
+                aside.push(last);
+            }
+        }
+    }
+}
+
+/// Whether anyone still waits for it and may.
+fn wanted(deadline: Deadline, events: &UnboundedSender<Result<Event, EngineError>>) -> bool {
+    match deadline.check(Instant::now()) {
+        Ok(()) => !events.is_closed(),
+        Err(error) => {
+            // A receiver that is gone does not mind.
+            drop(events.unbounded_send(Err(error)));
+            false
+        }
+    }
+}
+
+/// Divides the room in a step: a token for each answer, the rest for prompts.
+fn share(running: &mut [Sequence]) {
+    let mut readers = running
+        .iter()
+        .filter(|sequence| sequence.unseen() > 1)
+        .count();
+    let mut room = STEP.saturating_sub(running.len());
+    for sequence in running {
+        sequence.next = sequence.unseen().min(1);
+        if let Some(part) = room.checked_div(readers).filter(|_| sequence.unseen() > 1) {
+            let more = sequence.unseen().saturating_sub(1).min(part);
+            sequence.next = sequence.next.saturating_add(more);
+            room = room.saturating_sub(more);
+            readers = readers.saturating_sub(1);
         }
     }
 }
 
 /// An answer under way.
 struct Sequence {
-    /// Tokens that the model is to see, and how many of them it has.
+    tenant: Tenant,
+    /// The prompt, and the answer so far.
     tokens: Zeroizing<Vec<u32>>,
+    /// Tokens that the model has read.
     seen: usize,
-    cache: Cache,
+    /// Tokens that it reads in this step.
+    next: usize,
+    pages: Vec<usize>,
     sampler: Sampler,
+    /// The next token, if all have been read.
+    chosen: Option<u32>,
+    over: bool,
     text: Detokenizer,
     stop: Stop,
     max_tokens: usize,
@@ -109,92 +214,120 @@ struct Sequence {
     events: UnboundedSender<Result<Event, EngineError>>,
 }
 
-enum Next {
-    Step,
-    Finish(FinishReason),
-}
-
 impl Sequence {
-    fn new(job: Job, model: &Qwen3) -> Self {
-        let prompt = job.prompt.len();
+    fn new(tenant: Tenant, job: Job) -> Self {
         Self {
-            cache: model.cache(prompt.saturating_add(job.max_tokens)),
-            tokens: job.prompt,
+            tenant,
+            usage: Usage {
+                prompt: job.prompt.len(),
+                ..Usage::default()
+            },
+            tokens: {
+                // More would leave a copy behind that is not wiped.
+                let room = job.prompt.len().saturating_add(job.max_tokens);
+                let mut tokens = Zeroizing::new(Vec::with_capacity(room));
+                tokens.extend_from_slice(&job.prompt);
+                tokens
+            },
             seen: 0,
+            next: 0,
+            pages: Vec::new(),
             sampler: job.sampler,
+            chosen: None,
+            over: false,
             text: Detokenizer::default(),
             stop: job.stop,
             max_tokens: job.max_tokens,
-            usage: Usage {
-                prompt,
-                completion: 0,
-            },
             deadline: job.deadline,
             events: job.events,
         }
     }
 
-    /// Whether anyone still waits for it and may.
-    fn is_wanted(&self) -> bool {
-        match self.deadline.check(Instant::now()) {
-            Ok(()) => !self.events.is_closed(),
-            Err(error) => self.fail(error),
+    /// Begins with what the memory holds.
+    fn recall(mut self, memory: &mut Memory) -> Self {
+        self.pages = memory.recall(self.tenant, &self.tokens);
+        self.seen = self.pages.len().saturating_mul(PAGE);
+        if self.usage.completion == 0 {
+            self.usage.cached = self.seen;
         }
+        self
     }
 
-    /// What this sequence adds to the next step.
-    fn span(&mut self) -> Span<'_> {
-        let unseen = self.tokens.get(self.seen..).unwrap_or_default();
-        let tokens = unseen.chunks(PIECE).next().unwrap_or_default();
-        self.seen = self.seen.saturating_add(tokens.len());
+    fn unseen(&self) -> usize {
+        self.tokens.len().saturating_sub(self.seen)
+    }
+
+    /// Whether this step reads all that is left.
+    fn is_read(&self) -> bool {
+        self.next > 0 && self.next == self.unseen()
+    }
+
+    fn span(&self) -> Span<'_> {
+        let end = self.seen.saturating_add(self.next);
         Span {
-            tokens,
-            cache: &mut self.cache,
+            tokens: self.tokens.get(self.seen..end).unwrap_or_default(),
+            position: self.seen,
+            pages: &self.pages,
+            wanted: self.is_read(),
         }
     }
 
-    /// Chooses the next token, unless the prompt has not been read to its end.
-    fn advance(&mut self, logits: &[f32], scheduler: &Scheduler) -> Result<Next, EngineError> {
-        if self.seen < self.tokens.len() {
-            return Ok(Next::Step);
+    /// Notes what has been read; says whether a token was chosen.
+    fn settle(&mut self, memory: &mut Memory) -> bool {
+        let read = self.is_read();
+        let first = self.seen.checked_div(PAGE).unwrap_or(0);
+        self.seen = self.seen.saturating_add(self.next);
+        let (whole, _) = self.tokens.get(..self.seen).unwrap_or_default().as_chunks();
+        let mut after = first
+            .checked_sub(1)
+            .and_then(|before| self.pages.get(before))
+            .copied();
+        for (page, tokens) in self.pages.iter().zip(whole).skip(first) {
+            memory.remember(self.tenant, after, *page, *tokens);
+            after = Some(*page);
         }
-        let token = self.sampler.next(logits).ok_or(EngineError::Fault)?;
+        read
+    }
+
+    /// Takes the chosen token; says whether the answer is over.
+    fn advance(&mut self, tokens: &Tokens, ends: &[u32]) -> bool {
+        let Some(token) = self.chosen.take() else {
+            return self.fail(EngineError::Fault);
+        };
         self.usage.completion = self.usage.completion.saturating_add(1);
-        if scheduler.ends.contains(&token) {
-            return Ok(Next::Finish(FinishReason::Stop));
+        if ends.contains(&token) {
+            return self.finish(FinishReason::Stop);
         }
-        let piece = self.text.push(&scheduler.tokens, token);
-        match self.stop.push(&piece.ok_or(EngineError::Fault)?) {
+        let Some(piece) = self.text.push(tokens, token) else {
+            return self.fail(EngineError::Fault);
+        };
+        match self.stop.push(&piece) {
             Said::More(text) => self.say(text),
             Said::Last(text) => {
                 self.say(text);
-                return Ok(Next::Finish(FinishReason::Stop));
+                return self.finish(FinishReason::Stop);
             }
         }
         if self.usage.completion >= self.max_tokens {
-            return Ok(Next::Finish(FinishReason::Length));
+            return self.finish(FinishReason::Length);
         }
-        self.tokens.clear();
         self.tokens.push(token);
-        self.seen = 0;
-        Ok(Next::Step)
+        false
     }
 
-    /// Says what was held back, and why this is the end; the sequence is over.
+    /// Says what was held back, and why this is the end.
     fn finish(&mut self, reason: FinishReason) -> bool {
         let rest = self.stop.finish();
         self.say(rest);
-        self.send(Ok(Event::Finish {
-            reason,
-            usage: self.usage,
-        }));
-        false
+        let usage = self.usage;
+        self.send(Ok(Event::Finish { reason, usage }));
+        true
     }
 
-    /// Ends with an error; the sequence is over.
+    /// Ends with an error.
     fn fail(&self, error: EngineError) -> bool {
         self.send(Err(error));
-        false
+        true
     }
 
     fn say(&self, text: String) {
@@ -209,5 +342,5 @@ impl Sequence {
     }
 }
 
-/// Tokens of a prompt that are read in one step.
-const PIECE: usize = 128;
+/// Tokens that are read in one step.
+const STEP: usize = 256;

@@ -43,12 +43,11 @@ fn recite(engine: &Engine, prompt: String, expected: &str) -> Result<(), LoadErr
             role: Role::User,
             content: Zeroizing::new(prompt),
         }],
-        max_tokens: None,
         sampling: Sampling {
             temperature: Some(0.0),
             ..Sampling::default()
         },
-        stop: Vec::new(),
+        ..ChatRequest::default()
     };
     let mut text = String::new();
     for event in block_on_stream(engine.chat(request).map_err(failed)?) {

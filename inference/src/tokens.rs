@@ -1,10 +1,15 @@
 //! Text to tokens and back.
 
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
 use tokenizers::Tokenizer;
 use zeroize::Zeroizing;
 
+use crate::config::unsupported;
 use crate::error::{LoadError, RequestError};
 use crate::model_dir::ModelDir;
+use crate::weights::gguf::Gguf;
 
 /// The model's tokenizer and what must be known to use it safely.
 #[derive(Debug)]
@@ -19,8 +24,23 @@ pub(crate) struct Tokens {
 impl Tokens {
     /// Loads `tokenizer.json`, whose tokens the model must know.
     pub(crate) fn load(dir: &ModelDir, vocabulary: usize) -> Result<Self, LoadError> {
-        let file = dir.bytes("tokenizer.json")?;
-        let tokenizer = Tokenizer::from_bytes(file);
+        Self::parse(&dir.bytes(FILE)?, vocabulary)
+    }
+
+    /// As [`Self::load`], or from the file itself if there is no `tokenizer.json`.
+    pub(crate) fn load_gguf(
+        dir: &ModelDir,
+        gguf: &mut Gguf,
+        vocabulary: usize,
+    ) -> Result<Self, LoadError> {
+        match dir.optional_bytes(FILE)? {
+            Some(bytes) => Self::parse(&bytes, vocabulary),
+            None => Self::parse(tokenizer_json(gguf)?.to_string().as_bytes(), vocabulary),
+        }
+    }
+
+    fn parse(json: &[u8], vocabulary: usize) -> Result<Self, LoadError> {
+        let tokenizer = Tokenizer::from_bytes(json);
         let mut tokenizer = tokenizer.map_err(|source| LoadError::Tokenizer { source })?;
         tokenizer
             .with_padding(None)
@@ -92,6 +112,76 @@ impl Tokens {
         self.tokenizer.decode(ids, true).ok()
     }
 }
+
+/// What a GGUF file has of a byte-level BPE tokenizer, in the form of tokenizer.json.
+fn tokenizer_json(gguf: &mut Gguf) -> Result<Value, LoadError> {
+    let kind = gguf
+        .text("tokenizer.ggml.model")
+        .unwrap_or("absent")
+        .to_owned();
+    if kind != "gpt2" {
+        let expected = "gpt2, or a tokenizer.json";
+        return Err(unsupported("gguf", "tokenizer.ggml.model", kind, expected));
+    }
+    let pre = gguf
+        .text("tokenizer.ggml.pre")
+        .unwrap_or("absent")
+        .to_owned();
+    let (digits, normalizer) = match pre.as_str() {
+        "llama-bpe" => ("{1,3}", Value::Null),
+        "qwen2" => ("", json!({"type": "NFC"})),
+        _ => {
+            let expected = "llama-bpe or qwen2, or a tokenizer.json";
+            return Err(unsupported("gguf", "tokenizer.ggml.pre", pre, expected));
+        }
+    };
+    let words = format!(
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    );
+    let kinds = gguf
+        .take_integers("tokenizer.ggml.token_type")
+        .unwrap_or_default();
+    let merges = gguf.take_texts("tokenizer.ggml.merges").unwrap_or_default();
+    let tokens = gguf.texts("tokenizer.ggml.tokens");
+    let added = (0_usize..)
+        .zip(tokens)
+        .zip(kinds)
+        .filter(|(_, kind)| [CONTROL, OWN].contains(kind));
+    let added: Vec<_> = added
+        .map(|((id, content), kind)| {
+            json!({
+                "id": id, "content": content, "special": kind == CONTROL,
+                "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+            })
+        })
+        .collect();
+    let bytes = json!({
+        "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false,
+    });
+    Ok(json!({
+        "version": "1.0",
+        "added_tokens": added,
+        "normalizer": normalizer,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": words}, "behavior": "Isolated", "invert": false},
+            bytes,
+        ]},
+        "decoder": bytes,
+        "model": {
+            "type": "BPE",
+            "ignore_merges": pre == "llama-bpe",
+            "vocab": tokens.iter().zip(0_u32..).collect::<BTreeMap<_, _>>(),
+            "merges": merges,
+        },
+    }))
+}
+
+/// Kinds of tokens in GGUF: those that no text may stand for, and those that are
+/// never divided.
+const CONTROL: i64 = 3;
+const OWN: i64 = 4;
+
+const FILE: &str = "tokenizer.json";
 
 /// A noncharacter, which Unicode keeps for internal use; it is never encoded.
 const CUT: char = '\u{fdd0}';

@@ -2,6 +2,7 @@
 
 #![allow(
     clippy::arithmetic_side_effects,
+    clippy::as_conversions,
     clippy::indexing_slicing,
     clippy::panic,
     clippy::unwrap_used,
@@ -15,7 +16,7 @@ use futures_executor::{block_on, block_on_stream};
 use futures_util::StreamExt as _;
 use inference::{
     Answer, ChatRequest, Engine, EngineError, Event, FinishReason, Limits, LoadError, Message,
-    RequestError, Role, Sampling, Task, Usage,
+    RequestError, Role, Sampling, Task, Tenant, Usage,
 };
 
 #[test]
@@ -59,6 +60,7 @@ fn a_seed_gives_the_same_answer_whatever_else_is_answered() {
             temperature: Some(1.0),
             top_p: Some(0.95),
             seed: Some(seed),
+            ..Sampling::default()
         },
         ..ask("Tell me about the house.")
     };
@@ -78,6 +80,72 @@ fn a_seed_gives_the_same_answer_whatever_else_is_answered() {
     for (length, other) in (1..).zip(others) {
         assert_eq!(hear(other).2.completion, length);
     }
+}
+
+#[test]
+fn no_company_no_shortage_and_no_memory_changes_an_answer() {
+    let roomy = tiny();
+    let request = |index: usize, tenant| ChatRequest {
+        max_tokens: Some(20 + index * 37 % 90),
+        sampling: Sampling {
+            temperature: Some(1.0),
+            presence_penalty: Some(0.1),
+            top_k: Some(50),
+            seed: Some(index as u64),
+            ..Sampling::default()
+        },
+        tenant,
+        ..ask(&"and the king said ".repeat(index * 7 % 25))
+    };
+    let alone: Vec<_> = (0..30)
+        .map(|index| hear(roomy.chat(request(index, Tenant::new())).unwrap()))
+        .collect();
+
+    // Twelve pages: of eight answers some must be put aside and read again.
+    let limits = Limits {
+        batch: 8,
+        memory: 12 * 49_152,
+        ..Limits::default()
+    };
+    let tight = Engine::load_with(&tiny_dir(), limits).unwrap();
+    let tenants = [Tenant::new(), Tenant::new()];
+    let mut state = 1_u64;
+    for _ in 0..4 {
+        let mut answers = Vec::new();
+        for index in 0..30 {
+            state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+            let chance = (state >> 33) as usize;
+            let index = (index + chance) % 30;
+            let mut answer = tight.chat(request(index, tenants[chance % 2])).unwrap();
+            match chance % 5 {
+                // Somebody leaves, before or while it is answered.
+                0 => drop(answer),
+                1 => drop(block_on(answer.next())),
+                _ => answers.push((index, answer)),
+            }
+        }
+        for (index, answer) in answers {
+            let (text, reason, usage) = hear(answer);
+            assert_eq!((&text, reason), (&alone[index].0, alone[index].1));
+            assert_eq!(usage.completion, alone[index].2.completion);
+        }
+    }
+}
+
+#[test]
+fn a_tenant_is_read_once_and_no_other_notices() {
+    let engine = tiny();
+    let tenant = Tenant::new();
+    let request = |tenant| ChatRequest {
+        max_tokens: Some(1),
+        tenant,
+        ..ask(&"and the king said ".repeat(20))
+    };
+    let cached = |tenant| hear(engine.chat(request(tenant)).unwrap()).2.cached;
+    assert_eq!(cached(tenant), 0);
+    let again = cached(tenant);
+    assert!(again >= 64 && again.is_multiple_of(32), "{again}");
+    assert_eq!(cached(Tenant::new()), 0);
 }
 
 #[test]
@@ -119,6 +187,7 @@ fn an_answer_is_as_long_as_it_may_be() {
         usage,
         Usage {
             prompt: 23,
+            cached: 0,
             completion: 5
         }
     );
@@ -162,7 +231,7 @@ fn impossible_requests_name_their_parameter() {
     let sampling = |temperature, top_p| Sampling {
         temperature,
         top_p,
-        seed: None,
+        ..Sampling::default()
     };
     let base = || ask("x");
     for (request, message) in [
@@ -303,7 +372,7 @@ fn an_unknown_architecture_is_refused_by_name() {
     assert!(matches!(error, LoadError::Architecture { .. }));
     assert_eq!(
         error.to_string(),
-        r#"config.json: architectures is ["GPT2LMHeadModel"], expected one of ["BertModel", "Qwen3ForCausalLM"]"#,
+        r#"architecture is ["GPT2LMHeadModel"], expected one of ["LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "BertModel"]"#,
     );
 }
 

@@ -2,23 +2,25 @@
 //!
 //! * Honoured: `model`, `messages` (roles system, developer, user, assistant; text,
 //!   or a list of text parts, joined by line breaks), `max_tokens` or
-//!   `max_completion_tokens`, `temperature`, `top_p`, `n` up to 8, `stop`, `seed`,
-//!   `stream`, `stream_options.include_usage`.
+//!   `max_completion_tokens`, `temperature`, `top_p`, `presence_penalty`,
+//!   `frequency_penalty`, `logit_bias`, `n` up to 8, `stop`, `seed`, `stream`,
+//!   `stream_options.include_usage`; and as other servers have them `top_k`, `min_p`
+//!   and `repetition_penalty`.
 //! * Without effect: [`IGNORED`].
 //! * Refused unless they say what happens anyway: [`neutral`].
 //! * Refused: everything else.
 //!
-//! A model may come with its own defaults for `temperature` and `top_p`
-//! (generation_config.json). Choice `i` of several uses `seed + i`.
+//! A model may come with its own defaults for `temperature`, `top_p`, `top_k`,
+//! `min_p` and `repetition_penalty` (generation_config.json). Choice `i` of several uses `seed + i`.
 
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use futures_util::StreamExt as _;
-use inference::{Answer, ChatRequest, Event, FinishReason, Message, Role, Sampling};
+use inference::{Answer, ChatRequest, Event, FinishReason, Message, Role, Sampling, Tenant};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
@@ -31,12 +33,14 @@ use super::{random_id, stream, unix_time};
 
 pub(super) async fn create(
     State(models): State<Models>,
+    tenant: Option<Extension<Tenant>>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
     let fields = Fields::read(&headers, body)?;
     // Long prompts take long to tokenise.
-    let begun = spawn_blocking(move || begin(&models, fields));
+    let tenant = tenant.map(|Extension(tenant)| tenant).unwrap_or_default();
+    let begun = spawn_blocking(move || begin(&models, tenant, fields));
     let Begun {
         head,
         answers,
@@ -72,7 +76,7 @@ pub(super) struct Head {
     system_fingerprint: Option<String>,
 }
 
-fn begin(models: &Models, mut fields: Fields) -> Result<Begun, ApiError> {
+fn begin(models: &Models, tenant: Tenant, mut fields: Fields) -> Result<Begun, ApiError> {
     let name: String = fields.require("model", "a string")?;
     let model = models.get(&name)?;
     let choices = fields.take("n", "an integer")?.unwrap_or(1);
@@ -81,7 +85,10 @@ fn begin(models: &Models, mut fields: Fields) -> Result<Begun, ApiError> {
         return Err(ApiError::invalid("n", "invalid_value", message));
     }
     let delivery = delivery(&mut fields)?;
-    let request = request(&mut fields)?;
+    let request = ChatRequest {
+        tenant,
+        ..request(&mut fields)?
+    };
     fields.ignore(IGNORED);
     fields.allow_only(&neutral())?;
     fields.finish()?;
@@ -157,6 +164,14 @@ fn request(fields: &mut Fields) -> Result<ChatRequest, ApiError> {
         sampling: Sampling {
             temperature: fields.take("temperature", "a number")?,
             top_p: fields.take("top_p", "a number")?,
+            top_k: fields.take("top_k", "an integer of at least 0")?,
+            min_p: fields.take("min_p", "a number")?,
+            repetition_penalty: fields.take("repetition_penalty", "a number")?,
+            presence_penalty: fields.take("presence_penalty", "a number")?,
+            frequency_penalty: fields.take("frequency_penalty", "a number")?,
+            logit_bias: fields
+                .take("logit_bias", "an object of token ids and numbers")?
+                .unwrap_or_default(),
             seed: seed.map(i64::cast_unsigned),
         },
         stop: match stop {
@@ -164,6 +179,7 @@ fn request(fields: &mut Fields) -> Result<ChatRequest, ApiError> {
             Some(Texts::One(text)) => vec![text],
             Some(Texts::Several(texts)) => texts,
         },
+        ..ChatRequest::default()
     })
 }
 
@@ -314,6 +330,7 @@ impl Usage {
     /// Adds what one choice cost.
     pub(super) fn add(&mut self, choice: inference::Usage) {
         self.prompt_tokens = choice.prompt;
+        self.prompt_tokens_details.cached_tokens = choice.cached;
         self.completion_tokens = self.completion_tokens.saturating_add(choice.completion);
         self.total_tokens = self.prompt_tokens.saturating_add(self.completion_tokens);
     }
@@ -333,14 +350,11 @@ const IGNORED: &[&str] = &[
 ];
 
 /// Values that ask for nothing more than is done.
-fn neutral() -> [(&'static str, Vec<Value>); 10] {
+fn neutral() -> [(&'static str, Vec<Value>); 7] {
     [
-        ("frequency_penalty", vec![json!(0), json!(0.0)]),
-        ("logit_bias", vec![json!({})]),
         ("logprobs", vec![json!(false)]),
         ("modalities", vec![json!(["text"])]),
         ("parallel_tool_calls", vec![json!(true), json!(false)]),
-        ("presence_penalty", vec![json!(0), json!(0.0)]),
         ("response_format", vec![json!({"type": "text"})]),
         ("tool_choice", vec![json!("none")]),
         ("tools", vec![json!([])]),

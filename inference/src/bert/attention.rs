@@ -1,0 +1,110 @@
+//! Attention of all rows of a text to all of them.
+//!
+//! One query row at a time, in a fixed order of additions.
+
+use zeroize::Zeroizing;
+
+use crate::kernel::attention::Heads;
+
+/// One row for each row of `queries`.
+pub(super) fn attend<'a>(
+    heads: Heads,
+    queries: &[f32],
+    keys: &'a [f32],
+    values: &'a [f32],
+) -> Vec<f32> {
+    let row = heads.query.saturating_mul(heads.width);
+    let mut output = vec![0.0; queries.len()];
+    let mut scores = Zeroizing::new(Vec::new());
+    let rows = queries.chunks_exact(row).zip(output.chunks_exact_mut(row));
+    for (queries, output) in rows {
+        let parts = queries
+            .chunks_exact(heads.width)
+            .zip(output.chunks_exact_mut(heads.width));
+        for (head, (query, output)) in parts.enumerate() {
+            let start = head.saturating_mul(heads.width);
+            let part = |rows: &'a [f32]| {
+                rows.chunks_exact(row).map(move |row| {
+                    row.get(start..start.saturating_add(heads.width))
+                        .unwrap_or_default()
+                })
+            };
+            weigh(query, part(keys), &mut scores);
+            for (weight, value) in scores.iter().zip(part(values)) {
+                for (sum, value) in output.iter_mut().zip(value) {
+                    *sum += weight * value;
+                }
+            }
+        }
+    }
+    output
+}
+
+/// Softmax of the products of `query` with the keys.
+#[expect(
+    clippy::as_conversions,
+    clippy::cast_precision_loss,
+    reason = "a head's width is exact in f32"
+)]
+fn weigh<'a>(query: &[f32], keys: impl Iterator<Item = &'a [f32]>, scores: &mut Vec<f32>) {
+    let scale = (query.len() as f32).sqrt().recip();
+    scores.clear();
+    scores.extend(keys.map(|key| dot(query, key) * scale));
+    let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut total = 0.0;
+    for score in scores.iter_mut() {
+        *score = (*score - max).exp();
+        total += *score;
+    }
+    for score in scores.iter_mut() {
+        *score /= total;
+    }
+}
+
+/// Eight sums side by side, which the compiler turns into vector instructions.
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let (a, a_rest) = a.as_chunks::<8>();
+    let (b, b_rest) = b.as_chunks::<8>();
+    let mut sums = [0.0_f32; 8];
+    for (a, b) in a.iter().zip(b) {
+        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+            *sum += a * b;
+        }
+    }
+    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+    sums.iter().sum::<f32>() + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_keys_average_the_values() {
+        let heads = Heads {
+            query: 1,
+            kv: 1,
+            width: 2,
+        };
+        let queries = [5.0, 3.0, -1.0, 2.0];
+        let output = attend(heads, &queries, &[1.0; 4], &[2.0, 0.0, 4.0, 8.0]);
+        assert_eq!(output, [3.0, 4.0, 3.0, 4.0]);
+    }
+
+    #[test]
+    fn each_head_has_its_own_keys_and_values() {
+        let heads = Heads {
+            query: 2,
+            kv: 2,
+            width: 1,
+        };
+        // Head 0 looks at the first row alone, head 1 at the second.
+        let output = attend(
+            heads,
+            &[100.0, 100.0],
+            &[1.0, -1.0, -1.0, 1.0],
+            &[3.0, 5.0, 7.0, 9.0],
+        );
+        assert_eq!(output, [3.0, 9.0]);
+    }
+}

@@ -1,0 +1,73 @@
+//! The matrix product of a layer, by cuBLAS on the first GPU.
+//!
+//! Weights stay in the GPU's memory, as f32. Rows go there and results come back
+//! for each layer: in confidential-computing mode the driver encrypts both on the
+//! bus. The order of additions is the library's, which may choose it by the number
+//! of rows.
+
+use std::sync::{Arc, OnceLock};
+
+use candle_core::{Device, Tensor};
+
+use crate::kernel::input::{Forms, Row};
+use crate::kernel::matrix::{Matrix, Then};
+use crate::kernel::pool::Pool;
+
+/// A matrix `[outputs, inputs]`, kept as `[inputs, outputs]`.
+#[derive(Debug)]
+pub(super) struct Product(Tensor);
+
+impl Product {
+    pub(super) fn new(parts: Vec<Arc<Matrix>>) -> candle_core::Result<Self> {
+        let mut tensors = Vec::with_capacity(parts.len());
+        for part in parts {
+            let (outputs, inputs) = (part.outputs(), part.inputs());
+            let mut numbers = vec![0.0_f32; outputs.saturating_mul(inputs)];
+            for (index, row) in numbers.chunks_exact_mut(inputs.max(1)).enumerate() {
+                part.row(index, row);
+            }
+            tensors.push(Tensor::from_vec(numbers, (outputs, inputs), gpu()?)?);
+        }
+        Ok(Self(Tensor::cat(&tensors, 0)?.t()?))
+    }
+
+    pub(super) fn forms(&self) -> Forms {
+        Forms::default()
+    }
+
+    pub(super) fn apply(
+        &self,
+        _pool: &mut Pool,
+        rows: &[Row],
+        y: &mut [f32],
+        width: usize,
+        then: Then<'_>,
+    ) -> candle_core::Result<()> {
+        let x: Vec<f32> = rows.iter().flat_map(|row| &row.numbers).copied().collect();
+        let x = Tensor::from_vec(x, (rows.len(), ()), gpu()?)?;
+        let product = x.matmul(&self.0)?.flatten_all()?.to_vec1::<f32>()?;
+        for (y, x) in y.chunks_mut(width.max(1)).zip(product.chunks(width.max(1))) {
+            match then {
+                Then::Add => y.iter_mut().zip(x).for_each(|(y, x)| *y += x),
+                Then::Set([]) => y.copy_from_slice(x),
+                Then::Set(bias) => {
+                    let sums = x.iter().zip(bias);
+                    y.iter_mut()
+                        .zip(sums)
+                        .for_each(|(y, (x, bias))| *y = x + bias);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One context for the whole process.
+fn gpu() -> candle_core::Result<&'static Device> {
+    static GPU: OnceLock<Device> = OnceLock::new();
+    if let Some(gpu) = GPU.get() {
+        return Ok(gpu);
+    }
+    let gpu = Device::new_cuda(0)?;
+    Ok(GPU.get_or_init(|| gpu))
+}

@@ -1,0 +1,353 @@
+//! Keys and values of all sequences, in pages that are made when first needed.
+//!
+//! Pages are shared where a sequence begins as another of the same tenant did.
+//! Tenants never share, so that nobody can tell from the time an answer takes what
+//! somebody else has asked. A page that nobody uses keeps what it holds for its
+//! tenant until its room is needed, and is wiped before it is used again.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::kernel::attention::{Head, Heads, PAGE};
+use crate::request::Tenant;
+
+/// All pages, and who uses which.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    heads: Heads,
+    layers: Vec<Vec<Head>>,
+    pages: Vec<Use>,
+    limit: usize,
+    /// Pages that hold nothing.
+    free: Vec<usize>,
+    /// Pages that hold what tenants have read, by what stands before them.
+    known: HashMap<Known, usize>,
+    /// Known pages that nobody uses, by when they were left.
+    idle: BTreeMap<u64, usize>,
+    clock: u64,
+}
+
+/// A page of tokens where it stands: after the page `after`, or at the beginning.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+struct Known {
+    tenant: Tenant,
+    after: Option<usize>,
+    tokens: [u32; PAGE],
+}
+
+#[derive(Debug, Default)]
+struct Use {
+    sequences: usize,
+    known: Option<Known>,
+    /// Known pages that stand after this one.
+    followers: usize,
+    /// When it was left, if it is idle.
+    left: Option<u64>,
+}
+
+impl Memory {
+    /// For as many pages as `bytes` have room for, two at least.
+    pub(crate) fn new(heads: Heads, layers: usize, bytes: u64) -> Self {
+        let page = Self::page_bytes(heads, layers);
+        let limit = usize::try_from(bytes)
+            .unwrap_or(usize::MAX)
+            .checked_div(page);
+        let layer = || {
+            std::iter::repeat_with(Head::default)
+                .take(heads.kv)
+                .collect()
+        };
+        Self {
+            heads,
+            layers: std::iter::repeat_with(layer).take(layers).collect(),
+            pages: Vec::new(),
+            limit: limit.unwrap_or(0).max(2),
+            free: Vec::new(),
+            known: HashMap::new(),
+            idle: BTreeMap::new(),
+            clock: 0,
+        }
+    }
+
+    fn page_bytes(heads: Heads, layers: usize) -> usize {
+        // Keys and values, of two bytes each.
+        let bytes = heads.width.saturating_mul(4).saturating_mul(PAGE);
+        bytes.saturating_mul(heads.kv).saturating_mul(layers)
+    }
+
+    /// Tokens that one sequence can have.
+    pub(crate) fn capacity(&self) -> usize {
+        self.limit.saturating_mul(PAGE)
+    }
+
+    /// The heads of each layer.
+    pub(crate) fn layers(&mut self) -> impl Iterator<Item = &mut [Head]> {
+        self.layers.iter_mut().map(Vec::as_mut_slice)
+    }
+
+    /// Pages that hold the beginning of `tokens` already, used from now on. At least
+    /// one token is left to read.
+    pub(crate) fn recall(&mut self, tenant: Tenant, tokens: &[u32]) -> Vec<usize> {
+        let mut pages = Vec::new();
+        let (whole, rest) = tokens.as_chunks();
+        let whole = match rest.is_empty() {
+            true => whole.split_last().map_or(whole, |(_, whole)| whole),
+            false => whole,
+        };
+        for tokens in whole {
+            let known = Known {
+                tenant,
+                after: pages.last().copied(),
+                tokens: *tokens,
+            };
+            let Some(page) = self.known.get(&known).copied() else {
+                break;
+            };
+            self.take(page);
+            pages.push(page);
+        }
+        pages
+    }
+
+    /// Pages that can still be had.
+    pub(crate) fn room(&self) -> usize {
+        let unmade = self.limit.saturating_sub(self.pages.len());
+        unmade
+            .saturating_add(self.free.len())
+            .saturating_add(self.idle.len())
+    }
+
+    /// One more page for a sequence, if there is room.
+    pub(crate) fn page(&mut self) -> Option<usize> {
+        let page = match self.free.pop() {
+            Some(page) => page,
+            None if self.pages.len() < self.limit => self.grow(),
+            None => self.forget()?,
+        };
+        self.take(page);
+        Some(page)
+    }
+
+    /// Lets later sequences of the tenant share a page that has been filled.
+    pub(crate) fn remember(
+        &mut self,
+        tenant: Tenant,
+        after: Option<usize>,
+        page: usize,
+        tokens: [u32; PAGE],
+    ) {
+        let known = Known {
+            tenant,
+            after,
+            tokens,
+        };
+        let stands = after.is_none_or(|after| {
+            self.pages
+                .get(after)
+                .is_some_and(|after| after.known.is_some())
+        });
+        if !stands || self.known.contains_key(&known) {
+            return;
+        }
+        if let Some(entry) = self.pages.get_mut(page).filter(|page| page.known.is_none()) {
+            entry.known = Some(known.clone());
+            self.known.insert(known, page);
+            if let Some(after) = after.and_then(|after| self.pages.get_mut(after)) {
+                after.followers = after.followers.saturating_add(1);
+            }
+        }
+    }
+
+    /// Gives back the pages of a sequence.
+    pub(crate) fn leave(&mut self, pages: Vec<usize>) {
+        // The last first: it is of use to the fewest.
+        for page in pages.into_iter().rev() {
+            let Some(entry) = self.pages.get_mut(page) else {
+                continue;
+            };
+            entry.sequences = entry.sequences.saturating_sub(1);
+            if entry.sequences > 0 {
+                continue;
+            }
+            if entry.known.is_some() {
+                entry.left = Some(self.clock);
+                self.idle.insert(self.clock, page);
+                self.clock = self.clock.saturating_add(1);
+            } else {
+                self.wipe(page);
+                self.free.push(page);
+            }
+        }
+    }
+
+    fn take(&mut self, page: usize) {
+        if let Some(entry) = self.pages.get_mut(page) {
+            entry.sequences = entry.sequences.saturating_add(1);
+            if let Some(left) = entry.left.take() {
+                self.idle.remove(&left);
+            }
+        }
+    }
+
+    fn grow(&mut self) -> usize {
+        for head in self.layers.iter_mut().flatten() {
+            head.grow(self.heads.width);
+        }
+        self.pages.push(Use::default());
+        self.pages.len().saturating_sub(1)
+    }
+
+    /// Empties the page that was left first, of those that nothing known stands after.
+    fn forget(&mut self) -> Option<usize> {
+        let last = |page: &usize| {
+            self.pages
+                .get(*page)
+                .is_some_and(|page| page.followers == 0)
+        };
+        let (left, page) = self.idle.iter().find(|(_, page)| last(page))?;
+        let (left, page) = (*left, *page);
+        self.idle.remove(&left);
+        let entry = self.pages.get_mut(page)?;
+        entry.left = None;
+        let known = entry.known.take()?;
+        self.known.remove(&known);
+        if let Some(after) = known.after.and_then(|after| self.pages.get_mut(after)) {
+            after.followers = after.followers.saturating_sub(1);
+        }
+        self.wipe(page);
+        Some(page)
+    }
+
+    fn wipe(&mut self, page: usize) {
+        for head in self.layers.iter_mut().flatten() {
+            head.wipe(page);
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::arithmetic_side_effects, reason = "numbers of a test")]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const HEADS: Heads = Heads {
+        query: 2,
+        kv: 1,
+        width: 16,
+    };
+
+    /// Room for `pages` pages.
+    fn memory(pages: u64) -> Memory {
+        Memory::new(HEADS, 1, pages * 16 * 4 * 32)
+    }
+
+    /// A sequence that has read `tokens`, if there is room.
+    fn read(memory: &mut Memory, tenant: Tenant, tokens: &[u32]) -> Option<Vec<usize>> {
+        let mut pages = memory.recall(tenant, tokens);
+        let recalled = pages.len();
+        while pages.len() < tokens.len().div_ceil(PAGE) {
+            match memory.page() {
+                Some(page) => pages.push(page),
+                None => {
+                    memory.leave(pages);
+                    return None;
+                }
+            }
+        }
+        let mut after = recalled.checked_sub(1).map(|before| pages[before]);
+        for (page, tokens) in pages.iter().zip(tokens.as_chunks().0).skip(recalled) {
+            memory.remember(tenant, after, *page, *tokens);
+            after = Some(*page);
+        }
+        Some(pages)
+    }
+
+    fn tokens(count: u32) -> Vec<u32> {
+        (0..count).collect()
+    }
+
+    #[test]
+    fn a_tenant_shares_with_itself_alone() {
+        let mut memory = memory(8);
+        let tenant = Tenant::new();
+        let first = read(&mut memory, tenant, &tokens(70)).unwrap();
+        assert_eq!(memory.recall(tenant, &tokens(80)), first[..2]);
+        assert!(memory.recall(Tenant::new(), &tokens(80)).is_empty());
+    }
+
+    #[test]
+    fn one_token_is_always_left_to_read() {
+        let mut memory = memory(8);
+        let tenant = Tenant::new();
+        read(&mut memory, tenant, &tokens(64)).unwrap();
+        assert_eq!(memory.recall(tenant, &tokens(64)).len(), 1);
+        assert_eq!(memory.recall(tenant, &tokens(65)).len(), 2);
+    }
+
+    #[test]
+    fn the_same_tokens_elsewhere_are_not_the_same() {
+        let mut memory = memory(8);
+        let tenant = Tenant::new();
+        let page: Vec<u32> = tokens(32);
+        read(&mut memory, tenant, &[page.clone(), page.clone()].concat()).unwrap();
+        let other: Vec<u32> = (100..132).collect();
+        assert!(
+            memory
+                .recall(tenant, &[other, page, vec![1]].concat())
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn what_is_left_is_kept_until_its_room_is_needed() {
+        let mut memory = memory(4);
+        let tenant = Tenant::new();
+        let first = read(&mut memory, tenant, &tokens(96)).unwrap();
+        memory.leave(first);
+        assert_eq!(memory.room(), 4);
+        // Two more pages take the fresh one and the last of the old.
+        let stranger = read(&mut memory, Tenant::new(), &[7; 64]).unwrap();
+        let again = memory.recall(tenant, &tokens(96));
+        assert_eq!(again.len(), 2);
+        memory.leave(again);
+        memory.leave(stranger);
+        assert_eq!(memory.room(), 4);
+    }
+
+    #[test]
+    fn a_page_in_use_is_never_given_away() {
+        let mut memory = memory(2);
+        let first = read(&mut memory, Tenant::new(), &tokens(64)).unwrap();
+        assert_eq!(memory.page(), None);
+        memory.leave(first);
+        assert!(memory.page().is_some());
+    }
+
+    proptest! {
+        #[test]
+        fn pages_are_neither_lost_nor_shared_by_strangers(
+            steps in proptest::collection::vec((0_usize..3, 0_u32..3, 1_u32..200, any::<bool>()), 1..60),
+        ) {
+            let mut memory = memory(10);
+            let tenants = [(); 3].map(|()| Tenant::new());
+            let mut held: Vec<(usize, Vec<usize>)> = Vec::new();
+            for (tenant, text, length, leave) in steps {
+                if leave && !held.is_empty() {
+                    memory.leave(held.remove(0).1);
+                }
+                let tokens: Vec<u32> = (0..length).map(|i| i + text * 1000).collect();
+                if let Some(pages) = read(&mut memory, tenants[tenant], &tokens) {
+                    for (other, theirs) in &held {
+                        let shared = pages.iter().any(|page| theirs.contains(page));
+                        prop_assert!(!shared || *other == tenant);
+                    }
+                    held.push((tenant, pages));
+                }
+            }
+            for (_, pages) in held.drain(..) {
+                memory.leave(pages);
+            }
+            prop_assert_eq!(memory.room(), 10);
+        }
+    }
+}
