@@ -31,9 +31,11 @@ fn find(source: &'static str, code: i32) -> Option<(&'static str, String)> {
 
 const SOURCES: &[&str] = &[
     include_str!("../tolk/app-types.tolk"),
+    include_str!("../tolk/app-types.tolk"),
     include_str!("../tolk/channel-types.tolk"),
     include_str!("../tolk/collateral-types.tolk"),
     include_str!("../tolk/evidence.tolk"),
+    include_str!("../tolk/market-types.tolk"),
     include_str!("../tolk/market-types.tolk"),
     include_str!("../tolk/node-types.tolk"),
     include_str!("../tolk/registry-types.tolk"),

@@ -1,6 +1,7 @@
 //! The whole chain, once: build, predict, boot, verify, chat; then tamper with
 //! each link and be refused.
 
+mod chain;
 pub(crate) mod chat;
 mod report;
 mod service;
@@ -27,9 +28,18 @@ pub fn run(builder: &Builder) -> Result<()> {
     genuine(&stage, &mut report)?;
     report.seconds_to_trusted = Some(service::run(&stage)?);
     tamper::all(&stage, &debug, &mut report)?;
+    report.chain = chain::run(builder)?;
     report.write(&stage.folder.join("report.json"))?;
     print!("{report}");
     report.refused()
+}
+
+/// Publishes, attests, pays and is paid on a local chain; prints what it costs.
+pub fn on_chain(builder: &Builder) -> Result<()> {
+    for row in chain::run(builder)? {
+        println!("{row}");
+    }
+    Ok(())
 }
 
 /// The nvidia profile where there is no GPU: the kernel takes its driver, it says so, and

@@ -44,8 +44,9 @@ fn run(arguments: Arguments) -> Result<()> {
         Command::Contracts {
             command: ContractsCommand::Build,
         } => contracts::build(&builder),
-        Command::Demo { nvidia: false } => demo::run(&builder),
-        Command::Demo { nvidia: true } => demo::without_gpu(&builder),
+        Command::Demo { chain: true, .. } => demo::on_chain(&builder),
+        Command::Demo { nvidia: true, .. } => demo::without_gpu(&builder),
+        Command::Demo { .. } => demo::run(&builder),
         Command::Fuzz { minutes, target } => fuzz::run(&builder, target.as_deref(), minutes),
         Command::Image { checkout, command } => {
             if let Some(checkout) = checkout {
@@ -170,8 +171,11 @@ enum Command {
     /// The whole chain once: build, predict, boot, verify, chat; then tamper and be refused.
     Demo {
         /// The nvidia profile instead, here where it finds no GPU, and nothing tampered with.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "chain")]
         nvidia: bool,
+        /// Only what happens on TON, here a local chain.
+        #[arg(long)]
+        chain: bool,
     },
     /// Every reader of foreign bytes under libFuzzer; needs a nightly toolchain.
     Fuzz {

@@ -13,7 +13,9 @@ use clap::Args;
 use contracts::exit;
 use serde_json::{Map, Value};
 use tycho_types::cell::Cell;
-use tycho_types::models::{ComputePhase, StateInit, StdAddr, TxInfo};
+use tycho_types::models::{
+    ComputePhase, Message, MsgInfo, StateInit, StdAddr, Transaction, TxInfo,
+};
 use zeroize::Zeroizing;
 
 use crate::artefacts::read;
@@ -186,11 +188,12 @@ impl Plan {
 /// What each contract did; refused if one of them did.
 fn report(steps: &[Step]) -> Result<Verdict> {
     let mut refused = None;
+    let mut sum = (0_u64, 0_u128);
     for (number, step) in steps.iter().enumerate() {
         let TxInfo::Ordinary(info) = step.transaction.load_info()? else {
             bail!("a transaction of another kind");
         };
-        let fees = coins(step.transaction.total_fees.tokens.into_inner());
+        let fees = fees(&step.transaction)?;
         let (gas, exit) = match &info.compute_phase {
             ComputePhase::Executed(phase) => (phase.gas_used.into_inner(), phase.exit_code),
             ComputePhase::Skipped(_) => (0, 0),
@@ -200,11 +203,21 @@ fn report(steps: &[Step]) -> Result<Verdict> {
             0 | 1 => "took the coins".into(),
             exit => words(exit, number == 0),
         };
-        println!("  {} {gas:>7} gas {fees} in fees: {said}", step.address);
+        println!(
+            "  {} {gas:>7} gas {} in fees: {said}",
+            step.address,
+            coins(fees)
+        );
+        sum = (sum.0.saturating_add(gas), sum.1.saturating_add(fees));
         if !(0..=1).contains(&exit) {
             refused.get_or_insert(said);
         }
     }
+    println!(
+        "fees     {} for {} gas and the messages",
+        coins(sum.1),
+        sum.0
+    );
     match refused {
         None => Ok(Verdict::Trusted),
         Some(why) => {
@@ -212,6 +225,17 @@ fn report(steps: &[Step]) -> Result<Verdict> {
             Ok(Verdict::Rejected)
         }
     }
+}
+
+/// What the network takes: for the transaction, and for what it sends.
+fn fees(transaction: &Transaction) -> Result<u128> {
+    let mut fees = transaction.total_fees.tokens.into_inner();
+    for message in transaction.out_msgs.values() {
+        if let MsgInfo::Int(info) = message?.parse::<Message<'_>>()?.info {
+            fees = fees.saturating_add(info.fwd_fee.into_inner());
+        }
+    }
+    Ok(fees)
 }
 
 /// An exit code by its name. Those of wallets are their own.

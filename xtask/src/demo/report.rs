@@ -28,6 +28,7 @@ pub(super) struct Report {
     pub(super) seconds_to_trusted: Option<f64>,
     pub(super) seconds_to_power_off: Option<f64>,
     pub(super) refusals: Vec<Refusal>,
+    pub(super) chain: Vec<Expense>,
 }
 
 /// From the start of QEMU.
@@ -55,6 +56,29 @@ pub(super) struct Refusal {
     pub(super) expected: String,
     pub(super) found: String,
 }
+
+/// What one step on the chain costs.
+#[derive(Debug, Serialize)]
+pub(super) struct Expense {
+    pub(super) what: String,
+    pub(super) gas: u64,
+    /// For gas and messages.
+    pub(super) nanotons: u64,
+}
+
+impl fmt::Display for Expense {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, part) = (self.nanotons / GRAM, self.nanotons % GRAM);
+        write!(
+            f,
+            "{:32} {:>8}  {whole}.{part:09} GRAM",
+            self.what, self.gas
+        )
+    }
+}
+
+/// In nanotons.
+const GRAM: u64 = 1_000_000_000;
 
 impl Report {
     pub(super) fn write(&self, path: &Path) -> Result<()> {
@@ -111,6 +135,12 @@ impl fmt::Display for Report {
         row("power off", self.seconds_to_power_off, "s")?;
         if let Some(chat) = chat {
             writeln!(f, "\n\"Recite Psalm 23:4.\"  {}", chat.answer)?;
+        }
+        if !self.chain.is_empty() {
+            writeln!(f, "\n{:32} {:>8}  fees", "on the chain", "gas")?;
+        }
+        for row in &self.chain {
+            writeln!(f, "{row}")?;
         }
         writeln!(f, "\ntampering                      refused by")?;
         for row in &self.refusals {

@@ -1,0 +1,292 @@
+//! What happens on TON, on a local chain: contracts and documents, a worker that proves
+//! what it runs, a client that reads so with proofs and pays by vouchers, and a payment.
+//!
+//! The worker is an emulated TD, whose root of trust only the test build of Collateral
+//! believes. Everything is done by `cocoon chain`, as its users do it.
+
+use std::ffi::OsStr;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use chain::wallet::Key;
+use tests::collateral::Statements;
+use tests::pki::{Intel, Platform};
+use tests::quote::{QuotingEnclave, TdState};
+use tests::td::Td;
+
+use crate::cocoon::{Cocoon, cargo, target};
+use crate::contracts;
+use crate::image::Builder;
+use crate::place::{Place, write};
+
+use super::report::Expense;
+
+/// A row for each step that costs something.
+pub(super) fn run(builder: &Builder) -> Result<Vec<Expense>> {
+    let place = &builder.place;
+    contracts::prepare(place, &builder.progress)?;
+    let step = builder
+        .progress
+        .step("build the local chain and its client");
+    cargo(place, &[&BUILD[..], &FEATURES].concat())?;
+    step.done("built");
+    let step = builder.progress.step("publish, attest, pay on the chain");
+    let folder = tempfile::tempdir().context("cannot make a folder for the chain")?;
+    let mut user = User::start(place, folder.path())?;
+    let worker = Worker::new(folder.path())?;
+    worker.publish_collateral(folder.path())?;
+
+    let collateral = user.made("Collateral", "deploy collateral --test-build")?;
+    user.call(
+        "",
+        "propose --out build build-of-quote --quote sample --number 1",
+    )?;
+    let of_quote = "propose --out config configuration-of-quote --quote sample --model";
+    user.call("", &format!("{of_quote} {MODEL}"))?;
+    let model = format!("propose --out model model --root {MODEL} --name tiny --price-class 1");
+    user.call("", &model)?;
+    let builder_key = user.builder.clone();
+    let registry = user.made(
+        "Registry: build, model",
+        &format!(
+            "deploy registry --collateral {collateral} --threshold 1 --builder {builder_key} \
+             --counts build --counts config --counts model"
+        ),
+    )?;
+    let owner = user.owner.clone();
+    let node = user.made(
+        "Node of the worker",
+        &format!("deploy node --collateral {collateral} --registry {registry} --owner {owner}"),
+    )?;
+    let publish = format!("publish collateral --to {collateral} --files . --quote sample");
+    user.call("Intel's documents, once a month", &publish)?;
+
+    let claim = format!(
+        "attest claim --node {node} --receipt-key {MODEL} --seal-key {MODEL} \
+         --tls-key {LONG} --gpus {LONG} --out claim"
+    );
+    let claimed = user.call("", &claim)?;
+    let data = after(&claimed, "REPORTDATA ").context("no REPORTDATA")?;
+    worker.quote(&data, &folder.path().join("quote"))?;
+    let attest = "attest send --claim claim --quote quote";
+    user.call("attestation, all three signatures", attest)?;
+    let again = user.output(attest)?;
+    let said = String::from_utf8_lossy(&again.stdout).into_owned();
+    ensure!(
+        again.status.code() == Some(1) && said.contains("Replay: "),
+        "a quote counted twice: {said}"
+    );
+
+    let status = user.call("", &format!("status --registry {registry} --node {node}"))?;
+    let build = after(&status, "build    ").context("no build counts")?;
+    let build = build.split(':').next().unwrap_or_default();
+    ensure!(
+        status.contains(&format!("attested build {build} with model {MODEL}")),
+        "the worker did not prove the build that counts:\n{status}"
+    );
+
+    let terms = format!("--payee {owner} --voucher-key voucher.key --deposit 1000000000");
+    let channel = user.made("Channel, 1 GRAM", &format!("channel open {terms}"))?;
+    let mut last = String::new();
+    for number in 1..=3 {
+        let sign = format!(
+            "channel voucher --channel {channel} --voucher-key voucher.key --tokens 20000 \
+             --price 1000000000 --receipts {MODEL} --out voucher{number} {last}"
+        );
+        user.call("", &sign)?;
+        last = format!("--last voucher{number}");
+    }
+    user.call("payment of 3 vouchers", "redeem --voucher voucher3")?;
+    user.call(
+        "Channel, begun to close",
+        &format!("channel close --channel {channel}"),
+    )?;
+    step.done("proved, paid, refused a replay");
+    Ok(std::mem::take(&mut user.expenses))
+}
+
+/// Who has a wallet on a chain of its own; both end with this.
+struct User {
+    cocoon: Cocoon,
+    chain: Child,
+    folder: PathBuf,
+    wallet: String,
+    owner: String,
+    builder: String,
+    expenses: Vec<Expense>,
+}
+
+impl User {
+    fn start(place: &Place, folder: &Path) -> Result<Self> {
+        for (name, byte) in [("key", 1), ("owner.key", 2), ("voucher.key", 3)] {
+            write(&folder.join(name), hex::encode([byte; 32]))?;
+        }
+        let mut chain = Command::new(target(place).join("debug/local-chain"))
+            .current_dir(folder)
+            .args(["--file", "chain", "--network", "network"])
+            .args(["--wallet", "key", "--wallet", "owner.key"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start the local chain")?;
+        let output = chain.stdout.take().context("the chain has no output")?;
+        let mut lines = BufReader::new(output).lines();
+        let mut next = |prefix: &str| -> Result<String> {
+            let line = lines.next().context("the chain has ended")??;
+            after(&line, prefix).with_context(|| format!("the chain says {line}"))
+        };
+        let user = Self {
+            cocoon: Cocoon::with_test_root(place),
+            folder: folder.into(),
+            wallet: next("wallet ")?,
+            owner: next("wallet ")?,
+            builder: Key::from_seed([4; 32]).public().to_string(),
+            expenses: Vec::new(),
+            chain,
+        };
+        next("ready")?;
+        Ok(user)
+    }
+
+    /// A step that has to succeed, and what it prints. Without a name it costs nothing.
+    fn call(&mut self, what: &str, command: &str) -> Result<String> {
+        let output = self.output(command)?;
+        let said = String::from_utf8(output.stdout).context("cocoon does not print text")?;
+        ensure!(
+            output.status.success(),
+            "cocoon chain {command} failed: {said}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        if !what.is_empty() {
+            self.expenses.push(expense(what, &said)?);
+        }
+        Ok(said)
+    }
+
+    /// The same; where the contract is that it made.
+    fn made(&mut self, what: &str, command: &str) -> Result<String> {
+        let said = self.call(what, command)?;
+        let line = said.lines().next().unwrap_or_default();
+        let address = line.rsplit(' ').next().unwrap_or_default();
+        ensure!(address.starts_with("0:"), "cocoon made nothing: {said}");
+        Ok(address.into())
+    }
+
+    fn output(&self, command: &str) -> Result<Output> {
+        let who = [
+            "chain",
+            "--network",
+            "network",
+            "--key",
+            "key",
+            "--wallet",
+            &self.wallet,
+        ];
+        let words = command.split_whitespace();
+        let words = who.into_iter().chain(words).map(OsStr::new);
+        let mut command = self.cocoon.command(words);
+        command.current_dir(&self.folder);
+        command.output().context("cannot start cocoon")
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        if self.chain.kill().is_ok() {
+            // Nothing is left to do with the status of what was killed.
+            drop(self.chain.wait());
+        }
+    }
+}
+
+/// An emulated TD.
+struct Worker {
+    intel: Intel,
+    enclave: QuotingEnclave,
+    state: TdState,
+}
+
+impl Worker {
+    fn new(folder: &Path) -> Result<Self> {
+        let intel = Intel::new(&[1; 32], &Platform::SAMPLE);
+        let worker = Self {
+            enclave: QuotingEnclave::new(&[2; 32], &intel),
+            state: TdState::new(Td::REGISTERS, Td::MRCONFIGID),
+            intel,
+        };
+        worker.quote(&"00".repeat(64), &folder.join("sample"))?;
+        Ok(worker)
+    }
+
+    fn quote(&self, report_data: &str, to: &Path) -> Result<()> {
+        let mut data = [0; 64];
+        hex::decode_to_slice(report_data, &mut data).context("REPORTDATA is not 64 bytes")?;
+        write(to, self.enclave.quote(&self.state, &data))
+    }
+
+    /// As Intel's service would give it.
+    fn publish_collateral(&self, folder: &Path) -> Result<()> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        let signed = Statements::good(&Platform::SAMPLE, i64::try_from(now)?).sign(&self.intel);
+        let files: [(&str, &[u8]); 6] = [
+            ("tcb_info.json", signed.tcb_info.as_bytes()),
+            (
+                "tcb_info_issuer_chain.pem",
+                signed.tcb_info_issuer_chain.as_bytes(),
+            ),
+            ("td_qe_identity.json", signed.qe_identity.as_bytes()),
+            ("pck_crl.der", &signed.pck_crl),
+            (
+                "pck_crl_issuer_chain.pem",
+                signed.pck_crl_issuer_chain.as_bytes(),
+            ),
+            ("root_ca_crl.der", &signed.root_ca_crl),
+        ];
+        files
+            .iter()
+            .try_for_each(|(name, bytes)| write(&folder.join(name), bytes))
+    }
+}
+
+/// All that a command says it paid: `fees     0.1 GRAM for 100 gas and the messages`.
+fn expense(what: &str, said: &str) -> Result<Expense> {
+    let mut sum = Expense {
+        what: what.into(),
+        gas: 0,
+        nanotons: 0,
+    };
+    for cost in said
+        .lines()
+        .filter_map(|line| line.strip_prefix("fees     "))
+    {
+        let words: Vec<_> = cost.split(' ').collect();
+        let [fees, "GRAM", "for", gas, ..] = words.as_slice() else {
+            bail!("not what something costs: {cost}");
+        };
+        let nanotons: u64 = fees
+            .replace('.', "")
+            .parse()
+            .context("fees are no number")?;
+        let gas: u64 = gas.parse().context("gas is no number")?;
+        sum.nanotons = sum.nanotons.saturating_add(nanotons);
+        sum.gas = sum.gas.saturating_add(gas);
+    }
+    Ok(sum)
+}
+
+/// What follows a prefix, on the first line that has it.
+fn after(text: &str, prefix: &str) -> Option<String> {
+    let line = text.lines().find_map(|line| line.strip_prefix(prefix));
+    line.map(str::to_owned)
+}
+
+const BUILD: [&str; 7] = ["build", "--locked", "-p", "tests", "-p", "client", "--bins"];
+const FEATURES: [&str; 2] = ["--features", "client/test-root"];
+
+/// Stands for 32 bytes of the model, of keys, of receipts.
+const MODEL: &str = "0606060606060606060606060606060606060606060606060606060606060606";
+/// For 48 bytes.
+const LONG: &str = "080808080808080808080808080808080808080808080808080808080808080808080808080808080808080808080808";
