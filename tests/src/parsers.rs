@@ -353,6 +353,12 @@ pub const PARSERS: &[Parser] = &[
         grown: Some(small::ocsp),
         ..NOTHING
     },
+    Parser {
+        name: "voucher",
+        read: small::voucher,
+        made: || vec![small::owed()],
+        ..NOTHING
+    },
 ];
 
 const NOTHING: Parser = Parser {
