@@ -70,17 +70,7 @@ impl<'a> World<'a> {
 
     /// Brings a whole set of collateral, in the only order that is taken.
     pub fn post(&self, parts: &CollateralParts<'_>) -> Result<Vec<Tx>, Refusal> {
-        let ca: [Vec<u8>; 2] = pem::certificates(parts.pck_crl_issuer_chain)?;
-        let tcb = pem::certificates(parts.tcb_info_issuer_chain)?;
-        let qe = pem::certificates(parts.qe_identity_issuer_chain)?;
-        let [authority, root] = &ca;
-        let messages = [
-            build(&PostRootList::new(1, parts.root_crl, root)?),
-            build(&PostAuthority::new(2, authority, root)?),
-            build(&PostAuthorityList::new(3, parts.pck_crl, authority)?),
-            build(&PostTcbInfo::new(4, parts.tcb_info, &tcb)?),
-            build(&PostQeIdentity::new(5, parts.qe_identity, &qe)?),
-        ];
+        let messages = messages(parts)?;
         let post = |message: &Cell| {
             let mut sent = self.tvm.send("relayer", &self.collateral, COIN, message);
             match sent[0].exit.unwrap() {
@@ -130,6 +120,21 @@ impl<'a> World<'a> {
             keys: Lazy::new(&keys).unwrap(),
         }
     }
+}
+
+/// A whole set of collateral, in the only order that is taken.
+pub fn messages(parts: &CollateralParts<'_>) -> Result<[Cell; 5], Refusal> {
+    let ca: [Vec<u8>; 2] = pem::certificates(parts.pck_crl_issuer_chain)?;
+    let tcb = pem::certificates(parts.tcb_info_issuer_chain)?;
+    let qe = pem::certificates(parts.qe_identity_issuer_chain)?;
+    let [authority, root] = &ca;
+    Ok([
+        build(&PostRootList::new(1, parts.root_crl, root)?),
+        build(&PostAuthority::new(2, authority, root)?),
+        build(&PostAuthorityList::new(3, parts.pck_crl, authority)?),
+        build(&PostTcbInfo::new(4, parts.tcb_info, &tcb)?),
+        build(&PostQeIdentity::new(5, parts.qe_identity, &qe)?),
+    ])
 }
 
 /// Why evidence comes to nothing.
