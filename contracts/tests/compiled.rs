@@ -19,6 +19,21 @@ fn the_embedded_code_is_what_its_source_compiles_to() {
     assert!(output.status.success(), "{said}{complained}");
 }
 
+/// Whoever changes a source looks again at what was accepted of it.
+#[test]
+fn every_accepted_mutant_is_one() {
+    if !tvm::installed() {
+        return;
+    }
+    let output = Command::new("node")
+        .args(["tools/mutate.js", "check"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
+}
+
 /// Whoever adds a refusal to a contract adds a test that asserts it.
 #[test]
 fn every_exit_code_that_a_source_names_is_asserted_somewhere() {

@@ -37,8 +37,9 @@ async function compile({ source, roots }, read = readSource) {
     return { boc: Buffer.from(result.codeBoc64, 'base64'), hash: result.codeHashHex.toLowerCase() };
 }
 
+// Those of a mutant, where one is tested: see mutate.js.
 function readSource(file) {
-    return fs.readFileSync(path.join(HERE, 'tolk', file), 'utf8');
+    return fs.readFileSync(path.join(process.env.COCOON_MUTANT ?? HERE, 'tolk', file), 'utf8');
 }
 
 async function underRoot(key) {
@@ -68,6 +69,10 @@ async function all(check) {
     process.exitCode = check && stale ? 1 : 0;
 }
 
-const [option, key] = process.argv.slice(2);
-if (option === '--root') underRoot(key);
-else all(option === '--check');
+if (require.main === module) {
+    const [option, key] = process.argv.slice(2);
+    if (option === '--root') underRoot(key);
+    else all(option === '--check');
+}
+
+module.exports = { BUILDS, HERE, compile };

@@ -4,9 +4,11 @@
 // Cells travel as bags of cells in base64, amounts as decimal text. Wallets are named;
 // each has a million coins. A request that fails is answered with {"error": ...}.
 
+const fs = require('node:fs');
+const path = require('node:path');
 const readline = require('node:readline');
 const { Address, Cell, beginCell, contractAddress, parseTuple, serializeTuple } = require('@ton/core');
-const { Blockchain, Executor } = require('@ton/sandbox');
+const { Blockchain, Executor, createShardAccount } = require('@ton/sandbox');
 const { config2026 } = require('./network');
 
 const cell = (base64) => Cell.fromBase64(base64);
@@ -39,7 +41,11 @@ const REQUESTS = {
     // A message from a named wallet, and all that follows from it.
     async send({ wallet, to, value, body, init, bounce = true }) {
         const sender = await chain.treasury(wallet);
-        const state = init && { code: cell(init.code), data: cell(init.data) };
+        let state = init && { code: cell(init.code), data: cell(init.data) };
+        if (state && await mutate(state)) {
+            to = contractAddress(0, state).toRawString();
+            state = undefined;
+        }
         const { transactions } = await sender.send({
             to: to ? Address.parse(to) : contractAddress(0, state),
             value: BigInt(value),
@@ -127,6 +133,26 @@ const REQUESTS = {
     },
 };
 
+// Where a mutant is tested, puts it at the address of what it is a mutant of.
+async function mutate({ code, data }) {
+    const mutant = MUTANTS.get(code.hash().toString('hex'));
+    if (!mutant) return false;
+    const address = contractAddress(0, { code, data });
+    if ((await chain.getContract(address)).accountState?.type === 'active') return false;
+    await chain.setShardAccount(address, createShardAccount({ address, code: mutant, data, balance: 0n }));
+    return true;
+}
+
+// By the hash of the code that they differ from.
+function mutants(folder) {
+    const codes = (from) => fs.readdirSync(from)
+        .filter((file) => file.endsWith('.boc'))
+        .map((file) => [file, Cell.fromBoc(fs.readFileSync(path.join(from, file)))[0]]);
+    const changed = new Map(codes(path.join(folder, 'compiled')));
+    const all = codes(path.join(__dirname, '..', 'compiled'));
+    return new Map(all.map(([file, code]) => [code.hash().toString('hex'), changed.get(file)]));
+}
+
 function summary(transaction) {
     const { description, inMessage, outMessages, totalFees } = transaction;
     const compute = description.computePhase;
@@ -183,6 +209,8 @@ async function answer(line) {
     const { request, ...arguments } = JSON.parse(line);
     return REQUESTS[request](arguments);
 }
+
+const MUTANTS = process.env.COCOON_MUTANT ? mutants(process.env.COCOON_MUTANT) : new Map();
 
 (async () => {
     for await (const line of readline.createInterface({ input: process.stdin })) {

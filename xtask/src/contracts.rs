@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::cocoon::cargo_command;
 use crate::host;
 use crate::image::Builder;
 use crate::place::{self, Key, Place};
@@ -23,6 +24,69 @@ pub fn build(builder: &Builder) -> Result<()> {
     });
     Ok(())
 }
+
+/// The suite in jest.
+pub fn test(builder: &Builder) -> Result<()> {
+    prepare(&builder.place, &builder.progress)?;
+    let step = builder.progress.step("contracts in jest");
+    run(&builder.place, "npm", &["test", "--silent"])?;
+    step.done("passed");
+    Ok(())
+}
+
+/// Changes the sources in one place at a time, and runs the tests of the crate on each; a
+/// change that no test notices and nobody has accepted is an error.
+pub fn mutate(builder: &Builder, arguments: &[String]) -> Result<()> {
+    prepare(&builder.place, &builder.progress)?;
+    let step = builder.progress.step("tests of the contracts");
+    let tests = test_programs(builder)?;
+    step.done(format!("{} programs", tests.len()));
+    let status = Command::new("node")
+        .args(["tools/mutate.js", "run"])
+        .args(arguments)
+        .arg("--")
+        .args(tests)
+        .current_dir(folder(&builder.place))
+        .status()
+        .context("cannot start node")?;
+    ensure!(
+        status.success(),
+        "mutants survived that nobody has accepted"
+    );
+    Ok(())
+}
+
+/// Those whose contracts run in the TVM, the quickest to notice first.
+fn test_programs(builder: &Builder) -> Result<Vec<String>> {
+    let mut tests = Vec::new();
+    for name in MUTATED {
+        let said = cargo_command(&builder.place)
+            .args(["test", "--no-run", "-p", "contracts", "--test", name])
+            .arg("--message-format=json")
+            .output()
+            .context("cannot start cargo")?;
+        let lines = String::from_utf8(said.stdout).context("cargo does not print text")?;
+        let program = lines
+            .lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+            .filter(|line| {
+                line.pointer("/target/name")
+                    .is_some_and(|found| found == name)
+            })
+            .find_map(|line| line.pointer("/executable")?.as_str().map(str::to_owned));
+        tests.push(program.with_context(|| format!("cargo makes no test {name}"))?);
+    }
+    Ok(tests)
+}
+
+const MUTATED: [&str; 6] = [
+    "registry",
+    "collateral",
+    "channel",
+    "attestation",
+    "endurance",
+    "recorded_quotes",
+];
 
 /// Installs the locked packages, unless they are there.
 pub fn prepare(place: &Place, progress: &Progress) -> Result<()> {

@@ -41,9 +41,11 @@ fn run(arguments: Arguments) -> Result<()> {
     };
     builder.jobs = arguments.jobs.unwrap_or(builder.jobs);
     match arguments.command {
-        Command::Contracts {
-            command: ContractsCommand::Build,
-        } => contracts::build(&builder),
+        Command::Contracts { command } => match command {
+            ContractsCommand::Build => contracts::build(&builder),
+            ContractsCommand::Mutate { options } => contracts::mutate(&builder, &options),
+            ContractsCommand::Test => contracts::test(&builder),
+        },
         Command::Demo { chain: true, .. } => demo::on_chain(&builder),
         Command::Demo { nvidia: true, .. } => demo::without_gpu(&builder),
         Command::Demo { .. } => demo::run(&builder),
@@ -218,6 +220,14 @@ enum WebCommand {
 enum ContractsCommand {
     /// Compile them all to contracts/compiled.
     Build,
+    /// Change them in one place at a time, and see whether a test notices.
+    Mutate {
+        /// For contracts/tools/mutate.js: --minutes N --jobs N --file NAME --every N
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
+    /// Run the suite in jest.
+    Test,
 }
 
 #[derive(Debug, Subcommand)]

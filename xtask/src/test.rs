@@ -22,6 +22,7 @@ pub fn run(builder: &Builder) -> Result<()> {
     // One of the tests compares the published release with what this source builds to.
     builder.build(Profile::Base)?;
     stream(builder, "tests", &TESTS)?;
+    contracts::test(builder)?;
     processes(builder)?;
     roots(builder)?;
     web::test(builder)?;
