@@ -129,6 +129,15 @@ fn whatever_lets_less_in_holds_at_once_and_never_lets_more_in() {
         registry.publish();
     }
 
+    let as_it_is = Policy {
+        min_version: 1,
+        ..POLICY
+    };
+    assert_eq!(
+        registry.decide(&Change::Tighten { policy: as_it_is }, &[0, 1]),
+        0
+    );
+    assert_eq!(registry.admit(), 0);
     let tighter = Policy {
         min_version: 2,
         ..POLICY
@@ -194,12 +203,14 @@ fn hardware_is_held_to_the_policy() {
     let other = HashBytes([9; 32]);
     assert_eq!(exit(&|admit| admit.build = other), 170);
     assert_eq!(exit(&|admit| admit.configuration = other), 171);
-    let policy = Policy {
-        min_evaluation: 21,
-        ..POLICY
-    };
-    assert_eq!(registry.decide(&Change::Tighten { policy }, &[0, 1]), 0);
-    assert_eq!(exit(&|_| {}), 173);
+    for (min_evaluation, expected) in [(20, 0), (21, 173)] {
+        let policy = Policy {
+            min_evaluation,
+            ..POLICY
+        };
+        assert_eq!(registry.decide(&Change::Tighten { policy }, &[0, 1]), 0);
+        assert_eq!(exit(&|_| {}), expected);
+    }
 }
 
 #[test]
