@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 use tycho_types::cell::{Cell, HashBytes};
-use tycho_types::models::{MsgInfo, StdAddr, Transaction};
+use tycho_types::models::{self, MsgInfo, StdAddr, Transaction};
 
 use crate::account::State;
 use crate::block::{Anchor, Final};
@@ -50,39 +50,27 @@ impl Client {
 
     /// The newest block.
     pub async fn newest(&self) -> Result<Final, ClientError> {
-        self.each(async |server, inner| self.fresh(server, inner).await)
-            .await
+        self.each(&Newest).await
     }
 
     /// The block of the masterchain that has a number.
     pub async fn block(&self, seqno: u32) -> Result<Final, ClientError> {
-        self.each(async |server, inner| server.block(&mut inner.anchors, seqno).await)
-            .await
+        self.each(&Numbered(seqno)).await
     }
 
     /// An account, as it is now.
     pub async fn account(&self, address: &StdAddr) -> Result<State, ClientError> {
-        self.each(async |server, inner| {
-            let block = self.fresh(server, inner).await?;
-            server.account(&block, address).await
-        })
-        .await
+        self.each(&Account(address)).await
     }
 
     /// The newest transactions of an account, the newest first.
     pub async fn transactions(&self, address: &StdAddr) -> Result<Vec<Proved>, ClientError> {
-        self.each(async |server, inner| {
-            let block = self.fresh(server, inner).await?;
-            let state = server.account(&block, address).await?;
-            server.transactions(&state, address).await
-        })
-        .await
+        self.each(&Transactions(address)).await
     }
 
     /// Hands in a message from outside. That it was taken says nothing yet.
     pub async fn send(&self, message: &Cell) -> Result<(), ClientError> {
-        self.each(async |server, _| server.send(message).await)
-            .await
+        self.each(&Message(message)).await
     }
 
     /// Waits for the transaction of a message that was sent to an account, and for all that
@@ -144,10 +132,7 @@ impl Client {
         Ok(block)
     }
 
-    async fn each<T>(
-        &self,
-        ask: impl AsyncFn(&mut Liteserver, &mut Inner) -> Result<T, ServerError>,
-    ) -> Result<T, ClientError> {
+    async fn each<Q: Question>(&self, question: &Q) -> Result<Q::Answer, ClientError> {
         let mut inner = self.inner.lock().await;
         let mut failures = Vec::new();
         for _ in 0..self.servers.len() {
@@ -155,20 +140,7 @@ impl Client {
             let Some(server) = self.servers.get(first) else {
                 break;
             };
-            let connected = match inner.connected.take() {
-                Some(connected) => Ok(connected),
-                None => Liteserver::connect(server).await,
-            };
-            let answer = match connected {
-                Ok(mut connected) => {
-                    let answer = ask(&mut connected, &mut inner).await;
-                    if answer.is_ok() {
-                        inner.connected = Some(connected);
-                    }
-                    answer
-                }
-                Err(error) => Err(error),
-            };
+            let answer = self.once(server, question, &mut inner).await;
             match answer {
                 Ok(answer) => return Ok(answer),
                 Err(error) => failures.push(Failure {
@@ -182,6 +154,125 @@ impl Client {
                 .unwrap_or(0);
         }
         Err(ClientError::Servers(failures))
+    }
+
+    /// Asks one server, over the connection that there is if it still holds.
+    async fn once<Q: Question>(
+        &self,
+        server: &Server,
+        question: &Q,
+        inner: &mut Inner,
+    ) -> Result<Q::Answer, ServerError> {
+        let mut answer = None;
+        if let Some(mut connected) = inner.connected.take() {
+            let found = question.ask(self, &mut connected, inner).await;
+            if !matches!(found, Err(ServerError::Connection(_))) {
+                answer = Some((connected, found));
+            }
+        }
+        let (connected, answer) = match answer {
+            Some(answer) => answer,
+            None => {
+                let mut connected = Liteserver::connect(server).await?;
+                let answer = question.ask(self, &mut connected, inner).await;
+                (connected, answer)
+            }
+        };
+        if answer.is_ok() {
+            inner.connected = Some(connected);
+        }
+        answer
+    }
+}
+
+/// What any server may be asked. A trait, for an async closure's future could not be sent to
+/// another thread.
+trait Question: Sync {
+    type Answer;
+
+    fn ask(
+        &self,
+        client: &Client,
+        server: &mut Liteserver,
+        inner: &mut Inner,
+    ) -> impl Future<Output = Result<Self::Answer, ServerError>> + Send;
+}
+
+struct Newest;
+
+impl Question for Newest {
+    type Answer = Final;
+
+    async fn ask(
+        &self,
+        client: &Client,
+        server: &mut Liteserver,
+        inner: &mut Inner,
+    ) -> Result<Final, ServerError> {
+        client.fresh(server, inner).await
+    }
+}
+
+struct Numbered(u32);
+
+impl Question for Numbered {
+    type Answer = Final;
+
+    async fn ask(
+        &self,
+        _: &Client,
+        server: &mut Liteserver,
+        inner: &mut Inner,
+    ) -> Result<Final, ServerError> {
+        server.block(&mut inner.anchors, self.0).await
+    }
+}
+
+struct Account<'a>(&'a StdAddr);
+
+impl Question for Account<'_> {
+    type Answer = State;
+
+    async fn ask(
+        &self,
+        client: &Client,
+        server: &mut Liteserver,
+        inner: &mut Inner,
+    ) -> Result<State, ServerError> {
+        let block = client.fresh(server, inner).await?;
+        server.account(&block, self.0).await
+    }
+}
+
+struct Transactions<'a>(&'a StdAddr);
+
+impl Question for Transactions<'_> {
+    type Answer = Vec<Proved>;
+
+    async fn ask(
+        &self,
+        client: &Client,
+        server: &mut Liteserver,
+        inner: &mut Inner,
+    ) -> Result<Vec<Proved>, ServerError> {
+        let block = client.fresh(server, inner).await?;
+        let state = server.account(&block, self.0).await?;
+        server.transactions(&state, self.0).await
+    }
+}
+
+struct Message<'a>(&'a Cell);
+
+impl Question for Message<'_> {
+    type Answer = ();
+
+    async fn ask(
+        &self,
+        _: &Client,
+        server: &mut Liteserver,
+        _: &mut Inner,
+    ) -> Result<(), ServerError> {
+        server.send(self.0).await
     }
 }
 
@@ -207,7 +298,7 @@ fn sent(transaction: &Transaction) -> Vec<(StdAddr, HashBytes)> {
     let messages = transaction.out_msgs.values().filter_map(Result::ok);
     messages
         .filter_map(|cell| {
-            let message: tycho_types::models::Message<'_> = cell.parse().ok()?;
+            let message: models::Message<'_> = cell.parse().ok()?;
             match message.info {
                 MsgInfo::Int(info) => {
                     let address = info.dst.as_std()?.clone();
@@ -264,3 +355,23 @@ fn list(failures: &[Failure]) -> String {
 const PAUSE: Duration = Duration::from_millis(200);
 
 const MOST_STEPS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Compiles, or not.
+    fn can_be_spawned<T: Send>(_: T) {}
+
+    #[test]
+    fn questions_can_be_asked_from_any_thread() {
+        let ask = |client: &'static Client, address: &'static StdAddr, message: &'static Cell| {
+            can_be_spawned(client.newest());
+            can_be_spawned(client.block(1));
+            can_be_spawned(client.account(address));
+            can_be_spawned(client.send(message));
+            can_be_spawned(client.trace(address, message.repr_hash(), PAUSE));
+        };
+        can_be_spawned(ask);
+    }
+}

@@ -82,3 +82,66 @@ pub struct Manifest {
     /// A picture of 180 by 180 pixels.
     pub icon_url: String,
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    use tycho_types::cell::{CellBuilder, HashBytes};
+
+    fn transfer(body: Option<Cell>) -> Transfer {
+        Transfer {
+            to: StdAddr::new(0, HashBytes([7; 32])),
+            amount: 30_000_000,
+            body,
+            init: None,
+        }
+    }
+
+    #[test]
+    fn a_link_says_all_that_the_wallet_has_to_send() {
+        let mut body = CellBuilder::new();
+        body.store_u32(0x4c45_4156).unwrap();
+        let body = body.build().unwrap();
+        let link = transfer(Some(body.clone())).link();
+        let (address, rest) = link.split_once('?').unwrap();
+        let address = address.strip_prefix("ton://transfer/").unwrap();
+        let flags = tycho_types::models::StdAddrFormat::any();
+        let (read, _) = StdAddr::from_str_ext(address, flags).unwrap();
+        assert_eq!(read, StdAddr::new(0, HashBytes([7; 32])));
+        let bin = rest.strip_prefix("amount=30000000&bin=").unwrap();
+        let found = Boc::decode(URL_SAFE_NO_PAD.decode(bin).unwrap()).unwrap();
+        assert_eq!(found, body);
+    }
+
+    #[test]
+    fn a_short_link_is_a_square_picture_and_a_long_one_is_none() {
+        let picture = transfer(None).picture().unwrap();
+        let lines: Vec<_> = picture.lines().collect();
+        let width = lines.first().unwrap().chars().count();
+        assert!(lines.iter().all(|line| line.chars().count() == width));
+        assert_eq!(lines.len(), width.div_ceil(2));
+        assert!(lines.first().unwrap().chars().all(|char| char == '█'));
+        let long = (0..40_u8).fold(Cell::default(), |next, number| {
+            let mut builder = CellBuilder::new();
+            builder.store_raw(&[number; 120], 960).unwrap();
+            builder.store_reference(next).unwrap();
+            builder.build().unwrap()
+        });
+        assert_eq!(transfer(Some(long)).picture(), None);
+    }
+
+    #[test]
+    fn the_manifest_has_the_names_that_wallets_read() {
+        let manifest = Manifest {
+            url: "https://cocoon.example".into(),
+            name: "Cocoon".into(),
+            icon_url: "https://cocoon.example/icon.png".into(),
+        };
+        let json = serde_json::to_value(manifest).unwrap();
+        assert_eq!(json["iconUrl"], "https://cocoon.example/icon.png");
+        assert_eq!(json["url"], "https://cocoon.example");
+        assert_eq!(json["name"], "Cocoon");
+    }
+}

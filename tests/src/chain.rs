@@ -147,6 +147,16 @@ impl LocalChain {
         Ok(found)
     }
 
+    /// What a contract keeps.
+    pub fn data(&self, address: &StdAddr) -> Result<Cell> {
+        let entry = self.shard_side().accounts()?.get(address.address)?;
+        let account = entry.context("no account")?.1.load_account()?;
+        match account.map(|account| account.state) {
+            Some(AccountState::Active(init)) => init.data.context("no data"),
+            _ => anyhow::bail!("no contract"),
+        }
+    }
+
     /// A block of the masterchain in which nothing happens.
     pub fn tick(&mut self, now: u32) -> Result<()> {
         self.append(None, None, now)

@@ -242,9 +242,34 @@ async fn a_worker_attests_is_paid_and_the_chain_shows_it() {
         .refused(&["publish", "change", "--registry", &registry, "--turn", "0"])
         .await;
 
-    // A channel from the first wallet to the owner.
+    // A market, and a channel that it counts from the first wallet to the owner.
+    let gpu = [
+        "--gpu",
+        "H100",
+        "--capacity",
+        "1000000",
+        "--stake",
+        "1",
+        "--price",
+        "500000000",
+    ];
+    let making = [
+        "deploy",
+        "market",
+        "--collateral",
+        &collateral,
+        "--registry",
+        &registry,
+    ];
+    let rest = ["--model", &model, "--ceiling", "5000000000"];
+    world
+        .done(&[&making[..], &gpu[..], &rest[..]].concat())
+        .await;
+    let market = world.newest_contract(Code::MARKET);
     let voucher_key = world.key(20);
     let terms = [
+        "--market",
+        &market,
         "--payee",
         &owner,
         "--voucher-key",
@@ -289,10 +314,26 @@ async fn a_worker_attests_is_paid_and_the_chain_shows_it() {
         .done(&[&sign(&more, "50000")[..], &["--last", &voucher]].concat())
         .await;
     world.done(&["redeem", "--voucher", &more]).await;
+    world.done(&["channel", "report", "--voucher", &more]).await;
+    let used: contracts::market::State = world.kept(&market);
+    assert_eq!(
+        (used.tokens, used.amount, used.reports),
+        (150_000, 150_000_000, 1)
+    );
+    let error = world
+        .run(&["channel", "report", "--voucher", &more])
+        .await
+        .unwrap_err();
+    assert!(
+        format!("{error:#}").contains("worth no more than one before it"),
+        "{error:#}"
+    );
     world
         .done(&["channel", "close", "--channel", &channel])
         .await;
-    world.done(&["status", "--channel", &channel]).await;
+    world
+        .done(&["status", "--channel", &channel, "--market", &market])
+        .await;
 }
 
 #[derive(Debug, Parser)]
@@ -377,6 +418,11 @@ impl World {
     fn newest_contract(&self, code: Code) -> String {
         let found = self.chain.lock().unwrap().contracts(&code.cell().unwrap());
         found.unwrap().pop().unwrap().to_string()
+    }
+
+    fn kept<T: for<'a> tycho_types::cell::Load<'a>>(&self, contract: &str) -> T {
+        let data = self.chain.lock().unwrap().data(&address(contract));
+        data.unwrap().parse().unwrap()
     }
 
     fn key(&self, number: u8) -> String {

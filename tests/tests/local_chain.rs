@@ -19,7 +19,8 @@ use chain::tl::{Answer, BlockIdExt, BlockLink, Request, SignatureSet};
 use chain::wallet::{Key, Order, Wallet};
 use tempfile::TempDir;
 use tests::chain::{Consensus, Faucet, GLOBAL_ID, LocalChain, Tamper, Validators};
-use tokio::net::TcpListener;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
 use tycho_crypto::ed25519::{KeyPair, SecretKey};
 use tycho_types::cell::{Cell, HashBytes};
 use tycho_types::models::StdAddr;
@@ -133,6 +134,32 @@ async fn a_lying_server_is_named_and_another_one_asked() {
         "{text}"
     );
     assert!(text.contains("signed by a weight of 6 of 10"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_closed_an_idle_connection_is_asked_again() {
+    let Some(world) = World::start() else { return };
+    let server = world.serve(None).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let between = Server {
+        address: listener.local_addr().unwrap(),
+        ..server
+    };
+    let (close, mut closed) = tokio::sync::mpsc::channel::<()>(1);
+    tokio::spawn(async move {
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let mut server = TcpStream::connect(server.address).await.unwrap();
+            tokio::select! {
+                _ = copy_bidirectional(&mut client, &mut server) => {}
+                _ = closed.recv() => {}
+            }
+        }
+    });
+    let client = world.client(&[between]);
+    client.newest().await.unwrap();
+    close.send(()).await.unwrap();
+    client.newest().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@ use attestation::appraisal::Verdict;
 use attestation::register::Digest256;
 use chain::account::State;
 use clap::{Args, Subcommand};
-use contracts::channel::{At, Channel, Claim, Close, Open, Terms};
+use contracts::channel::{At, Channel, Claim, Close, Open, REPORT_VALUE, Report, Terms};
 use contracts::code::Code;
 use contracts::reports::epoch;
 use contracts::voucher::{Signed, Voucher};
@@ -24,6 +24,12 @@ pub(super) enum Command {
     Open(OpenArgs),
     /// Sign for so many tokens more than the last voucher; nothing is sent to the chain.
     Voucher(VoucherArgs),
+    /// Have the market told what was paid: it counts it as used.
+    Report {
+        /// The newest voucher that was redeemed.
+        #[arg(long, value_name = "FILE")]
+        voucher: PathBuf,
+    },
     /// End it: at once as the payee, after the delay as the payer.
     Close {
         /// The channel.
@@ -92,6 +98,7 @@ impl Command {
         match self {
             Self::Open(args) => args.run(chain).await,
             Self::Voucher(args) => args.run(chain).await,
+            Self::Report { voucher } => report(chain, load(&voucher)?).await,
             Self::Close { channel } => {
                 let (mut open, at, _) = known(chain, &channel).await?;
                 if let Some(sender) = chain.sender.address() {
@@ -198,6 +205,36 @@ impl Redeem {
         };
         plan.carry_out(chain).await
     }
+}
+
+async fn report(chain: &Chain, voucher: Signed) -> Result<Verdict> {
+    let address = voucher.unverified()?.channel;
+    let (mut channel, at, _) = known(chain, &address).await?;
+    let reporter = chain
+        .sender
+        .address()
+        .unwrap_or(&channel.terms.payee)
+        .clone();
+    let told = channel.report(&at, &voucher, 0, &reporter);
+    let told = told.context("it would be refused")?;
+    println!(
+        "usage    {} for {} tokens",
+        coins(told.amount.into()),
+        told.tokens
+    );
+    let plan = Plan {
+        what: "Report",
+        to: address,
+        value: u128::from(REPORT_VALUE).saturating_mul(2),
+        rest: Rest::Back,
+        body: cell(&Report {
+            query_id: 0,
+            voucher,
+        })?,
+        init: None,
+        gas: &["channel_report"],
+    };
+    plan.carry_out(chain).await
 }
 
 /// A channel as it is, and when and where that is.

@@ -168,11 +168,12 @@ fn configuration(model: HashBytes) -> Configuration {
     }
 }
 
-fn letters<const N: usize>(name: &str) -> Result<Bytes<N>> {
+/// A name in a field.
+pub(super) fn letters<const N: usize>(name: &str) -> Result<Bytes<N>> {
     let mut bytes = [0; N];
     let room = bytes.get_mut(..name.len()).filter(|_| name.is_ascii());
     let room = room.with_context(|| format!("{name} is not at most {N} letters"))?;
     room.copy_from_slice(name.as_bytes());
-    ensure!(!name.is_empty(), "a model needs a name");
+    ensure!(!name.is_empty(), "a name without letters");
     Ok(Bytes(bytes))
 }

@@ -7,15 +7,17 @@ use attestation::appraisal::Verdict;
 use attestation::register::Digest256;
 use clap::{Args, Subcommand};
 use contracts::code::{self, Code};
+use contracts::market::{self, Children, Terms};
 use contracts::registry::{Change, Governance, Policy};
+use contracts::reports::epoch;
 use contracts::{collateral, node, registry};
 use tycho_types::cell::{Cell, HashBytes, Lazy, Store};
 use tycho_types::dict::Dict;
 use tycho_types::models::{StateInit, StdAddr};
 
-use super::counted::published;
+use super::counted::{letters, published};
 use super::plan::{Plan, Rest};
-use super::{COIN, COLLATERAL, Chain, cell, load};
+use super::{COIN, COLLATERAL, Chain, cell, load, now};
 
 /// A contract.
 #[derive(Debug, Subcommand)]
@@ -26,6 +28,8 @@ pub(super) enum Deploy {
     Registry(Registry),
     /// One worker.
     Node(Node),
+    /// What one model costs on one kind of GPU, and how much of it is used.
+    Market(Market),
 }
 
 #[derive(Args, Debug)]
@@ -71,6 +75,34 @@ pub(super) struct Node {
     owner: StdAddr,
 }
 
+#[derive(Args, Debug)]
+pub(super) struct Market {
+    /// Whose word on hardware counts.
+    #[arg(long, value_name = "ADDRESS")]
+    collateral: StdAddr,
+    /// Whose word on software counts.
+    #[arg(long, value_name = "ADDRESS")]
+    registry: StdAddr,
+    /// Root hash of the model.
+    #[arg(long, value_name = "HEX")]
+    model: Digest256,
+    /// As owners offer it, like H100; at most 16 letters.
+    #[arg(long)]
+    gpu: String,
+    /// Tokens that one of them serves in an hour.
+    #[arg(long)]
+    capacity: u32,
+    /// The least stake of a worker, in nanotons.
+    #[arg(long)]
+    stake: u64,
+    /// The first price, in nanotons for a million tokens.
+    #[arg(long)]
+    price: u64,
+    /// The highest price.
+    #[arg(long)]
+    ceiling: u64,
+}
+
 impl Deploy {
     pub(super) async fn run(self, chain: &Chain) -> Result<Verdict> {
         match self {
@@ -87,6 +119,11 @@ impl Deploy {
                 known(chain, &args.registry, &[Code::REGISTRY]).await?;
                 let state = node::State::new(args.owner, args.collateral, args.registry);
                 make(chain, Code::NODE, &state, COIN / 10).await
+            }
+            Self::Market(args) => {
+                known(chain, &args.collateral, COLLATERAL).await?;
+                known(chain, &args.registry, &[Code::REGISTRY]).await?;
+                make(chain, Code::MARKET, &args.state()?, COIN / 2).await
             }
         }
     }
@@ -132,6 +169,21 @@ impl Registry {
             published: Lazy::new(&published(&changes)?)?,
             ..state
         })
+    }
+}
+
+impl Market {
+    fn state(&self) -> Result<market::State> {
+        let children = Children::new(self.collateral.clone(), self.registry.clone())?;
+        let terms = Terms {
+            model: HashBytes(*self.model.as_bytes()),
+            gpu: letters(&self.gpu)?,
+            capacity: self.capacity,
+            stake: self.stake,
+            ceiling: self.ceiling,
+            children: Lazy::new(&children)?,
+        };
+        Ok(market::State::new(epoch(now()?), self.price, &terms)?)
     }
 }
 

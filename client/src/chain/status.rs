@@ -6,7 +6,7 @@ use chain::client::age;
 use clap::Args;
 use contracts::cells::Moment;
 use contracts::code::Code;
-use contracts::{collateral, node, registry};
+use contracts::{collateral, market, node, registry};
 use tycho_types::models::StdAddr;
 
 use super::channel::known;
@@ -25,6 +25,9 @@ pub(super) struct Status {
     /// One worker; refused if its attestation does not count now.
     #[arg(long, value_name = "ADDRESS")]
     node: Option<StdAddr>,
+    /// What one model costs on one kind of GPU.
+    #[arg(long, value_name = "ADDRESS")]
+    market: Option<StdAddr>,
     /// A payer's deposit.
     #[arg(long, value_name = "ADDRESS")]
     channel: Option<StdAddr>,
@@ -60,6 +63,22 @@ impl Status {
                 coins(channel.funds(at.balance).into()),
                 channel.state.ends
             );
+        }
+        if let Some(address) = &self.market {
+            let state: market::State = chain.contract(address, &[Code::MARKET]).await?;
+            println!(
+                "market   epoch {}: {} for a million tokens, {} workers, {} tokens used for {}, \
+                 in {} reports",
+                state.epoch,
+                coins(state.price.into()),
+                state.workers,
+                state.tokens,
+                coins(state.amount.into()),
+                state.reports
+            );
+            if let Some(last) = &state.last {
+                println!("before   {:?}", last.load()?);
+            }
         }
         match &self.node {
             Some(address) => {

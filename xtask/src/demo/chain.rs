@@ -1,5 +1,6 @@
 //! What happens on TON, on a local chain: contracts and documents, a worker that proves
-//! what it runs, a client that reads so with proofs and pays by vouchers, and a payment.
+//! what it runs, a client that reads so with proofs and pays by vouchers, a payment, and the
+//! usage that a Market counts.
 //!
 //! The worker is an emulated TD, whose root of trust only the test build of Collateral
 //! believes. Everything is done by `cocoon chain`, as its users do it.
@@ -88,7 +89,15 @@ pub(super) fn run(builder: &Builder) -> Result<Vec<Expense>> {
         "the worker did not prove the build that counts:\n{status}"
     );
 
-    let terms = format!("--payee {owner} --voucher-key voucher.key --deposit 1000000000");
+    let market = user.made(
+        "Market",
+        &format!(
+            "deploy market --collateral {collateral} --registry {registry} --model {MODEL} \
+             --gpu H100 --capacity 1000000 --stake 1 --price 1000000000 --ceiling 5000000000"
+        ),
+    )?;
+    let terms =
+        format!("--market {market} --payee {owner} --voucher-key voucher.key --deposit 1000000000");
     let channel = user.made("Channel, 1 GRAM", &format!("channel open {terms}"))?;
     let mut last = String::new();
     for number in 1..=3 {
@@ -100,6 +109,12 @@ pub(super) fn run(builder: &Builder) -> Result<Vec<Expense>> {
         last = format!("--last voucher{number}");
     }
     user.call("payment of 3 vouchers", "redeem --voucher voucher3")?;
+    user.call("usage, to the Market", "channel report --voucher voucher3")?;
+    let used = user.call("", &format!("status --market {market}"))?;
+    ensure!(
+        used.contains(" 60000 tokens used "),
+        "the Market counts something else:\n{used}"
+    );
     user.call(
         "Channel, begun to close",
         &format!("channel close --channel {channel}"),
