@@ -118,7 +118,8 @@ pub struct Signed {
 }
 
 impl Signed {
-    /// What was signed, once it is known that the holder of `key` did.
+    /// What was signed, once it is known that the holder of `key` did. The contract would
+    /// not look at what is behind a voucher; a payee refuses it.
     pub fn verify(&self, key: &HashBytes) -> Result<Voucher, Forged> {
         UnparsedPublicKey::new(&ED25519, key.0)
             .verify(&self.voucher.repr_hash().0, &self.signature.0)
