@@ -120,6 +120,29 @@ mod tests {
     }
 
     #[test]
+    fn a_chain_of_cells_as_long_as_a_packet_takes_no_deep_stack() {
+        for (count, expected) in [(60_000_u32, "deep"), (500_000, "not a bag")] {
+            let mut cells: Vec<u8> = (1..count)
+                .flat_map(|next| [[1, 0].as_slice(), &next.to_be_bytes()].concat())
+                .collect();
+            cells.extend([0, 0]);
+            let size = u32::try_from(cells.len()).unwrap();
+            // serialized_boc#b5ee9c72 of block.tlb, with references and offsets of 4 bytes.
+            let bag = [
+                &[0xb5, 0xee, 0x9c, 0x72, 4, 4],
+                &count.to_be_bytes()[..],
+                &1_u32.to_be_bytes(),
+                &0_u32.to_be_bytes(),
+                &size.to_be_bytes(),
+                &0_u32.to_be_bytes(),
+                &cells,
+            ];
+            let error = roots::<1>(&bag.concat()).unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
+        }
+    }
+
+    #[test]
     fn a_proof_is_of_the_cells_in_it() {
         let inner = cell(2);
         let proof = MerkleProof {

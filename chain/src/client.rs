@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tycho_types::cell::{Cell, HashBytes};
 use tycho_types::models::{self, MsgInfo, StdAddr, Transaction};
 
@@ -74,7 +74,7 @@ impl Client {
     }
 
     /// Waits for the transaction of a message that was sent to an account, and for all that
-    /// follow from it.
+    /// follow from it. Of each account the newest sixteen transactions are looked at.
     pub async fn trace(
         &self,
         address: &StdAddr,
@@ -140,7 +140,8 @@ impl Client {
             let Some(server) = self.servers.get(first) else {
                 break;
             };
-            let answer = self.once(server, question, &mut inner).await;
+            let answer = timeout(LONGEST, self.once(server, question, &mut inner)).await;
+            let answer = answer.unwrap_or(Err(ServerError::Silent));
             match answer {
                 Ok(answer) => return Ok(answer),
                 Err(error) => failures.push(Failure {
@@ -355,6 +356,9 @@ fn list(failures: &[Failure]) -> String {
 const PAUSE: Duration = Duration::from_millis(200);
 
 const MOST_STEPS: usize = 64;
+
+/// For one question: a server that answers slowly, each time just in time, is left too.
+const LONGEST: Duration = Duration::from_secs(120);
 
 #[cfg(test)]
 mod tests {

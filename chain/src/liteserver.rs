@@ -296,7 +296,7 @@ pub enum ServerError {
     #[error("the answer cannot be read")]
     Shape(#[source] ShapeError),
     /// No answer in time.
-    #[error("no answer in {PATIENCE:?}")]
+    #[error("no answer in time")]
     Silent,
     /// What it shows is too old.
     #[error("its newest block is {age:?} old, expected at most {limit:?}")]

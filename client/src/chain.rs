@@ -105,6 +105,14 @@ impl Chain {
 
 /// What a contract keeps, if its code is one of these.
 fn kept<T: for<'a> Load<'a>>(address: &StdAddr, state: &State, codes: &[Code]) -> Result<T> {
+    expect(address, state, codes)?;
+    let data = state.data().context("a contract without data")?;
+    data.parse()
+        .map_err(|error| anyhow::anyhow!("what {address} keeps cannot be read: {error}"))
+}
+
+/// Demands that a contract's code is one of these.
+fn expect(address: &StdAddr, state: &State, codes: &[Code]) -> Result<()> {
     let code = state
         .code()
         .with_context(|| format!("no contract at {address}"))?;
@@ -113,9 +121,7 @@ fn kept<T: for<'a> Load<'a>>(address: &StdAddr, state: &State, codes: &[Code]) -
         .any(|known| known.cell().is_ok_and(|known| known == *code));
     let names: Vec<_> = codes.iter().map(Code::name).collect();
     anyhow::ensure!(known, "{address} is no {}", names.join(" or "));
-    let data = state.data().context("a contract without data")?;
-    data.parse()
-        .map_err(|error| anyhow::anyhow!("what {address} keeps cannot be read: {error}"))
+    Ok(())
 }
 
 /// Hardware is believed under Intel's root; in a test build, under a made-up one too.

@@ -83,6 +83,11 @@ async fn the_chain_goes_on_after_a_restart_and_when_its_validators_change() {
         world.chain.lock().unwrap().rotate(now()).unwrap();
     }
     let last = world.chain.lock().unwrap().newest();
+    // The machine stopped while it wrote.
+    let file = world.folder.path().join("chain");
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes.extend([200, 0, 0, 0, 1, 2, 3]);
+    std::fs::write(&file, bytes).unwrap();
     world.reopen();
     assert_eq!(world.chain.lock().unwrap().pinned(), pinned);
     assert_eq!(world.chain.lock().unwrap().newest(), last);
@@ -386,6 +391,61 @@ async fn a_wrong_account_is_refused() {
         error.contains("the account is of workchain -1, expected 0"),
         "{error}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_transactions_are_refused() {
+    let Some(world) = World::start() else { return };
+    let wallet = world.wallet();
+    let other = world.chain.lock().unwrap().wallet(&second().public());
+    let other = other.unwrap();
+    for (key, from, to) in [(key(), &wallet, &other), (second(), &other, &wallet)] {
+        let client = world.client(&[world.serve(None).await]);
+        let state = client.account(from).await.unwrap();
+        let order = Order {
+            to: to.clone(),
+            value: COIN,
+            bounce: false,
+            body: Cell::default(),
+            init: None,
+        };
+        let signed = Wallet::of(from, &state, &key).unwrap();
+        let message = signed.sign(&key, &order, now() + 60).unwrap();
+        client.send(&message).await.unwrap();
+    }
+    let client = world.client(&[world.serve(None).await]);
+    let good = client.transactions(&wallet).await.unwrap();
+    assert_eq!(good.len(), 2);
+    let before = good[1].transaction.lt;
+    let hash = good[1].hash;
+
+    let chain = Arc::clone(&world.chain);
+    let shortened: Tamper = Arc::new(move |request, answer| match request {
+        Request::GetTransactions { account, .. } => {
+            let request = Request::GetTransactions {
+                count: 1,
+                account: *account,
+                lt: before,
+                hash: hash.0,
+            };
+            chain.lock().unwrap().answer(&request).unwrap()
+        }
+        _ => answer,
+    });
+    let cut: Tamper = Arc::new(|_, mut answer| {
+        if let Answer::TransactionList { transactions, .. } = &mut answer {
+            transactions.truncate(50);
+        }
+        answer
+    });
+    for (tamper, expected) in [
+        (shortened, "the transaction is "),
+        (cut, "the transactions cannot be decoded"),
+    ] {
+        let client = world.client(&[world.serve(Some(tamper)).await]);
+        let error = client.transactions(&wallet).await.unwrap_err().to_string();
+        assert!(error.contains(expected), "{expected}: {error}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -240,7 +240,7 @@ async fn report(chain: &Chain, voucher: Signed) -> Result<Verdict> {
 /// A channel as it is, and when and where that is.
 pub(super) async fn known(chain: &Chain, address: &StdAddr) -> Result<(Channel, At, State)> {
     let state = chain.client.account(address).await?;
-    let _: contracts::channel::State = super::kept(address, &state, &[Code::CHANNEL])?;
+    super::expect(address, &state, &[Code::CHANNEL])?;
     let data = state.data().context("a contract without data")?;
     let at = At {
         now: now()?,

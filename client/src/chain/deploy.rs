@@ -189,18 +189,7 @@ impl Market {
 
 async fn known(chain: &Chain, address: &StdAddr, codes: &[Code]) -> Result<()> {
     let state = chain.client.account(address).await?;
-    super::kept::<Anything>(address, &state, codes).map(drop)
-}
-
-/// Whatever it keeps.
-struct Anything;
-
-impl tycho_types::cell::Load<'_> for Anything {
-    fn load_from(
-        _: &mut tycho_types::cell::CellSlice<'_>,
-    ) -> Result<Self, tycho_types::error::Error> {
-        Ok(Self)
-    }
+    super::expect(address, &state, codes)
 }
 
 async fn make(chain: &Chain, code: Code, state: &dyn Store, value: u128) -> Result<Verdict> {
