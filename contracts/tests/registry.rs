@@ -14,7 +14,7 @@ mod world;
 use attestation::register::Digest384;
 use contracts::cells::{Bytes, Moment};
 use contracts::code::Code;
-use contracts::messages::{Admit, Lacks};
+use contracts::messages::{Admit, Admitted, Lacks};
 use contracts::registry::{
     Apply, Build, Change, Configuration, Decide, Governance, Model, Order, Policy, Published,
     State, Waiting, configuration_key,
@@ -123,6 +123,7 @@ fn whatever_lets_less_in_holds_at_once_and_never_lets_more_in() {
             "not sooner"
         );
         assert_eq!(registry.decide(&end(now), &[0, 1]), 0);
+        assert!(registry.state().waiting.is_empty(), "nothing is left to do");
         let found = registry.admit();
         assert!([170, 171].contains(&found), "{found}");
         assert_eq!(registry.decide(&end(now), &[0, 1]), 166, "not sooner again");
@@ -147,6 +148,7 @@ fn whatever_lets_less_in_holds_at_once_and_never_lets_more_in() {
         0
     );
     assert_eq!(registry.admit(), 174);
+    assert!(registry.state().waiting.is_empty());
     for looser in [
         POLICY,
         Policy {
@@ -178,6 +180,50 @@ fn a_build_that_is_not_for_workers_makes_no_worker() {
     };
     assert_eq!(registry.enact(&change), 0);
     assert_eq!(registry.admit(), 175);
+}
+
+#[test]
+fn an_attestation_ends_with_the_first_of_what_it_rests_on() {
+    let Some(tvm) = tvm::start(NOW) else { return };
+    let registry = Registry::start(&tvm);
+    registry.publish();
+    let until = |hardware: Moment| {
+        let admit = Admit {
+            until: hardware,
+            ..registry.admission()
+        };
+        let sent = tvm.forge(
+            &registry.collateral,
+            &registry.address,
+            COIN,
+            &build(&admit),
+        );
+        let admitted: Admitted = load(&sent[1].body);
+        let attestation = admitted.attestation.load().unwrap();
+        assert_eq!(
+            (attestation.build, attestation.model),
+            (KEY, HashBytes([6; 32]))
+        );
+        attestation.until
+    };
+    let at = |seconds: u32| Moment(u64::from(registry.now.get() + seconds));
+    assert_eq!(until(Moment::FOREVER), at(POLICY.lifetime), "the policy");
+    assert_eq!(until(at(1000)), at(1000), "the hardware");
+    let configuration = configuration_key(&Digest384::from_bytes(CONFIGURATION));
+    let end = Change::EndConfiguration {
+        configuration,
+        until: at(900),
+    };
+    assert_eq!(registry.decide(&end, &[0, 1]), 0);
+    assert_eq!(until(at(1000)), at(900), "the configuration");
+    let end = Change::EndBuild {
+        build: KEY,
+        until: at(800),
+    };
+    assert_eq!(registry.decide(&end, &[0, 1]), 0);
+    assert_eq!(until(at(1000)), at(800), "the build");
+    tvm.set_time(registry.now.get() + 800);
+    assert_eq!(registry.admit(), 170, "its end is not part of its time");
 }
 
 #[test]
@@ -219,6 +265,7 @@ fn what_waits_can_be_cancelled_and_what_can_govern_nothing_is_refused() {
     let registry = Registry::start(&tvm);
     assert_eq!(registry.decide(&put_build(1), &[0, 1]), 0);
     assert_eq!(registry.decide(&Change::Cancel { turn: 0 }, &[1, 2]), 0);
+    assert!(registry.state().waiting.is_empty());
     assert_eq!(registry.decide(&Change::Cancel { turn: 0 }, &[1, 2]), 164);
     registry.wait();
     assert_eq!(registry.apply(0), 165);
