@@ -99,7 +99,7 @@ pub(crate) struct QuoteCut<'a> {
     rest: Vec<Vec<u8>>,
     pub configuration: &'a [u8; 48],
     pub launch_tcb: &'a [u8; 16],
-    /// As `quote.tolk` numbers them.
+    /// As `messages.tolk` numbers them.
     pub kind: u8,
     pub current_tcb: Option<&'a [u8; 16]>,
 }

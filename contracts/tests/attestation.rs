@@ -515,6 +515,23 @@ fn a_quote_of_version_5_is_verified_in_each_of_its_shapes() {
     }
 }
 
+/// A quote of version 4 says nothing of an update; what a sender puts there is its own.
+#[test]
+fn what_a_quote_does_not_say_is_not_read() {
+    let Some(tvm) = tvm::start(NOW) else { return };
+    let td = Emulated::new();
+    let world = td.world(&tvm);
+    let mut attest = td.attest(&world.claim(BLOCK));
+    let mut software = CellBuilder::new();
+    let signed = attest.software.inner().as_slice_allow_exotic();
+    software.store_slice(signed).unwrap();
+    // SVNs that Collateral would refuse.
+    software.store_raw(&[0xff; 16], 128).unwrap();
+    attest.software = Lazy::from_raw(software.build().unwrap()).unwrap();
+    let sent = tvm.send("anyone", &world.node, COIN, &build(&attest));
+    assert_eq!(exits(&sent), [0, 0, 0, 0, 0], "{sent:#?}");
+}
+
 /// Truly signed by the enclave, and yet not what a contract takes.
 #[test]
 fn a_quote_that_says_what_must_be_zero_has_no_form_that_a_contract_takes() {
