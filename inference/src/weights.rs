@@ -130,8 +130,9 @@ impl Weights {
                 });
             }
         };
-        let mut numbers = Vec::new();
         let (_, width) = format.block();
+        // The size is that of the shape, and inside the file.
+        let mut numbers = Vec::with_capacity(shape.iter().product());
         let mut buffer = vec![0; 1 << 16];
         let (mut at, end) = (entry.start, entry.start.saturating_add(entry.size));
         while let (Some(open), true) = (self.files.get(entry.file), at < end) {

@@ -61,6 +61,8 @@ pub(crate) trait Level: Copy {
     fn signed(self, x: &[u8; LANES]) -> Self::I;
 
     fn bytes(self, x: &[u8; 64]) -> Self::B;
+    /// Says that the line of memory with the beginning of this will be wanted soon.
+    fn prefetch<T>(self, x: &T);
     /// The low four bits of each byte.
     fn low_nibbles(self, x: Self::B) -> Self::B;
     /// The high four bits of each byte.
@@ -264,6 +266,8 @@ impl Level for Portable {
     fn bytes(self, x: &[u8; 64]) -> Self::B {
         *x
     }
+    #[inline(always)]
+    fn prefetch<T>(self, _: &T) {}
     #[inline(always)]
     fn low_nibbles(self, x: Self::B) -> Self::B {
         x.map(|x| x & 0x0f)
@@ -510,6 +514,10 @@ mod x86 {
             }
         }
         #[inline(always)]
+        fn prefetch<T>(self, x: &T) {
+            unsafe { _mm_prefetch::<_MM_HINT_T1>((&raw const *x).cast()) }
+        }
+        #[inline(always)]
         fn low_nibbles(self, x: Self::B) -> Self::B {
             x.map(|x| unsafe { _mm256_and_si256(x, _mm256_set1_epi8(0x0f)) })
         }
@@ -659,6 +667,10 @@ mod x86 {
         #[inline(always)]
         fn bytes(self, x: &[u8; 64]) -> Self::B {
             unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+        }
+        #[inline(always)]
+        fn prefetch<T>(self, x: &T) {
+            unsafe { _mm_prefetch::<_MM_HINT_T1>((&raw const *x).cast()) }
         }
         #[inline(always)]
         fn low_nibbles(self, x: Self::B) -> Self::B {

@@ -86,8 +86,14 @@ trait Tile: Sized + Send + Sync {
     /// From the bytes of a file, `rows` of the same length; there may be fewer.
     fn pack(rows: &[&[u8]; LANES]) -> Self;
 
-    /// The products with `M` rows.
-    fn multiply<L: Level, const M: usize>(&self, level: L, rows: &[Row; M]) -> [L::F; M];
+    /// The products with `M` rows; asks memory for the tile that comes `next`, which
+    /// is as large, on the way.
+    fn multiply<L: Level, const M: usize>(
+        &self,
+        level: L,
+        rows: &[Row; M],
+        next: Option<&Self>,
+    ) -> [L::F; M];
 
     /// One of its rows.
     fn unpack(&self, lane: usize, numbers: &mut [f32]);
@@ -253,7 +259,9 @@ impl<T: Tile> Product<'_, '_, T> {
         let first = self.place.start + index * LANES;
         let columns = first..self.place.end.min(first + LANES);
         for rows in rows {
-            for product in tile.multiply(level, rows) {
+            // Once for all rows.
+            let next = self.tiles.get(index + 1).filter(|_| row == 0);
+            for product in tile.multiply(level, rows, next) {
                 let mut lanes = [0.0; LANES];
                 level.store(product, &mut lanes);
                 let to = &mut self.columns.row(row)[columns.clone()];

@@ -104,7 +104,12 @@ impl<N: Number> Tile for Dense<N> {
     /// Two sums each, of the even inputs and of the odd ones, so that one addition
     /// need not wait for the other.
     #[inline(always)]
-    fn multiply<L: Level, const M: usize>(&self, level: L, rows: &[Row; M]) -> [L::F; M] {
+    fn multiply<L: Level, const M: usize>(
+        &self,
+        level: L,
+        rows: &[Row; M],
+        _: Option<&Self>,
+    ) -> [L::F; M] {
         let mut sums = [[level.splat(0.0); 2]; M];
         let (pairs, rest) = self.numbers.as_chunks::<2>();
         let x: [_; M] = std::array::from_fn(|m| rows[m].numbers.as_chunks::<2>().0);

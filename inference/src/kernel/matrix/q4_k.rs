@@ -57,11 +57,24 @@ impl Tile for Q4K {
     }
 
     #[inline(always)]
-    fn multiply<L: Level, const M: usize>(&self, level: L, rows: &[Row; M]) -> [L::F; M] {
+    fn multiply<L: Level, const M: usize>(
+        &self,
+        level: L,
+        rows: &[Row; M],
+        next: Option<&Self>,
+    ) -> [L::F; M] {
+        let next = next.map_or(&[][..], |next| &next.blocks);
         let mut results = [level.splat(0.0); M];
         let words: [_; M] = std::array::from_fn(|m| rows[m].by_256.words.as_chunks::<64>().0);
         let halves: [_; M] = std::array::from_fn(|m| rows[m].by_256.sums.as_chunks::<16>().0);
         for (index, block) in self.blocks.iter().enumerate() {
+            for line in next
+                .get(index)
+                .into_iter()
+                .flat_map(|block| block.lines.as_flattened())
+            {
+                level.prefetch(line);
+            }
             let mut sums = [level.splat_int(0); M];
             let mut mins = [level.splat_int(0); M];
             for (pair, lines) in block.lines.iter().enumerate() {

@@ -56,11 +56,28 @@ impl Tile for Q6K {
     }
 
     #[inline(always)]
-    fn multiply<L: Level, const M: usize>(&self, level: L, rows: &[Row; M]) -> [L::F; M] {
+    fn multiply<L: Level, const M: usize>(
+        &self,
+        level: L,
+        rows: &[Row; M],
+        next: Option<&Self>,
+    ) -> [L::F; M] {
+        let next = next.map_or(&[][..], |next| &next.blocks);
         let mut results = [level.splat(0.0); M];
         let words: [_; M] = std::array::from_fn(|m| rows[m].by_256.words.as_chunks::<64>().0);
         let halves: [_; M] = std::array::from_fn(|m| rows[m].by_256.sums.as_chunks::<16>().0);
         for (index, block) in self.blocks.iter().enumerate() {
+            if let Some(block) = next.get(index) {
+                level.prefetch(&block.scale);
+                for line in block
+                    .low
+                    .as_flattened()
+                    .iter()
+                    .chain(block.high.as_flattened())
+                {
+                    level.prefetch(line);
+                }
+            }
             let mut sums = [level.splat_int(0); M];
             for part in 0..16 {
                 let (half, first) = (part / 8, part % 8 * 4);

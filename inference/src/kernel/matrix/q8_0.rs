@@ -42,11 +42,25 @@ impl Tile for Q8_0 {
     }
 
     #[inline(always)]
-    fn multiply<L: Level, const M: usize>(&self, level: L, rows: &[Row; M]) -> [L::F; M] {
+    fn multiply<L: Level, const M: usize>(
+        &self,
+        level: L,
+        rows: &[Row; M],
+        next: Option<&Self>,
+    ) -> [L::F; M] {
         let mut sums = [level.splat(0.0); M];
         let words: [_; M] = std::array::from_fn(|m| rows[m].by_32.words.as_chunks::<8>().0);
         let halves: [_; M] = std::array::from_fn(|m| rows[m].by_32.sums.as_chunks::<2>().0);
         for (index, (block, scales)) in self.blocks.iter().zip(&self.scales).enumerate() {
+            if let Some(next) = next {
+                next.scales
+                    .get(index)
+                    .into_iter()
+                    .for_each(|scales| level.prefetch(scales));
+                for line in next.blocks.get(index).into_iter().flatten() {
+                    level.prefetch(line);
+                }
+            }
             let block: [_; 8] = std::array::from_fn(|i| level.bytes(&block[i].0));
             let scales = level.halves(scales);
             for m in 0..M {
