@@ -7,6 +7,11 @@
 //! All `unsafe` of this crate is here: `level` calls the processor's instructions,
 //! `pool` lends a computation to other threads.
 
+#![cfg_attr(
+    feature = "cuda",
+    allow(dead_code, reason = "the GPU does the products")
+)]
+
 pub(crate) mod attention;
 pub(crate) mod input;
 #[expect(unsafe_code, reason = "calls the processor's instructions")]
