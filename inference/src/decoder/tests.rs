@@ -228,3 +228,9 @@ fn every_family_gives_the_logits_of_transformers() {
         }
     }
 }
+
+#[test]
+fn rows_that_turn_together_are_found_where_gguf_has_them() {
+    let rows = (0..8).map(|row| interleaved(row, 4));
+    assert_eq!(rows.collect::<Vec<_>>(), [0, 2, 1, 3, 4, 6, 5, 7]);
+}
