@@ -17,6 +17,9 @@ use attestation::protocol::{Refusal, Request, Response};
 use attestation::tdx::{CollateralParts, Quote, QuotePolicy};
 use attestation::verity::Verity;
 use attestation::{cbor, pem, ratls};
+use chain::bag;
+use chain::network::Network;
+use chain::tl::{self, Answer};
 use measurements::acpi::Blobs;
 use measurements::hob::td_hob;
 use measurements::initrd::Initrd;
@@ -40,6 +43,8 @@ use paper_tpm::{AkPublic, Attest};
 mod good;
 #[path = "parsers/small.rs"]
 mod small;
+#[path = "parsers/ton.rs"]
+mod ton;
 
 #[path = "../../attestation/tests/paper_td/mod.rs"]
 mod paper_td;
@@ -355,8 +360,28 @@ pub const PARSERS: &[Parser] = &[
     },
     Parser {
         name: "voucher",
-        read: small::voucher,
-        made: || vec![small::owed()],
+        read: ton::voucher,
+        made: || vec![ton::owed()],
+        ..NOTHING
+    },
+    Parser {
+        name: "cells",
+        read: |bytes| bag::some_roots(bytes, 2).is_ok(),
+        made: || vec![ton::owed()],
+        ..NOTHING
+    },
+    Parser {
+        name: "liteserver",
+        read: |bytes| tl::read::<Answer>(bytes).is_ok(),
+        made: || vec![ton::proof(1)],
+        grown: Some(ton::proof),
+        ..NOTHING
+    },
+    Parser {
+        name: "network",
+        read: |bytes| str::from_utf8(bytes).is_ok_and(|text| Network::parse(text).is_ok()),
+        made: || vec![ton::network(1)],
+        grown: Some(ton::network),
         ..NOTHING
     },
 ];

@@ -1,11 +1,4 @@
-//! The smallest files that the readers of a release's artefacts take, and the smallest
-//! voucher.
-
-use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
-use contracts::voucher::{Signed, Voucher};
-use tycho_types::boc::Boc;
-use tycho_types::cell::{CellBuilder, HashBytes, Load as _};
-use tycho_types::models::StdAddr;
+//! The smallest files that the readers of a release's artefacts take.
 
 use super::paper_td::der::{bits, integer, octets, oid, sequence, tlv};
 
@@ -114,28 +107,6 @@ pub(super) fn initrd(verity: &[u8]) -> Vec<u8> {
         bytes.resize(bytes.len().next_multiple_of(4), 0);
     }
     bytes
-}
-
-/// A voucher that owes nothing, unsigned.
-pub(super) fn owed() -> Vec<u8> {
-    let voucher = Voucher::first(-239, StdAddr::new(0, HashBytes::ZERO));
-    Boc::encode(CellBuilder::build_from(voucher).expect("fits"))
-}
-
-/// Whether a payer who signed this has signed a voucher.
-pub(super) fn voucher(bytes: &[u8]) -> bool {
-    let Ok(cell) = Boc::decode(bytes) else {
-        return false;
-    };
-    let key = Ed25519KeyPair::from_seed_unchecked(&[1; 32]).expect("is a seed");
-    let public = key.public_key().as_ref().try_into().expect("is 32 bytes");
-    let signature = key.sign(&cell.repr_hash().0);
-    let mut signed = CellBuilder::new();
-    signed.store_raw(signature.as_ref(), 512).expect("fits");
-    signed.store_reference(cell).expect("fits");
-    let signed = signed.build().expect("is a cell");
-    let signed = Signed::load_from(&mut signed.as_slice_allow_exotic()).expect("is one");
-    signed.verify(&HashBytes(public)).is_ok()
 }
 
 /// `content` behind its length, which counts itself, in so many bytes.
