@@ -183,7 +183,10 @@ impl Statement {
                 build_definition: BuildDefinition {
                     build_type: "urn:cocoon:image-build:1",
                     external_parameters: [
-                        ("command", "cargo xtask image build".into()),
+                        (
+                            "command",
+                            format!("cargo xtask image build --profile {}", materials.profile),
+                        ),
                         ("commit", commit.0.clone()),
                         ("profile", materials.profile.clone()),
                         ("rust", materials.rust.clone()),
