@@ -11,6 +11,7 @@ mod emulated;
 mod tvm;
 mod world;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use contracts::cells::Bytes;
@@ -43,14 +44,20 @@ fn the_fixture_of_the_jest_suite_is_what_this_crate_makes() {
     };
     let statements = td.statements().sign(&td.intel);
     let posts = world::messages(&parts(&statements)).unwrap();
-    let fixture = json!({
-        "now": NOW,
-        "posts": posts.each_ref().map(tvm::text),
-        "attest": tvm::text(&build(&td.attest(&claim))),
-        "reportData": hex::encode(claim.report_data().unwrap().0),
-        "build": build_key(&Td::REGISTERS).to_string(),
-        "configuration": configuration_key(&Td::MRCONFIGID).to_string(),
-    });
+    let fixture = BTreeMap::from([
+        ("now", json!(NOW)),
+        ("posts", json!(posts.each_ref().map(tvm::text))),
+        ("attest", json!(tvm::text(&build(&td.attest(&claim))))),
+        (
+            "reportData",
+            json!(hex::encode(claim.report_data().unwrap().0)),
+        ),
+        ("build", json!(build_key(&Td::REGISTERS).to_string())),
+        (
+            "configuration",
+            json!(configuration_key(&Td::MRCONFIGID).to_string()),
+        ),
+    ]);
     let fixture = serde_json::to_string_pretty(&fixture).unwrap() + "\n";
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/attestation.json");
     if std::env::var_os("COCOON_WRITE").is_some() {
