@@ -32,6 +32,7 @@ use self::collate::Side;
 use self::executor::{Executor, Input, Outcome, Seen};
 use self::file::BlockFile;
 
+pub use self::executor::installed;
 pub use self::liteserver::{Tamper, serve};
 pub use self::validators::{ALL, Consensus, Validators};
 

@@ -27,7 +27,7 @@ use contracts::code::{self, Code};
 use contracts::registry::{Change, Governance, Policy, Published};
 use contracts::{collateral, node, registry};
 use tempfile::TempDir;
-use tests::chain::{Faucet, LocalChain, serve};
+use tests::chain::{Faucet, LocalChain, installed, serve};
 use tests::collateral::Statements;
 use tests::pki::{Intel, Platform};
 use tests::quote::{QuotingEnclave, TdState};
@@ -349,13 +349,7 @@ struct World {
 
 impl World {
     async fn start() -> Option<Self> {
-        let packages = Path::new(env!("CARGO_MANIFEST_DIR"));
-        if !packages.join("../contracts/node_modules/@ton/ton").exists() {
-            assert!(
-                std::env::var_os("CI").is_none(),
-                "CI needs the npm packages"
-            );
-            println!("skipped: no npm packages; `cargo xtask contracts build` installs them");
+        if !installed() {
             return None;
         }
         let folder = TempDir::new().unwrap();

@@ -18,7 +18,7 @@ use chain::network::{Network, Server};
 use chain::tl::{Answer, BlockIdExt, BlockLink, Request, SignatureSet};
 use chain::wallet::{Key, Order, Wallet};
 use tempfile::TempDir;
-use tests::chain::{Consensus, Faucet, GLOBAL_ID, LocalChain, Tamper, Validators};
+use tests::chain::{Consensus, Faucet, GLOBAL_ID, LocalChain, Tamper, Validators, installed};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tycho_crypto::ed25519::{KeyPair, SecretKey};
@@ -517,13 +517,7 @@ impl World {
     }
 
     fn start_at(now: u32) -> Option<Self> {
-        let packages = Path::new(env!("CARGO_MANIFEST_DIR"));
-        if !packages.join("../contracts/node_modules/@ton/ton").exists() {
-            assert!(
-                std::env::var_os("CI").is_none(),
-                "CI needs the npm packages"
-            );
-            println!("skipped: no npm packages; `cargo xtask contracts build` installs them");
+        if !installed() {
             return None;
         }
         let folder = TempDir::new().unwrap();

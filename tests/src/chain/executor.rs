@@ -1,7 +1,8 @@
 //! The reference TVM, in a node process (`contracts/tools/tvm.js`).
 
+use std::env;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
@@ -20,6 +21,20 @@ pub(super) struct Executor {
     child: Child,
     to: ChildStdin,
     from: BufReader<ChildStdout>,
+}
+
+/// Whether the npm packages are there; says so where they are not.
+pub fn installed() -> bool {
+    let found = contracts().join("node_modules/@ton/ton").exists();
+    if !found {
+        assert!(env::var_os("CI").is_none(), "CI needs the npm packages");
+        println!("skipped: no npm packages; `cargo xtask contracts build` installs them");
+    }
+    found
+}
+
+fn contracts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../contracts")
 }
 
 /// What a chain starts with.
@@ -51,7 +66,7 @@ pub(super) enum Outcome {
 
 impl Executor {
     pub(super) fn start() -> Result<Self> {
-        let tool = Path::new(env!("CARGO_MANIFEST_DIR")).join("../contracts/tools/tvm.js");
+        let tool = contracts().join("tools/tvm.js");
         let mut child = Command::new("node")
             .arg(&tool)
             .stdin(Stdio::piped())
