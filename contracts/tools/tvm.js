@@ -18,11 +18,14 @@ const raw = (address) => address?.toRawString() ?? null;
 let chain;
 let executor;
 let configuration;
+// What each transaction of the chain was made from, until somebody is told.
+const witnessed = [];
 
 const REQUESTS = {
     // A new world at a time, with the masterchain blocks that contracts can see.
     async start({ now, blocks }) {
-        chain = await Blockchain.create({ config: config2026() });
+        executor ??= await Executor.create();
+        chain = await Blockchain.create({ config: config2026(), executor: witness });
         chain.now = now;
         chain.prevBlocks = blocks && seenBlocks(blocks);
         return {};
@@ -53,7 +56,7 @@ const REQUESTS = {
             init: state,
             bounce,
         });
-        return { transactions: transactions.map(summary) };
+        return { transactions: transactions.map(summary), ran: witnessed.splice(0) };
     },
 
     // A message whose sender is whoever the request says, as no wallet could.
@@ -66,7 +69,7 @@ const REQUESTS = {
             },
             body: cell(body),
         });
-        return { transactions: transactions.map(summary) };
+        return { transactions: transactions.map(summary), ran: witnessed.splice(0) };
     },
 
     async get({ address, method, stack, gas }) {
@@ -130,6 +133,25 @@ const REQUESTS = {
             code: active?.code && text(active.code),
             data: active?.data && text(active.data),
         };
+    },
+};
+
+// The executor, with all that a transaction was made from written down.
+const witness = {
+    runGetMethod: (of) => executor.runGetMethod(of),
+    runTickTock: (of) => executor.runTickTock(of),
+    async runTransaction(of) {
+        const ran = await executor.runTransaction(of);
+        if (ran.result.success) {
+            witnessed.push({
+                account: of.shardAccount,
+                message: text(of.message),
+                now: of.now,
+                transaction: ran.result.transaction,
+                after: ran.result.shardAccount,
+            });
+        }
+        return ran;
     },
 };
 

@@ -11,7 +11,9 @@
     reason = "helpers of tests, each of which uses its own part"
 )]
 
-use std::cell::RefCell;
+mod second;
+
+use std::cell::{OnceCell, RefCell};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -24,6 +26,8 @@ use serde_json::{Value, json};
 use tycho_types::boc::Boc;
 use tycho_types::cell::{Cell, CellBuilder, CellSlice, HashBytes};
 use tycho_types::models::StdAddr;
+
+pub use second::{Ran, Second};
 
 /// Whether the npm packages are there; says so where they are not.
 pub fn installed() -> bool {
@@ -65,8 +69,10 @@ pub fn start(now: u32) -> Option<Tvm> {
     let tvm = Tvm {
         child,
         pipes: RefCell::new((pipes.0, BufReader::new(pipes.1))),
+        second: OnceCell::new(),
+        ran: RefCell::default(),
     };
-    tvm.ask::<Value>(json!({"request": "start", "now": now}));
+    tvm.restart(now);
     Some(tvm)
 }
 
@@ -75,6 +81,9 @@ pub fn start(now: u32) -> Option<Tvm> {
 pub struct Tvm {
     child: Child,
     pipes: RefCell<(ChildStdin, BufReader<ChildStdout>)>,
+    second: OnceCell<Second>,
+    /// What the newest message and all that followed from it were run from.
+    pub ran: RefCell<Vec<Ran>>,
 }
 
 impl Drop for Tvm {
@@ -116,11 +125,8 @@ impl Tvm {
             "request": "send", "wallet": "deployer", "value": value.to_string(),
             "body": text(body), "init": init, "bounce": false,
         });
-        let found: Transactions = self.ask(request);
-        (
-            found.transactions[1].to.clone().unwrap(),
-            found.transactions,
-        )
+        let sent = self.follow(request);
+        (sent[1].to.clone().unwrap(), sent)
     }
 
     /// Sends from a named wallet; what follows, without the wallet's own transaction.
@@ -129,7 +135,7 @@ impl Tvm {
             "request": "send", "wallet": wallet, "to": to.to_string(),
             "value": value.to_string(), "body": text(body),
         });
-        self.ask::<Transactions>(request).transactions.split_off(1)
+        self.follow(request).split_off(1)
     }
 
     /// Sends as if `from` had.
@@ -138,7 +144,22 @@ impl Tvm {
             "request": "forge", "from": from.to_string(), "to": to.to_string(),
             "value": value.to_string(), "body": text(body),
         });
-        self.ask::<Transactions>(request).transactions
+        self.follow(request)
+    }
+
+    /// What follows, if the second TVM has it too.
+    fn follow(&self, request: Value) -> Vec<Tx> {
+        let Transactions { transactions, ran } = self.ask(request);
+        ran.iter().for_each(|ran| self.second().agrees(ran));
+        self.ran.replace(ran);
+        transactions
+    }
+
+    pub fn second(&self) -> &Second {
+        self.second.get_or_init(|| {
+            let found: Value = self.ask(json!({"request": "genesis"}));
+            Second::new(cell(found["config"].as_str().unwrap()))
+        })
     }
 
     /// Runs a get-method; its exit code, its gas, and its results, the first one first.
@@ -189,6 +210,7 @@ impl Tvm {
 #[derive(Deserialize)]
 struct Transactions {
     transactions: Vec<Tx>,
+    ran: Vec<Ran>,
 }
 
 /// What one contract did with one message.
