@@ -1,7 +1,7 @@
 //! The reference TVM and another one, on whatever anyone sends.
 //!
-//! `tvm/second.rs` compares every transaction of every test of contracts, and says what is
-//! left out. Here they get what no other test sends, and it is shown that a difference
+//! `tvm/second.rs` compares every transaction of the other tests of contracts, and says what
+//! is left out. Here they get what no other test sends, and it is shown that a difference
 //! would be seen.
 
 #![allow(

@@ -1,5 +1,6 @@
-//! Every transaction once more, on a TVM that shares no code with the reference: tycho-vm,
-//! of version 12 too, and tycho-executor for what is around it.
+//! Every transaction of a test that is the same each time, once more, on a TVM that shares
+//! no code with the reference: tycho-vm, of version 12 too, and tycho-executor for what is
+//! around it.
 //!
 //! Compared is all that it did: exit code, gas, steps, actions, messages to the bit, fees,
 //! data, code, balance. Not compared are: a Node's or Collateral's transaction that comes
