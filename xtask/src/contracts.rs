@@ -58,25 +58,28 @@ pub fn mutate(builder: &Builder, arguments: &[String]) -> Result<()> {
 
 /// Those whose contracts run in the TVM, the quickest to notice first.
 fn test_programs(builder: &Builder) -> Result<Vec<String>> {
-    let mut tests = Vec::new();
-    for name in MUTATED {
-        let said = cargo_command(&builder.place)
-            .args(["test", "--no-run", "-p", "contracts", "--test", name])
-            .arg("--message-format=json")
-            .output()
-            .context("cannot start cargo")?;
-        let lines = String::from_utf8(said.stdout).context("cargo does not print text")?;
-        let program = lines
-            .lines()
-            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+    let said = cargo_command(&builder.place)
+        .args(["test", "--no-run", "-p", "contracts"])
+        .args(MUTATED.iter().flat_map(|name| ["--test", name]))
+        .arg("--message-format=json")
+        .output()
+        .context("cannot start cargo")?;
+    let said = String::from_utf8(said.stdout).context("cargo does not print text")?;
+    let lines: Vec<serde_json::Value> = said
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    let program = |name: &str| {
+        lines
+            .iter()
             .filter(|line| {
                 line.pointer("/target/name")
                     .is_some_and(|found| found == name)
             })
-            .find_map(|line| line.pointer("/executable")?.as_str().map(str::to_owned));
-        tests.push(program.with_context(|| format!("cargo makes no test {name}"))?);
-    }
-    Ok(tests)
+            .find_map(|line| line.pointer("/executable")?.as_str().map(str::to_owned))
+            .with_context(|| format!("cargo makes no test {name}"))
+    };
+    MUTATED.into_iter().map(program).collect()
 }
 
 const MUTATED: [&str; 6] = [
