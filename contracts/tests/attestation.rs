@@ -25,7 +25,7 @@ use tests::td::Td;
 use tycho_types::cell::{Cell, CellBuilder, HashBytes, Lazy};
 use tycho_types::num::Tokens;
 
-use emulated::{BLOCK, BLOCK_ROOT, Emulated, LAST, NOW, parts};
+use emulated::{BLOCK, BLOCK_ROOT, Emulated, LAST, NOW};
 use tvm::{Item, Tx, load};
 use world::{COIN, POLICY, World, build};
 
@@ -83,7 +83,7 @@ fn the_test_root_is_the_emulated_tds_and_no_production_code_has_it() {
 
     let world = World::start(&tvm, NOW, &production, &td.published());
     let collateral = td.statements().sign(&td.intel);
-    let refused = world.post(&parts(&collateral)).unwrap_err();
+    let refused = world.post(&collateral.parts()).unwrap_err();
     assert_eq!(refused, world::Refusal::Exit(101));
     // A Node says in its first state, and so in its address, whom it believes.
     assert_ne!(world.node, td.world(&tvm).node);
@@ -192,7 +192,7 @@ fn whoever_refuses_the_owner_hears_why_and_gets_the_rest() {
     assert_ne!(world.registry, other.registry, "another first state");
     tvm.set_blocks(NOW, LAST, &[(BLOCK, BLOCK_ROOT)]);
     other
-        .post(&parts(&td.statements().sign(&td.intel)))
+        .post(&td.statements().sign(&td.intel).parts())
         .unwrap();
     owner_hears(&other, 170);
 }

@@ -21,7 +21,7 @@ use tests::collateral::Statements;
 use tests::pki::{Intel, Platform, Window};
 use tycho_types::cell::{Cell, HashBytes, Lazy};
 
-use emulated::{BLOCK, BLOCK_ROOT, Emulated, LAST, NOW, parts};
+use emulated::{BLOCK, BLOCK_ROOT, Emulated, LAST, NOW};
 use tvm::{Item, load};
 use world::{COIN, World, build};
 
@@ -57,7 +57,7 @@ fn a_list_needs_the_authority_that_signed_it() {
     let td = Emulated::new();
     let world = td.empty_world(&tvm);
     let collateral = td.statements().sign(&td.intel);
-    let parts = parts(&collateral);
+    let parts = collateral.parts();
     let [authority, root] = pem::certificates(parts.pck_crl_issuer_chain).unwrap();
     let list = PostAuthorityList::new(1, parts.pck_crl, &authority).unwrap();
     assert_eq!(post(&world, &build(&list)), 140);
@@ -237,7 +237,7 @@ fn a_revoked_platform_is_refused_from_the_next_list_on() {
 /// Root list, authority, its list, TCB info, QE identity.
 fn messages(intel: &Intel, statements: &Statements) -> [Cell; 5] {
     let collateral = statements.sign(intel);
-    let parts = parts(&collateral);
+    let parts = collateral.parts();
     let [authority, root] = pem::certificates(parts.pck_crl_issuer_chain).unwrap();
     let chain = pem::certificates(parts.tcb_info_issuer_chain).unwrap();
     [

@@ -22,7 +22,7 @@ use tests::td::Td;
 use tycho_types::cell::{HashBytes, Lazy};
 use tycho_types::models::StdAddr;
 
-use emulated::{BLOCK, BLOCK_ROOT, Emulated, NOW, parts};
+use emulated::{BLOCK, BLOCK_ROOT, Emulated, NOW};
 use world::{GLOBAL_ID, build};
 
 /// With COCOON_WRITE, writes it.
@@ -43,7 +43,7 @@ fn the_fixture_of_the_jest_suite_is_what_this_crate_makes() {
         keys: Lazy::new(&keys).unwrap(),
     };
     let statements = td.statements().sign(&td.intel);
-    let posts = world::messages(&parts(&statements)).unwrap();
+    let posts = world::messages(&statements.parts()).unwrap();
     let fixture = BTreeMap::from([
         ("now", json!(NOW)),
         ("posts", json!(posts.each_ref().map(tvm::text))),

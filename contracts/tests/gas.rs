@@ -24,7 +24,7 @@ use contracts::node::{Offer, Present};
 use contracts::reports::EPOCH;
 use tycho_types::cell::{Cell, HashBytes, Lazy, Store};
 
-use emulated::{BLOCK, Emulated, NOW, parts};
+use emulated::{BLOCK, Emulated, NOW};
 use payment::Payment;
 use pricing::Market;
 use tvm::Tx;
@@ -36,7 +36,7 @@ fn gas_and_size_are_as_recorded() {
     let td = Emulated::new();
     let world = td.empty_world(&tvm);
     let collateral = td.statements().sign(&td.intel);
-    let posted = world.post(&parts(&collateral)).unwrap();
+    let posted = world.post(&collateral.parts()).unwrap();
     let attest = build(&td.attest(&world.claim(BLOCK)));
     let sent = tvm.send("anyone", &world.node, COIN, &attest);
     let [node, appraise, admit, admitted, _] = &sent[..] else {

@@ -15,6 +15,25 @@ use time::format_description::well_known::Rfc3339;
 use crate::pki::{Intel, Platform, Window};
 use crate::quote::{MODULE_VERSION, QE_ISV_SVN, QE_MRSIGNER, QE_PRODUCT, TEE_TCB_SVN};
 
+/// By the names of `attestation::tdx::CollateralFiles`.
+#[must_use]
+pub fn files(collateral: &Collateral) -> [(&'static str, &[u8]); 6] {
+    [
+        ("tcb_info.json", collateral.tcb_info.as_bytes()),
+        (
+            "tcb_info_issuer_chain.pem",
+            collateral.tcb_info_issuer_chain.as_bytes(),
+        ),
+        ("td_qe_identity.json", collateral.qe_identity.as_bytes()),
+        ("pck_crl.der", &collateral.pck_crl),
+        (
+            "pck_crl_issuer_chain.pem",
+            collateral.pck_crl_issuer_chain.as_bytes(),
+        ),
+        ("root_ca_crl.der", &collateral.root_ca_crl),
+    ]
+}
+
 /// What Intel is to say.
 #[derive(Clone, Debug)]
 pub struct Statements {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use attestation::binding::ReportData;
-use attestation::evidence::PlatformEvidence;
+use attestation::evidence::{Collateral, PlatformEvidence};
 use attestation::policy::{GpuPolicy, Policy, TdxPolicy};
 use attestation::register::{Digest384, TdRegisters};
 use attestation::tdx::{self, IdentityPolicy, PlatformPolicy, TrustAnchor};
@@ -52,6 +52,18 @@ impl Td {
             enclave,
             state,
         }
+    }
+
+    /// A quote over these bytes.
+    #[must_use]
+    pub fn quote(&self, report_data: &[u8; 64]) -> Vec<u8> {
+        self.enclave.quote(&self.state, report_data)
+    }
+
+    /// What Intel says of its platform at `now`, in Unix seconds.
+    #[must_use]
+    pub fn collateral(&self, now: i64) -> Collateral {
+        Statements::good(&Platform::SAMPLE, now).sign(&self.intel)
     }
 
     /// Takes exactly [`Td::new`], under the root that vouches for it.
@@ -108,8 +120,8 @@ impl Provider for Td {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
         let now = i64::try_from(now.as_secs())?;
         Ok(PlatformEvidence::Tdx {
-            quote: self.enclave.quote(&self.state, &report_data.0),
-            collateral: Statements::good(&Platform::SAMPLE, now).sign(&self.intel),
+            quote: self.quote(&report_data.0),
+            collateral: self.collateral(now),
         })
     }
 

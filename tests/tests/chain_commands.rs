@@ -17,7 +17,6 @@ use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use attestation::appraisal::Verdict;
-use attestation::evidence::Collateral;
 use chain::network::{Network, Server};
 use chain::wallet::Key;
 use clap::Parser;
@@ -28,9 +27,7 @@ use contracts::registry::{Change, Governance, Policy, Published};
 use contracts::{collateral, node, registry};
 use tempfile::TempDir;
 use tests::chain::{Faucet, LocalChain, installed, serve};
-use tests::collateral::Statements;
-use tests::pki::{Intel, Platform};
-use tests::quote::{QuotingEnclave, TdState};
+use tests::collateral::files;
 use tests::td::Td;
 use tokio::net::TcpListener;
 use tycho_crypto::ed25519::{KeyPair, SecretKey};
@@ -44,12 +41,11 @@ async fn a_worker_attests_is_paid_and_the_chain_shows_it() {
     let Some(world) = World::start().await else {
         return;
     };
-    let intel = Intel::new(&[1; 32], &Platform::SAMPLE);
-    let enclave = QuotingEnclave::new(&[2; 32], &intel);
-    let td = TdState::new(Td::REGISTERS, Td::MRCONFIGID);
-    let sample = world.write("sample.quote", enclave.quote(&td, &[0; 64]));
-    let statements = Statements::good(&Platform::SAMPLE, now().into());
-    world.write_collateral(&statements.sign(&intel));
+    let td = Td::new();
+    let sample = world.write("sample.quote", td.quote(&[0; 64]));
+    for (name, bytes) in files(&td.collateral(now().into())) {
+        world.write(name, bytes);
+    }
 
     // What counts is written down, and contracts are made: dry first.
     let (build, config) = (world.path("build"), world.path("config"));
@@ -169,7 +165,7 @@ async fn a_worker_attests_is_paid_and_the_chain_shows_it() {
     ];
     world.done(&claiming).await;
     let claimed: Claim = read(&claim);
-    let quote = enclave.quote(&td, &claimed.report_data().unwrap().0);
+    let quote = td.quote(&claimed.report_data().unwrap().0);
     let quote = world.write("quote", quote);
     let attest = ["attest", "send", "--claim", &claim, "--quote", &quote];
     world.refused(&attest).await;
@@ -431,18 +427,6 @@ impl World {
         let path: PathBuf = self.folder.path().join(name);
         fs::write(&path, bytes).unwrap();
         path.display().to_string()
-    }
-
-    fn write_collateral(&self, collateral: &Collateral) {
-        self.write("tcb_info.json", &collateral.tcb_info);
-        self.write(
-            "tcb_info_issuer_chain.pem",
-            &collateral.tcb_info_issuer_chain,
-        );
-        self.write("td_qe_identity.json", &collateral.qe_identity);
-        self.write("pck_crl.der", &collateral.pck_crl);
-        self.write("pck_crl_issuer_chain.pem", &collateral.pck_crl_issuer_chain);
-        self.write("root_ca_crl.der", &collateral.root_ca_crl);
     }
 }
 

@@ -11,8 +11,7 @@
 )]
 
 use attestation::certificate::Certificate;
-use attestation::evidence::Collateral;
-use attestation::tdx::{CollateralParts, Quote};
+use attestation::tdx::Quote;
 use contracts::claim::Claim;
 use contracts::code::Code;
 use contracts::node::Attest;
@@ -79,7 +78,7 @@ impl Emulated {
     pub fn world<'a>(&self, tvm: &'a Tvm) -> World<'a> {
         let world = self.empty_world(tvm);
         let collateral = self.statements().sign(&self.intel);
-        world.post(&parts(&collateral)).unwrap();
+        world.post(&collateral.parts()).unwrap();
         world
     }
 
@@ -93,16 +92,4 @@ impl Emulated {
 
 pub fn test_collateral() -> Cell {
     Code::COLLATERAL_TEST.cell().unwrap()
-}
-
-pub fn parts(collateral: &Collateral) -> CollateralParts<'_> {
-    CollateralParts {
-        tcb_info: &collateral.tcb_info,
-        tcb_info_issuer_chain: collateral.tcb_info_issuer_chain.as_bytes(),
-        qe_identity: &collateral.qe_identity,
-        qe_identity_issuer_chain: collateral.qe_identity_issuer_chain.as_bytes(),
-        pck_crl: &collateral.pck_crl,
-        pck_crl_issuer_chain: collateral.pck_crl_issuer_chain.as_bytes(),
-        root_crl: &collateral.root_ca_crl,
-    }
 }

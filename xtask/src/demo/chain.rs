@@ -13,9 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use chain::wallet::Key;
-use tests::collateral::Statements;
-use tests::pki::{Intel, Platform};
-use tests::quote::{QuotingEnclave, TdState};
+use tests::collateral::files;
 use tests::td::Td;
 
 use crate::cocoon::{Cocoon, cargo, target};
@@ -37,8 +35,9 @@ pub(super) fn run(builder: &Builder) -> Result<Vec<Expense>> {
     let step = builder.progress.step("publish, attest, pay on the chain");
     let folder = tempfile::tempdir().context("cannot make a folder for the chain")?;
     let mut user = User::start(place, folder.path())?;
-    let worker = Worker::new(folder.path())?;
-    worker.publish_collateral(folder.path())?;
+    let worker = Td::new();
+    publish_collateral(&worker, folder.path())?;
+    write(&folder.path().join("sample"), worker.quote(&[0; 64]))?;
 
     let collateral = user.made("Collateral", "deploy collateral --test-build")?;
     user.call(
@@ -71,7 +70,9 @@ pub(super) fn run(builder: &Builder) -> Result<Vec<Expense>> {
     );
     let claimed = user.call("", &claim)?;
     let data = after(&claimed, "REPORTDATA ").context("no REPORTDATA")?;
-    worker.quote(&data, &folder.path().join("quote"))?;
+    let mut report_data = [0; 64];
+    hex::decode_to_slice(&data, &mut report_data).context("REPORTDATA is not 64 bytes")?;
+    write(&folder.path().join("quote"), worker.quote(&report_data))?;
     let attest = "attest send --claim claim --quote quote";
     user.call("attestation, all three signatures", attest)?;
     let again = user.output(attest)?;
@@ -217,53 +218,12 @@ impl Drop for User {
     }
 }
 
-/// An emulated TD.
-struct Worker {
-    intel: Intel,
-    enclave: QuotingEnclave,
-    state: TdState,
-}
-
-impl Worker {
-    fn new(folder: &Path) -> Result<Self> {
-        let intel = Intel::new(&[1; 32], &Platform::SAMPLE);
-        let worker = Self {
-            enclave: QuotingEnclave::new(&[2; 32], &intel),
-            state: TdState::new(Td::REGISTERS, Td::MRCONFIGID),
-            intel,
-        };
-        worker.quote(&"00".repeat(64), &folder.join("sample"))?;
-        Ok(worker)
-    }
-
-    fn quote(&self, report_data: &str, to: &Path) -> Result<()> {
-        let mut data = [0; 64];
-        hex::decode_to_slice(report_data, &mut data).context("REPORTDATA is not 64 bytes")?;
-        write(to, self.enclave.quote(&self.state, &data))
-    }
-
-    /// As Intel's service would give it.
-    fn publish_collateral(&self, folder: &Path) -> Result<()> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-        let signed = Statements::good(&Platform::SAMPLE, i64::try_from(now)?).sign(&self.intel);
-        let files: [(&str, &[u8]); 6] = [
-            ("tcb_info.json", signed.tcb_info.as_bytes()),
-            (
-                "tcb_info_issuer_chain.pem",
-                signed.tcb_info_issuer_chain.as_bytes(),
-            ),
-            ("td_qe_identity.json", signed.qe_identity.as_bytes()),
-            ("pck_crl.der", &signed.pck_crl),
-            (
-                "pck_crl_issuer_chain.pem",
-                signed.pck_crl_issuer_chain.as_bytes(),
-            ),
-            ("root_ca_crl.der", &signed.root_ca_crl),
-        ];
-        files
-            .iter()
-            .try_for_each(|(name, bytes)| write(&folder.join(name), bytes))
-    }
+/// As Intel's service would give it.
+fn publish_collateral(td: &Td, folder: &Path) -> Result<()> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    files(&td.collateral(i64::try_from(now)?))
+        .iter()
+        .try_for_each(|(name, bytes)| write(&folder.join(name), bytes))
 }
 
 /// All that a command says it paid: `fees     0.1 GRAM for 100 gas and the messages`.
