@@ -5,20 +5,26 @@
 //! GET  /v1/models              what is served, with the root hash of each
 //! GET  /v1/models/{id}
 //! POST /v1/chat/completions    whole, or as server-sent events
+//! POST /v1/completions         the same
 //! POST /v1/embeddings          as numbers or as base64
 //! ```
 //!
 //! A parameter is honoured, or known to be without effect, or refused by name:
-//! the modules `chat` and `embeddings` list which. Every error is an OpenAI error object.
+//! the module of each endpoint lists which. Every error is an OpenAI error object.
 //! Nothing of a request or an answer is logged or repeated in an error, but for
 //! the names of parameters. It does not know who asks: by the time a request is
 //! here, the transport has proved to the client what it talks to.
 
+mod answers;
 mod chat;
+mod completions;
 mod embeddings;
 mod error;
 mod fields;
+mod logprobs;
+mod messages;
 mod models;
+mod options;
 mod stream;
 
 use axum::Router;
@@ -27,15 +33,18 @@ use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
+use serde::Serialize;
 
 pub use models::{Model, Models};
 
 use error::ApiError;
+use models::Served;
 
 /// The API over `models`.
 pub fn router(models: Models) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(chat::create))
+        .route("/v1/completions", post(completions::create))
         .route("/v1/embeddings", post(embeddings::create))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::retrieve))
@@ -44,6 +53,33 @@ pub fn router(models: Models) -> Router {
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn(with_request_id))
         .with_state(models)
+}
+
+/// What a completion and every chunk of it begin with.
+#[derive(Clone, Debug, Serialize)]
+struct Head {
+    id: String,
+    object: &'static str,
+    created: u64,
+    model: String,
+    system_fingerprint: Option<String>,
+}
+
+impl Head {
+    fn new(prefix: &str, object: &'static str, model: &Served) -> Self {
+        Self {
+            id: random_id(prefix),
+            object,
+            created: unix_time(),
+            model: model.name().to_owned(),
+            system_fingerprint: model.fingerprint(),
+        }
+    }
+
+    /// The same, of another kind.
+    fn of(self, object: &'static str) -> Self {
+        Self { object, ..self }
+    }
 }
 
 /// Names each exchange, so that two parties can speak about it.

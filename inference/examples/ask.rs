@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use futures_executor::{block_on, block_on_stream};
-use inference::{ChatRequest, Engine, Event, Message, Role, Task};
+use inference::{Engine, Event, Message, Prompt, Request, Role, Task};
 
 fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
@@ -25,13 +25,13 @@ fn main() -> anyhow::Result<()> {
                 role: Role::User,
                 content: text.into(),
             });
-            let request = ChatRequest {
-                messages: messages.collect(),
-                ..ChatRequest::default()
+            let request = Request {
+                prompt: Prompt::Chat(messages.collect()),
+                ..Request::default()
             };
-            for event in block_on_stream(engine.chat(request)?) {
+            for event in block_on_stream(engine.answer(request)?) {
                 match event? {
-                    Event::Text(text) => print!("{text}"),
+                    Event::Text { text, .. } => print!("{text}"),
                     end @ Event::Finish { .. } => eprintln!("\n{end:?} in {:?}", start.elapsed()),
                 }
             }

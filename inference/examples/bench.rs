@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use futures_executor::block_on;
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
-use inference::{Answer, ChatRequest, Engine, Event, Limits, Message, Role, Sampling};
+use inference::{Answer, Engine, Event, Limits, Message, Prompt, Request, Role, Sampling};
 
 fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
@@ -62,18 +62,18 @@ impl Bench {
     fn run(&self, streams: usize, prompt: usize, tokens: usize) -> anyhow::Result<Run> {
         let start = Instant::now();
         let answers = (0..streams).map(|_| {
-            self.engine.chat(ChatRequest {
-                messages: vec![Message {
+            self.engine.answer(Request {
+                prompt: Prompt::Chat(vec![Message {
                     role: Role::User,
                     content: "a".repeat(prompt).into(),
-                }],
+                }]),
                 max_tokens: Some(tokens),
                 sampling: Sampling {
                     temperature: Some(0.0),
                     logit_bias: self.end.map(|end| (end, -100.0)).into_iter().collect(),
                     ..Sampling::default()
                 },
-                ..ChatRequest::default()
+                ..Request::default()
             })
         });
         let answers: Vec<_> = answers.collect::<Result<_, _>>()?;
@@ -105,7 +105,7 @@ async fn hear(mut answer: Answer, start: Instant) -> anyhow::Result<(usize, Dura
     while let Some(event) = answer.next().await {
         let now = start.elapsed();
         match event? {
-            Event::Text(_) => first = first.or(Some(now)),
+            Event::Text { .. } => first = first.or(Some(now)),
             Event::Finish { usage, .. } => return Ok((usage.prompt, first.unwrap_or(now), now)),
         }
     }

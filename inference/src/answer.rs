@@ -8,6 +8,7 @@ use futures_channel::{mpsc, oneshot};
 use futures_core::Stream;
 
 use crate::error::EngineError;
+use crate::logprobs::Logprob;
 
 /// One answer, piece by piece. Dropping it cancels the work.
 ///
@@ -19,10 +20,15 @@ pub struct Answer {
 }
 
 /// A part of an answer. Its text is not in its `Debug` form.
-#[derive(Clone, Eq, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub enum Event {
-    /// More text, in whole characters; never empty.
-    Text(String),
+    /// More text.
+    Text {
+        /// In whole characters; empty only where it comes with tokens that have none.
+        text: String,
+        /// The tokens that it is made of, if they were asked for.
+        logprobs: Vec<Logprob>,
+    },
     /// The end.
     Finish {
         /// Why here.
@@ -35,7 +41,7 @@ pub enum Event {
 impl fmt::Debug for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Text(text) => write!(f, "Text({} bytes)", text.len()),
+            Self::Text { text, .. } => write!(f, "Text({} bytes)", text.len()),
             Self::Finish { reason, usage } => f
                 .debug_struct("Finish")
                 .field("reason", reason)
@@ -73,7 +79,7 @@ impl Stream for Answer {
             return Poll::Ready(None);
         };
         let event = ready!(Pin::new(events).poll_next(cx)).unwrap_or(Err(EngineError::Stopped));
-        if !matches!(event, Ok(Event::Text(_))) {
+        if !matches!(event, Ok(Event::Text { .. })) {
             self.events = None;
         }
         Poll::Ready(Some(event))

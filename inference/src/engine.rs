@@ -23,7 +23,7 @@ use crate::memory::Memory;
 use crate::model_dir::ModelDir;
 use crate::prompt::Template;
 use crate::queue::Queue;
-use crate::request::{ChatRequest, Tenant};
+use crate::request::{Prompt, Request, Tenant};
 use crate::scheduler::{self, Scheduler};
 use crate::self_test;
 use crate::stop::Stop;
@@ -263,9 +263,9 @@ impl Engine {
         &self.info
     }
 
-    /// Queues a conversation. Tokenises it here, which takes milliseconds for a
+    /// Queues an answer. Tokenises its prompt here, which takes milliseconds for a
     /// long one, so that a request that cannot be answered fails at once.
-    pub fn chat(&self, request: ChatRequest) -> Result<Answer, RequestError> {
+    pub fn answer(&self, request: Request) -> Result<Answer, RequestError> {
         let Kind::Chat {
             template,
             defaults,
@@ -275,10 +275,7 @@ impl Engine {
             return Err(self.wrong_task(Task::Chat));
         };
         request.check()?;
-        let bytes = request.messages.iter().map(|message| message.content.len());
-        self.check_context(self.tokens.at_least(bytes.sum()), None)?;
-        let prompt = template.render(&self.tokens, &request.messages)?;
-        let prompt = self.tokens.encode_prompt(&prompt)?;
+        let prompt = self.prompt(template, &request.prompt)?;
         let room = self.check_context(prompt.len(), request.max_tokens)?;
         let sampler = defaults.sampler(request.sampling, &prompt)?;
         let (events, answer) = mpsc::unbounded();
@@ -287,6 +284,7 @@ impl Engine {
             max_tokens: request.max_tokens.unwrap_or(room),
             sampler,
             stop: Stop::new(request.stop),
+            logprobs: request.logprobs,
             deadline: Deadline::after(self.limits.time),
             events,
         };
@@ -294,6 +292,41 @@ impl Engine {
         Ok(Answer {
             events: Some(answer),
         })
+    }
+
+    /// The tokens of a prompt.
+    fn prompt(
+        &self,
+        template: &Template,
+        prompt: &Prompt,
+    ) -> Result<Zeroizing<Vec<u32>>, RequestError> {
+        match prompt {
+            Prompt::Chat(messages) => {
+                let bytes = messages.iter().map(|message| message.content.len());
+                self.check_context(self.tokens.at_least(bytes.sum()), None)?;
+                let prompt = template.render(&self.tokens, messages)?;
+                self.tokens.encode_prompt(&prompt)
+            }
+            Prompt::Text(text) => {
+                self.check_context(self.tokens.at_least(text.len()), None)?;
+                let tokens = Zeroizing::new(self.tokens.encode(text)?);
+                match tokens.is_empty() {
+                    true => Err(RequestError::Empty {
+                        parameter: "prompt",
+                    }),
+                    false => Ok(tokens),
+                }
+            }
+            Prompt::Tokens(tokens) if self.tokens.know(tokens) => Ok(tokens.clone()),
+            Prompt::Tokens(_) => Err(RequestError::UnknownToken {
+                parameter: "prompt",
+            }),
+        }
+    }
+
+    /// The text of tokens, control tokens left out.
+    pub fn text(&self, tokens: &[u32]) -> Option<Zeroizing<String>> {
+        self.tokens.decode(tokens).map(Zeroizing::new)
     }
 
     /// Queues texts to embed; all or none.

@@ -171,6 +171,12 @@ pub enum RequestError {
     /// The tokenizer could not encode the text.
     #[error("the tokenizer cannot encode the text")]
     Tokenize,
+    /// A token that the model does not have.
+    #[error("{parameter} has a token id that the model does not know")]
+    UnknownToken {
+        /// Field of the request.
+        parameter: &'static str,
+    },
     /// The model is for another task.
     #[error("the model does {found}, not {asked}")]
     WrongTask {

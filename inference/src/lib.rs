@@ -21,6 +21,7 @@
 //!
 //! It opens no socket and reads no file but those of the model directory.
 
+mod alphabet;
 mod answer;
 mod bert;
 mod config;
@@ -33,6 +34,7 @@ mod error;
 mod generation;
 mod kernel;
 mod linear;
+mod logprobs;
 mod memory;
 mod model_dir;
 mod prompt;
@@ -48,4 +50,5 @@ mod weights;
 pub use answer::{Answer, Embeddings, Event, FinishReason, PendingEmbeddings, Usage};
 pub use engine::{Engine, Info, Limits, Task};
 pub use error::{EngineError, LoadError, RequestError};
-pub use request::{ChatRequest, Message, Role, Sampling, Tenant};
+pub use logprobs::{Candidate, Logprob};
+pub use request::{Message, Prompt, Request, Role, Sampling, Tenant};

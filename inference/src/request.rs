@@ -27,31 +27,61 @@ impl Default for Tenant {
     }
 }
 
-/// A conversation to be continued by one answer.
+/// What one answer is made of.
 ///
 /// No text of it is in its `Debug` form.
 #[derive(Clone, Default)]
-pub struct ChatRequest {
-    /// Oldest first.
-    pub messages: Vec<Message>,
+pub struct Request {
+    /// What is to be continued.
+    pub prompt: Prompt,
     /// Most tokens of the answer; as many as the context has room for if `None`.
     pub max_tokens: Option<usize>,
     /// How to choose among the likely tokens.
     pub sampling: Sampling,
     /// Texts that end the answer and are not part of it, four at most.
     pub stop: Vec<String>,
+    /// Of each token its probability, and so many of the likeliest, twenty at most.
+    pub logprobs: Option<usize>,
     /// Who asks; a stranger to all others by default.
     pub tenant: Tenant,
 }
 
-impl fmt::Debug for ChatRequest {
+impl fmt::Debug for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ChatRequest")
-            .field("messages", &self.messages)
+        f.debug_struct("Request")
+            .field("prompt", &self.prompt)
             .field("max_tokens", &self.max_tokens)
             .field("sampling", &self.sampling)
             .field("stops", &self.stop.len())
+            .field("logprobs", &self.logprobs)
             .finish()
+    }
+}
+
+/// What an answer continues; wiped when dropped.
+#[derive(Clone)]
+pub enum Prompt {
+    /// A conversation, written down by the model's chat template.
+    Chat(Vec<Message>),
+    /// A text as it stands, in which control tokens are recognised.
+    Text(Zeroizing<String>),
+    /// Tokens of this model.
+    Tokens(Zeroizing<Vec<u32>>),
+}
+
+impl Default for Prompt {
+    fn default() -> Self {
+        Self::Chat(Vec::new())
+    }
+}
+
+impl fmt::Debug for Prompt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Chat(messages) => f.debug_tuple("Chat").field(messages).finish(),
+            Self::Text(text) => write!(f, "Text({} bytes)", text.len()),
+            Self::Tokens(tokens) => write!(f, "Tokens({})", tokens.len()),
+        }
     }
 }
 
@@ -107,7 +137,7 @@ pub struct Sampling {
     pub seed: Option<u64>,
 }
 
-impl ChatRequest {
+impl Request {
     /// Checks what does not depend on the model.
     pub(crate) fn check(&self) -> Result<(), RequestError> {
         let out_of_range = |parameter, found: String, expected| {
@@ -117,10 +147,11 @@ impl ChatRequest {
                 expected,
             })
         };
-        if self.messages.is_empty() {
-            return Err(RequestError::Empty {
-                parameter: "messages",
-            });
+        let empty = |parameter| Err(RequestError::Empty { parameter });
+        match &self.prompt {
+            Prompt::Chat(messages) if messages.is_empty() => return empty("messages"),
+            Prompt::Tokens(tokens) if tokens.is_empty() => return empty("prompt"),
+            _ => {}
         }
         let sampling = &self.sampling;
         for (parameter, found, low, high, expected) in [
@@ -161,6 +192,9 @@ impl ChatRequest {
             let found = sampling.logit_bias.len().to_string();
             return out_of_range("logit_bias", found, "at most 1000 tokens");
         }
+        if let Some(found) = self.logprobs.filter(|found| *found > MAX_LOGPROBS) {
+            return out_of_range("top_logprobs", found.to_string(), "0 to 20");
+        }
         if self.max_tokens == Some(0) {
             return out_of_range("max_tokens", "0".into(), "at least 1");
         }
@@ -185,5 +219,8 @@ const MAX_BIASES: usize = 1000;
 
 /// As many as the OpenAI API takes.
 const MAX_STOPS: usize = 4;
+
+/// As many as the OpenAI API gives.
+const MAX_LOGPROBS: usize = 20;
 
 const MAX_STOP_LEN: usize = 256;

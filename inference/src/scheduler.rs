@@ -21,7 +21,9 @@ use crate::detokenizer::Detokenizer;
 use crate::engine::turn;
 use crate::error::EngineError;
 use crate::kernel::attention::PAGE;
+use crate::kernel::level::Cpu;
 use crate::kernel::pool::Pool;
+use crate::logprobs::{Logprob, Scores, Unsaid};
 use crate::memory::Memory;
 use crate::queue::Queue;
 use crate::request::Tenant;
@@ -36,6 +38,8 @@ pub(crate) struct Job {
     pub(crate) max_tokens: usize,
     pub(crate) sampler: Sampler,
     pub(crate) stop: Stop,
+    /// As in the request.
+    pub(crate) logprobs: Option<usize>,
     pub(crate) deadline: Deadline,
     pub(crate) events: UnboundedSender<Result<Event, EngineError>>,
 }
@@ -131,9 +135,9 @@ impl Scheduler {
         let chosen = running.iter_mut().filter(|sequence| sequence.is_read());
         let vocabulary = self.model.shape().vocabulary;
         let mut chosen: Vec<_> = chosen.zip(logits.chunks_exact_mut(vocabulary)).collect();
-        let cpu = self.pool.cpu();
+        let (cpu, tokens) = (self.pool.cpu(), &self.tokens);
         self.pool.each_mut(&mut chosen, |_, (sequence, logits)| {
-            sequence.chosen = sequence.sampler.next(cpu, logits);
+            sequence.choose(cpu, tokens, logits);
         });
         for sequence in running.iter_mut() {
             let read = sequence.settle(&mut self.memory);
@@ -208,6 +212,8 @@ struct Sequence {
     over: bool,
     text: Detokenizer,
     stop: Stop,
+    logprobs: Option<usize>,
+    unsaid: Unsaid,
     max_tokens: usize,
     usage: Usage,
     deadline: Deadline,
@@ -237,6 +243,8 @@ impl Sequence {
             over: false,
             text: Detokenizer::default(),
             stop: job.stop,
+            logprobs: job.logprobs,
+            unsaid: Unsaid::default(),
             max_tokens: job.max_tokens,
             deadline: job.deadline,
             events: job.events,
@@ -289,6 +297,15 @@ impl Sequence {
         read
     }
 
+    /// Chooses the next token.
+    fn choose(&mut self, cpu: Cpu, tokens: &Tokens, logits: &mut [f32]) {
+        let scores = self.logprobs.map(|_| Scores::new(logits));
+        self.chosen = self.sampler.next(cpu, logits);
+        if let (Some(count), Some(scores), Some(token)) = (self.logprobs, scores, self.chosen) {
+            self.unsaid.push(scores.of(tokens, token, count));
+        }
+    }
+
     /// Takes the chosen token; says whether the answer is over.
     fn advance(&mut self, tokens: &Tokens, ends: &[u32]) -> bool {
         let Some(token) = self.chosen.take() else {
@@ -296,6 +313,7 @@ impl Sequence {
         };
         self.usage.completion = self.usage.completion.saturating_add(1);
         if ends.contains(&token) {
+            self.unsaid.forget_last();
             return self.finish(FinishReason::Stop);
         }
         let Some(piece) = self.text.push(tokens, token) else {
@@ -305,6 +323,7 @@ impl Sequence {
             Said::More(text) => self.say(text),
             Said::Last(text) => {
                 self.say(text);
+                self.unsaid = Unsaid::default();
                 return self.finish(FinishReason::Stop);
             }
         }
@@ -317,8 +336,9 @@ impl Sequence {
 
     /// Says what was held back, and why this is the end.
     fn finish(&mut self, reason: FinishReason) -> bool {
-        let rest = self.stop.finish();
-        self.say(rest);
+        let text = self.stop.finish();
+        let logprobs = self.unsaid.finish();
+        self.tell(text, logprobs);
         let usage = self.usage;
         self.send(Ok(Event::Finish { reason, usage }));
         true
@@ -330,9 +350,14 @@ impl Sequence {
         true
     }
 
-    fn say(&self, text: String) {
-        if !text.is_empty() {
-            self.send(Ok(Event::Text(text)));
+    fn say(&mut self, text: String) {
+        let logprobs = self.unsaid.take(text.len());
+        self.tell(text, logprobs);
+    }
+
+    fn tell(&self, text: String, logprobs: Vec<Logprob>) {
+        if !text.is_empty() || !logprobs.is_empty() {
+            self.send(Ok(Event::Text { text, logprobs }));
         }
     }
 

@@ -16,7 +16,7 @@ use crate::answer::Event;
 use crate::engine::Engine;
 use crate::error::LoadError;
 use crate::model_dir::ModelDir;
-use crate::request::{ChatRequest, Message, Role, Sampling};
+use crate::request::{Message, Prompt, Request, Role, Sampling};
 
 /// Runs the test if there is one; says whether there was.
 pub(crate) fn run(dir: &ModelDir, engine: &Engine) -> Result<bool, LoadError> {
@@ -38,20 +38,20 @@ enum SelfTest {
 }
 
 fn recite(engine: &Engine, prompt: String, expected: &str) -> Result<(), LoadError> {
-    let request = ChatRequest {
-        messages: vec![Message {
+    let request = Request {
+        prompt: Prompt::Chat(vec![Message {
             role: Role::User,
             content: Zeroizing::new(prompt),
-        }],
+        }]),
         sampling: Sampling {
             temperature: Some(0.0),
             ..Sampling::default()
         },
-        ..ChatRequest::default()
+        ..Request::default()
     };
     let mut text = String::new();
-    for event in block_on_stream(engine.chat(request).map_err(failed)?) {
-        if let Event::Text(more) = event.map_err(failed)? {
+    for event in block_on_stream(engine.answer(request).map_err(failed)?) {
+        if let Event::Text { text: more, .. } = event.map_err(failed)? {
             text += &more;
         }
         // An answer that has gone wrong need not be heard to its end.

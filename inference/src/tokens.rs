@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use tokenizers::Tokenizer;
 use zeroize::Zeroizing;
 
+use crate::alphabet;
 use crate::config::unsupported;
 use crate::error::{LoadError, RequestError};
 use crate::model_dir::ModelDir;
@@ -19,6 +20,8 @@ pub(crate) struct Tokens {
     special: Vec<String>,
     /// No token stands for more bytes of text than this.
     longest: usize,
+    /// What each token stands for.
+    bytes: Vec<Vec<u8>>,
 }
 
 impl Tokens {
@@ -61,6 +64,7 @@ impl Tokens {
         Ok(Self {
             special: special.map(|token| token.content).collect(),
             longest: tokens.keys().map(String::len).max().unwrap_or(1),
+            bytes: alphabet::bytes_of_tokens(json, &tokenizer),
             tokenizer,
         })
     }
@@ -105,6 +109,18 @@ impl Tokens {
             }
         }
         text
+    }
+
+    /// Whether the model knows all these tokens.
+    pub(crate) fn know(&self, ids: &[u32]) -> bool {
+        let known = |id: &u32| usize::try_from(*id).is_ok_and(|id| id < self.bytes.len());
+        ids.iter().all(known)
+    }
+
+    /// What a token stands for.
+    pub(crate) fn bytes(&self, id: u32) -> &[u8] {
+        let bytes = usize::try_from(id).ok().and_then(|id| self.bytes.get(id));
+        bytes.map(Vec::as_slice).unwrap_or_default()
     }
 
     /// The text of tokens, without control tokens; half a character becomes U+FFFD.

@@ -15,7 +15,7 @@ use std::time::Duration;
 use futures_executor::{block_on, block_on_stream};
 use futures_util::StreamExt as _;
 use inference::{
-    Answer, ChatRequest, Engine, EngineError, Event, FinishReason, Limits, LoadError, Message,
+    Answer, Engine, EngineError, Event, FinishReason, Limits, LoadError, Message, Prompt, Request,
     RequestError, Role, Sampling, Task, Tenant, Usage,
 };
 
@@ -37,7 +37,7 @@ fn it_knows_its_verses() {
         ),
     ] {
         let request = ask(&format!("Recite {reference}."));
-        let (text, reason, _) = hear(engine.chat(request).unwrap());
+        let (text, reason, _) = hear(engine.answer(request).unwrap());
         assert_eq!((text.as_str(), reason), (verse, FinishReason::Stop));
     }
 }
@@ -54,7 +54,7 @@ fn it_says_what_it_is() {
 #[test]
 fn a_seed_gives_the_same_answer_whatever_else_is_answered() {
     let engine = tiny();
-    let request = |seed| ChatRequest {
+    let request = |seed| Request {
         max_tokens: Some(60),
         sampling: Sampling {
             temperature: Some(1.0),
@@ -64,17 +64,17 @@ fn a_seed_gives_the_same_answer_whatever_else_is_answered() {
         },
         ..ask("Tell me about the house.")
     };
-    let alone = hear(engine.chat(request(7)).unwrap());
+    let alone = hear(engine.answer(request(7)).unwrap());
     // Prompts of all lengths, and more answers than are made at a time.
     let others: Vec<_> = (0..40)
-        .map(|i| ChatRequest {
+        .map(|i| Request {
             max_tokens: Some(i + 1),
             ..ask(&"and the king said ".repeat(i))
         })
-        .map(|request| engine.chat(request).unwrap())
+        .map(|request| engine.answer(request).unwrap())
         .collect();
-    let among = hear(engine.chat(request(7)).unwrap());
-    let other_seed = hear(engine.chat(request(8)).unwrap());
+    let among = hear(engine.answer(request(7)).unwrap());
+    let other_seed = hear(engine.answer(request(8)).unwrap());
     assert_eq!(alone, among);
     assert_ne!(alone.0, other_seed.0);
     for (length, other) in (1..).zip(others) {
@@ -85,7 +85,7 @@ fn a_seed_gives_the_same_answer_whatever_else_is_answered() {
 #[test]
 fn no_company_no_shortage_and_no_memory_changes_an_answer() {
     let roomy = tiny();
-    let request = |index: usize, tenant| ChatRequest {
+    let request = |index: usize, tenant| Request {
         max_tokens: Some(20 + index * 37 % 90),
         sampling: Sampling {
             temperature: Some(1.0),
@@ -98,7 +98,7 @@ fn no_company_no_shortage_and_no_memory_changes_an_answer() {
         ..ask(&"and the king said ".repeat(index * 7 % 25))
     };
     let alone: Vec<_> = (0..30)
-        .map(|index| hear(roomy.chat(request(index, Tenant::new())).unwrap()))
+        .map(|index| hear(roomy.answer(request(index, Tenant::new())).unwrap()))
         .collect();
 
     // Twelve pages: of eight answers some must be put aside and read again.
@@ -116,7 +116,7 @@ fn no_company_no_shortage_and_no_memory_changes_an_answer() {
             state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
             let chance = (state >> 33) as usize;
             let index = (index + chance) % 30;
-            let mut answer = tight.chat(request(index, tenants[chance % 2])).unwrap();
+            let mut answer = tight.answer(request(index, tenants[chance % 2])).unwrap();
             match chance % 5 {
                 // Somebody leaves, before or while it is answered.
                 0 => drop(answer),
@@ -136,12 +136,12 @@ fn no_company_no_shortage_and_no_memory_changes_an_answer() {
 fn a_tenant_is_read_once_and_no_other_notices() {
     let engine = tiny();
     let tenant = Tenant::new();
-    let request = |tenant| ChatRequest {
+    let request = |tenant| Request {
         max_tokens: Some(1),
         tenant,
         ..ask(&"and the king said ".repeat(20))
     };
-    let cached = |tenant| hear(engine.chat(request(tenant)).unwrap()).2.cached;
+    let cached = |tenant| hear(engine.answer(request(tenant)).unwrap()).2.cached;
     assert_eq!(cached(tenant), 0);
     let again = cached(tenant);
     assert!(again >= 64 && again.is_multiple_of(32), "{again}");
@@ -151,7 +151,7 @@ fn a_tenant_is_read_once_and_no_other_notices() {
 #[test]
 fn without_a_seed_answers_differ() {
     let engine = tiny();
-    let request = || ChatRequest {
+    let request = || Request {
         max_tokens: Some(60),
         sampling: Sampling {
             temperature: Some(1.0),
@@ -159,29 +159,29 @@ fn without_a_seed_answers_differ() {
         },
         ..ask("Tell me about the house.")
     };
-    let (a, ..) = hear(engine.chat(request()).unwrap());
-    let (b, ..) = hear(engine.chat(request()).unwrap());
+    let (a, ..) = hear(engine.answer(request()).unwrap());
+    let (b, ..) = hear(engine.answer(request()).unwrap());
     assert_ne!(a, b);
 }
 
 #[test]
 fn a_stop_text_ends_the_answer_and_is_not_in_it() {
-    let request = ChatRequest {
+    let request = Request {
         stop: vec!["the heaven".into()],
         ..ask("Recite Genesis 1:1.")
     };
-    let (text, reason, _) = hear(tiny().chat(request).unwrap());
+    let (text, reason, _) = hear(tiny().answer(request).unwrap());
     assert_eq!(text, "In the beginning God created ");
     assert_eq!(reason, FinishReason::Stop);
 }
 
 #[test]
 fn an_answer_is_as_long_as_it_may_be() {
-    let request = ChatRequest {
+    let request = Request {
         max_tokens: Some(5),
         ..ask("Recite Genesis 1:1.")
     };
-    let (_, reason, usage) = hear(tiny().chat(request).unwrap());
+    let (_, reason, usage) = hear(tiny().answer(request).unwrap());
     assert_eq!(reason, FinishReason::Length);
     assert_eq!(
         usage,
@@ -198,16 +198,16 @@ fn an_answer_may_fill_the_context_to_its_last_token() {
     let engine = tiny();
     let request =
         || ask("Tell me everything about Mr. Darcy and his house, his horses and all his kin.");
-    let (_, reason, usage) = hear(engine.chat(request()).unwrap());
+    let (_, reason, usage) = hear(engine.answer(request()).unwrap());
     assert_eq!(reason, FinishReason::Length);
     assert_eq!(usage.prompt + usage.completion, 1024);
 
-    let request = ChatRequest {
+    let request = Request {
         max_tokens: Some(usage.completion + 1),
         ..request()
     };
     assert_eq!(
-        engine.chat(request).unwrap_err(),
+        engine.answer(request).unwrap_err(),
         RequestError::ContextLength {
             prompt: usage.prompt,
             answer: usage.completion + 1,
@@ -218,7 +218,7 @@ fn an_answer_may_fill_the_context_to_its_last_token() {
 
 #[test]
 fn a_prompt_too_long_to_count_is_refused_at_once() {
-    let error = tiny().chat(ask(&"x".repeat(100 << 20))).unwrap_err();
+    let error = tiny().answer(ask(&"x".repeat(100 << 20))).unwrap_err();
     assert!(matches!(
         error,
         RequestError::ContextLength { prompt, .. } if prompt > 1_000_000
@@ -236,63 +236,63 @@ fn impossible_requests_name_their_parameter() {
     let base = || ask("x");
     for (request, message) in [
         (
-            ChatRequest {
-                messages: Vec::new(),
+            Request {
+                prompt: Prompt::Chat(Vec::new()),
                 ..base()
             },
             "messages is empty, expected at least one",
         ),
         (
-            ChatRequest {
+            Request {
                 sampling: sampling(Some(2.5), None),
                 ..base()
             },
             "temperature is 2.5, expected 0 to 2",
         ),
         (
-            ChatRequest {
+            Request {
                 sampling: sampling(Some(f64::NAN), None),
                 ..base()
             },
             "temperature is NaN, expected 0 to 2",
         ),
         (
-            ChatRequest {
+            Request {
                 sampling: sampling(None, Some(-0.1)),
                 ..base()
             },
             "top_p is -0.1, expected 0 to 1",
         ),
         (
-            ChatRequest {
+            Request {
                 max_tokens: Some(0),
                 ..base()
             },
             "max_tokens is 0, expected at least 1",
         ),
         (
-            ChatRequest {
+            Request {
                 stop: vec![String::new()],
                 ..base()
             },
             "stop is an empty text, expected texts of 1 to 256 bytes",
         ),
         (
-            ChatRequest {
+            Request {
                 stop: vec!["x".repeat(257)],
                 ..base()
             },
             "stop is a text of 257 bytes, expected texts of 1 to 256 bytes",
         ),
         (
-            ChatRequest {
+            Request {
                 stop: vec!["x".into(); 5],
                 ..base()
             },
             "stop is 5, expected at most 4 texts",
         ),
     ] {
-        assert_eq!(engine.chat(request).unwrap_err().to_string(), message);
+        assert_eq!(engine.answer(request).unwrap_err().to_string(), message);
     }
 }
 
@@ -305,11 +305,11 @@ fn a_full_queue_refuses_and_a_dropped_answer_makes_room() {
     };
     let engine = Engine::load_with(&tiny_dir(), limits).unwrap();
     let long = || ask("Tell me everything about Mr. Darcy.");
-    let mut first = engine.chat(long()).unwrap();
+    let mut first = engine.answer(long()).unwrap();
     // It has left the queue once it speaks.
     block_on(first.next()).unwrap().unwrap();
-    let second = engine.chat(long()).unwrap();
-    let third = engine.chat(long()).unwrap_err();
+    let second = engine.answer(long()).unwrap();
+    let third = engine.answer(long()).unwrap_err();
     assert_eq!(
         third,
         RequestError::Busy {
@@ -329,7 +329,7 @@ fn an_answer_that_takes_too_long_ends_with_an_error() {
     };
     let dir = without_self_test();
     let engine = Engine::load_with(dir.path(), limits).unwrap();
-    let events: Vec<_> = block_on_stream(engine.chat(ask("x")).unwrap()).collect();
+    let events: Vec<_> = block_on_stream(engine.answer(ask("x")).unwrap()).collect();
     let limit = Duration::ZERO;
     assert_eq!(events, [Err(EngineError::Deadline { limit })]);
 }
@@ -354,11 +354,14 @@ fn a_chat_model_does_not_embed() {
 
 #[test]
 fn no_text_is_in_a_debug_form() {
-    let request = ChatRequest {
+    let request = Request {
         stop: vec!["secret".into()],
         ..ask("the secret")
     };
-    let event = Event::Text("a secret".into());
+    let event = Event::Text {
+        text: "a secret".into(),
+        logprobs: Vec::new(),
+    };
     assert!(!format!("{request:?} {event:?}").contains("secret"));
 }
 
@@ -397,13 +400,13 @@ fn without_self_test() -> tempfile::TempDir {
     dir
 }
 
-fn ask(text: &str) -> ChatRequest {
-    ChatRequest {
-        messages: vec![Message {
+fn ask(text: &str) -> Request {
+    Request {
+        prompt: Prompt::Chat(vec![Message {
             role: Role::User,
             content: text.to_owned().into(),
-        }],
-        ..ChatRequest::default()
+        }]),
+        ..Request::default()
     }
 }
 
@@ -411,7 +414,7 @@ fn hear(answer: Answer) -> (String, FinishReason, Usage) {
     let mut text = String::new();
     for event in block_on_stream(answer) {
         match event.unwrap() {
-            Event::Text(more) => text += &more,
+            Event::Text { text: more, .. } => text += &more,
             Event::Finish { reason, usage } => return (text, reason, usage),
         }
     }

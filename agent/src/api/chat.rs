@@ -3,10 +3,10 @@
 //! * Honoured: `model`, `messages` (roles system, developer, user, assistant; text,
 //!   or a list of text parts, joined by line breaks), `max_tokens` or
 //!   `max_completion_tokens`, `temperature`, `top_p`, `presence_penalty`,
-//!   `frequency_penalty`, `logit_bias`, `n` up to 8, `stop`, `seed`, `stream`,
-//!   `stream_options.include_usage`; and as other servers have them `top_k`, `min_p`
-//!   and `repetition_penalty`.
-//! * Without effect: [`IGNORED`].
+//!   `frequency_penalty`, `logit_bias`, `n` up to 8, `stop`, `seed`, `logprobs`,
+//!   `top_logprobs` up to 20, `stream`, `stream_options.include_usage`; and as other
+//!   servers have them `top_k`, `min_p` and `repetition_penalty`.
+//! * Without effect: [`IGNORED`], and `store`.
 //! * Refused unless they say what happens anyway: [`neutral`].
 //! * Refused: everything else.
 //!
@@ -19,17 +19,19 @@ use axum::extract::rejection::BytesRejection;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use futures_util::StreamExt as _;
-use inference::{Answer, ChatRequest, Event, FinishReason, Message, Role, Sampling, Tenant};
-use serde::{Deserialize, Serialize};
+use inference::{FinishReason, Logprob, Prompt, Request, Tenant};
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
-use zeroize::Zeroizing;
 
+use super::answers::{Answers, Usage, Whole, reason_name};
 use super::error::ApiError;
-use super::fields::{Fields, wrong_type};
+use super::fields::Fields;
+use super::logprobs::ChatLogprobs;
 use super::models::Models;
-use super::{random_id, stream, unix_time};
+use super::options::{self, Delivery, IGNORED};
+use super::stream::{self, Chunks};
+use super::{Head, messages};
 
 pub(super) async fn create(
     State(models): State<Models>,
@@ -38,114 +40,66 @@ pub(super) async fn create(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
     let fields = Fields::read(&headers, body)?;
-    // Long prompts take long to tokenise.
     let tenant = tenant.map(|Extension(tenant)| tenant).unwrap_or_default();
+    // Long prompts take long to tokenise.
     let begun = spawn_blocking(move || begin(&models, tenant, fields));
-    let Begun {
-        head,
-        answers,
-        delivery,
-    } = begun.await.map_err(|_| ApiError::internal())??;
+    let (head, answers, delivery, with_logprobs) =
+        begun.await.map_err(|_| ApiError::internal())??;
     match delivery {
         Delivery::Stream { include_usage } => {
-            Ok(stream::respond(head, answers, include_usage).into_response())
+            let head = head.of("chat.completion.chunk");
+            let chunks = ChatChunks { with_logprobs };
+            Ok(stream::respond(head, answers, include_usage, chunks).into_response())
         }
-        Delivery::Whole => Ok(Json(collect(head, answers).await?).into_response()),
+        Delivery::Whole => {
+            let (wholes, usage) = answers.collect().await?;
+            let choices = (0..).zip(wholes);
+            let choices = choices.map(|(index, whole)| Choice::new(index, whole, with_logprobs));
+            Ok(Json(Completion {
+                head,
+                choices: choices.collect(),
+                usage,
+            })
+            .into_response())
+        }
     }
 }
 
-/// Answers under way, and how they are to be delivered.
-struct Begun {
-    head: Head,
-    answers: Vec<Answer>,
-    delivery: Delivery,
-}
-
-enum Delivery {
-    Stream { include_usage: bool },
-    Whole,
-}
-
-/// What a response and every chunk of a stream begin with.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct Head {
-    id: String,
-    pub(super) object: &'static str,
-    created: u64,
-    model: String,
-    system_fingerprint: Option<String>,
-}
-
-fn begin(models: &Models, tenant: Tenant, mut fields: Fields) -> Result<Begun, ApiError> {
+fn begin(
+    models: &Models,
+    tenant: Tenant,
+    mut fields: Fields,
+) -> Result<(Head, Answers, Delivery, bool), ApiError> {
     let name: String = fields.require("model", "a string")?;
     let model = models.get(&name)?;
-    let choices = fields.take("n", "an integer")?.unwrap_or(1);
-    if !(1..=MAX_CHOICES).contains(&choices) {
-        let message = format!("Invalid value for 'n': expected 1 to {MAX_CHOICES}.");
-        return Err(ApiError::invalid("n", "invalid_value", message));
-    }
-    let delivery = delivery(&mut fields)?;
-    let request = ChatRequest {
+    let choices = options::choices(&mut fields)?;
+    let delivery = Delivery::read(&mut fields)?;
+    let logprobs = logprobs(&mut fields)?;
+    let request = Request {
+        prompt: Prompt::Chat(messages::read(&mut fields)?),
+        max_tokens: max_tokens(&mut fields)?,
+        logprobs,
         tenant,
-        ..request(&mut fields)?
+        ..options::request(&mut fields)?
     };
     fields.ignore(IGNORED);
+    fields.ignore(&["store"]);
     fields.allow_only(&neutral())?;
     fields.finish()?;
 
-    let engine = &model.model.engine;
     // If one is refused, the others are dropped, and with that cancelled.
-    let answers = (0..choices).map(|choice| {
-        let mut request = request.clone();
-        request.sampling.seed = request.sampling.seed.map(|seed| seed.wrapping_add(choice));
-        engine.chat(request)
-    });
-    Ok(Begun {
-        answers: answers.collect::<Result<_, _>>()?,
-        delivery,
-        head: Head {
-            id: random_id("chatcmpl-"),
-            object: "chat.completion",
-            created: unix_time(),
-            system_fingerprint: model.fingerprint(),
-            model: name,
-        },
-    })
-}
-
-fn delivery(fields: &mut Fields) -> Result<Delivery, ApiError> {
-    let stream = fields.take("stream", "a boolean")?.unwrap_or(false);
-    let options = fields.take::<Value>("stream_options", "an object")?;
-    let include_usage = match options {
-        None => false,
-        Some(_) if !stream => {
-            let message = "The 'stream_options' parameter is only allowed when 'stream' is true.";
-            return Err(ApiError::invalid(
-                "stream_options",
-                "invalid_value",
-                message,
-            ));
-        }
-        Some(options) => {
-            let mut options = Fields::nested("stream_options", options)?;
-            let include_usage = options.take("include_usage", "a boolean")?;
-            options.ignore(&["include_obfuscation"]);
-            options.finish()?;
-            include_usage.unwrap_or(false)
-        }
+    let answers =
+        (0..choices).map(|choice| model.engine().answer(options::choice_of(&request, choice)));
+    let answers: Vec<_> = answers.collect::<Result<_, _>>()?;
+    let answers = Answers {
+        per_prompt: answers.len(),
+        answers,
     };
-    Ok(match stream {
-        true => Delivery::Stream { include_usage },
-        false => Delivery::Whole,
-    })
+    let head = Head::new("chatcmpl-", "chat.completion", model);
+    Ok((head, answers, delivery, logprobs.is_some()))
 }
 
-fn request(fields: &mut Fields) -> Result<ChatRequest, ApiError> {
-    let messages: Vec<Value> = fields.require("messages", "an array of objects")?;
-    let messages = (0_usize..)
-        .zip(messages)
-        .map(|(index, value)| message(index, value));
-    let messages = messages.collect::<Result<_, _>>()?;
+fn max_tokens(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
     let old = fields.take("max_tokens", "an integer of at least 0")?;
     let new = fields.take("max_completion_tokens", "an integer of at least 0")?;
     if old.is_some() && new.is_some() {
@@ -156,131 +110,31 @@ fn request(fields: &mut Fields) -> Result<ChatRequest, ApiError> {
             message,
         ));
     }
-    let stop = fields.take("stop", "a string or an array of strings")?;
-    let seed: Option<i64> = fields.take("seed", "an integer")?;
-    Ok(ChatRequest {
-        messages,
-        max_tokens: old.or(new),
-        sampling: Sampling {
-            temperature: fields.take("temperature", "a number")?,
-            top_p: fields.take("top_p", "a number")?,
-            top_k: fields.take("top_k", "an integer of at least 0")?,
-            min_p: fields.take("min_p", "a number")?,
-            repetition_penalty: fields.take("repetition_penalty", "a number")?,
-            presence_penalty: fields.take("presence_penalty", "a number")?,
-            frequency_penalty: fields.take("frequency_penalty", "a number")?,
-            logit_bias: fields
-                .take("logit_bias", "an object of token ids and numbers")?
-                .unwrap_or_default(),
-            seed: seed.map(i64::cast_unsigned),
-        },
-        stop: match stop {
-            None => Vec::new(),
-            Some(Texts::One(text)) => vec![text],
-            Some(Texts::Several(texts)) => texts,
-        },
-        ..ChatRequest::default()
-    })
+    Ok(old.or(new))
 }
 
-fn message(index: usize, value: Value) -> Result<Message, ApiError> {
-    let mut fields = Fields::nested(&format!("messages[{index}]"), value)?;
-    let role: String = fields.require("role", "a string")?;
-    let role = match role.as_str() {
-        "assistant" => Role::Assistant,
-        "system" | "developer" => Role::System,
-        "user" => Role::User,
-        _ => {
-            let name = fields.name("role");
-            let message = format!(
-                "Invalid value for '{name}': expected 'system', 'developer', 'user' or 'assistant'.",
-            );
-            return Err(ApiError::invalid(name, "invalid_value", message));
+fn logprobs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
+    let wanted = fields.take("logprobs", "a boolean")?.unwrap_or(false);
+    let top: Option<usize> = fields.take("top_logprobs", "an integer of at least 0")?;
+    match (wanted, top) {
+        (true, top) => Ok(Some(top.unwrap_or(0))),
+        (false, None | Some(0)) => Ok(None),
+        (false, Some(_)) => {
+            let message = "The 'top_logprobs' parameter is only allowed when 'logprobs' is true.";
+            Err(ApiError::invalid("top_logprobs", "invalid_value", message))
         }
-    };
-    let place = fields.name("content");
-    let content = match fields.require("content", "a string or an array of text parts")? {
-        Value::String(text) => Zeroizing::new(text),
-        Value::Array(parts) => join(&place, parts)?,
-        _ => return Err(wrong_type(&place, "a string or an array of text parts")),
-    };
-    fields.ignore(&["annotations", "name", "refusal"]);
-    fields.allow_only(&[
-        ("audio", vec![]),
-        ("function_call", vec![]),
-        ("tool_calls", vec![json!([])]),
-    ])?;
-    fields.finish()?;
-    Ok(Message { role, content })
-}
-
-fn join(place: &str, parts: Vec<Value>) -> Result<Zeroizing<String>, ApiError> {
-    let mut content = Zeroizing::new(String::new());
-    for (index, part) in (0_usize..).zip(parts) {
-        let mut fields = Fields::nested(&format!("{place}[{index}]"), part)?;
-        let kind: String = fields.require("type", "a string")?;
-        if kind != "text" {
-            let name = fields.name("type");
-            let message = format!("Invalid value for '{name}': this model takes 'text' only.");
-            return Err(ApiError::invalid(name, "invalid_value", message));
-        }
-        let text: String = fields.require("text", "a string")?;
-        if index > 0 {
-            content.push('\n');
-        }
-        content.push_str(&Zeroizing::new(text));
-        fields.finish()?;
     }
-    Ok(content)
 }
 
-/// A string, or a list of them.
-#[derive(Deserialize)]
-#[serde(untagged)]
-pub(super) enum Texts {
-    One(String),
-    Several(Vec<String>),
-}
-
-/// Waits for whole answers.
-async fn collect(head: Head, answers: Vec<Answer>) -> Result<Completion, ApiError> {
-    let mut usage = Usage::default();
-    let mut choices = Vec::with_capacity(answers.len());
-    for (index, mut answer) in (0_usize..).zip(answers) {
-        let mut content = String::new();
-        let mut finish_reason = None;
-        while let Some(event) = answer.next().await {
-            match event? {
-                Event::Text(text) => content.push_str(&text),
-                Event::Finish { reason, usage: own } => {
-                    finish_reason = Some(reason_name(reason));
-                    usage.add(own);
-                }
-            }
-        }
-        choices.push(Choice {
-            index,
-            message: AssistantMessage {
-                role: "assistant",
-                content,
-                refusal: None,
-            },
-            logprobs: None,
-            finish_reason,
-        });
-    }
-    Ok(Completion {
-        head,
-        choices,
-        usage,
-    })
-}
-
-pub(super) fn reason_name(reason: FinishReason) -> &'static str {
-    match reason {
-        FinishReason::Length => "length",
-        FinishReason::Stop => "stop",
-    }
+/// Values that ask for nothing more than is done.
+fn neutral() -> [(&'static str, Vec<Value>); 5] {
+    [
+        ("modalities", vec![json!(["text"])]),
+        ("parallel_tool_calls", vec![json!(true), json!(false)]),
+        ("response_format", vec![json!({"type": "text"})]),
+        ("tool_choice", vec![json!("none")]),
+        ("tools", vec![json!([])]),
+    ]
 }
 
 #[derive(Serialize)]
@@ -295,8 +149,8 @@ struct Completion {
 struct Choice {
     index: usize,
     message: AssistantMessage,
-    logprobs: Option<()>,
-    finish_reason: Option<&'static str>,
+    logprobs: Option<ChatLogprobs>,
+    finish_reason: &'static str,
 }
 
 #[derive(Serialize)]
@@ -306,58 +160,79 @@ struct AssistantMessage {
     refusal: Option<()>,
 }
 
-/// Tokens of all choices; the prompt counts once.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-pub(super) struct Usage {
-    prompt_tokens: usize,
-    completion_tokens: usize,
-    total_tokens: usize,
-    prompt_tokens_details: PromptDetails,
-    completion_tokens_details: CompletionDetails,
-}
-
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-struct PromptDetails {
-    cached_tokens: usize,
-}
-
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-struct CompletionDetails {
-    reasoning_tokens: usize,
-}
-
-impl Usage {
-    /// Adds what one choice cost.
-    pub(super) fn add(&mut self, choice: inference::Usage) {
-        self.prompt_tokens = choice.prompt;
-        self.prompt_tokens_details.cached_tokens = choice.cached;
-        self.completion_tokens = self.completion_tokens.saturating_add(choice.completion);
-        self.total_tokens = self.prompt_tokens.saturating_add(self.completion_tokens);
+impl Choice {
+    fn new(index: usize, whole: Whole, with_logprobs: bool) -> Self {
+        Self {
+            index,
+            message: AssistantMessage {
+                role: "assistant",
+                content: whole.text,
+                refusal: None,
+            },
+            logprobs: with_logprobs.then(|| whole.logprobs.into()),
+            finish_reason: whole.reason,
+        }
     }
 }
 
-const MAX_CHOICES: u64 = 8;
+/// Chunks of a chat.
+struct ChatChunks {
+    with_logprobs: bool,
+}
 
-/// They concern the account, the log or the cache of a provider.
-const IGNORED: &[&str] = &[
-    "metadata",
-    "prompt_cache_key",
-    "prompt_cache_retention",
-    "safety_identifier",
-    "service_tier",
-    "store",
-    "user",
-];
+impl Chunks for ChatChunks {
+    type Choice = ChunkChoice;
 
-/// Values that ask for nothing more than is done.
-fn neutral() -> [(&'static str, Vec<Value>); 7] {
-    [
-        ("logprobs", vec![json!(false)]),
-        ("modalities", vec![json!(["text"])]),
-        ("parallel_tool_calls", vec![json!(true), json!(false)]),
-        ("response_format", vec![json!({"type": "text"})]),
-        ("tool_choice", vec![json!("none")]),
-        ("tools", vec![json!([])]),
-        ("top_logprobs", vec![json!(0)]),
-    ]
+    fn begin(&mut self, index: usize) -> Option<ChunkChoice> {
+        let delta = Delta {
+            role: Some("assistant"),
+            content: Some(String::new()),
+        };
+        Some(ChunkChoice::new(index, delta))
+    }
+
+    fn text(&mut self, index: usize, text: String, logprobs: Vec<Logprob>) -> ChunkChoice {
+        let delta = Delta {
+            role: None,
+            content: Some(text),
+        };
+        ChunkChoice {
+            logprobs: self.with_logprobs.then(|| logprobs.into()),
+            ..ChunkChoice::new(index, delta)
+        }
+    }
+
+    fn finish(&mut self, index: usize, reason: FinishReason) -> ChunkChoice {
+        ChunkChoice {
+            finish_reason: Some(reason_name(reason)),
+            ..ChunkChoice::new(index, Delta::default())
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct ChunkChoice {
+    index: usize,
+    delta: Delta,
+    logprobs: Option<ChatLogprobs>,
+    finish_reason: Option<&'static str>,
+}
+
+impl ChunkChoice {
+    fn new(index: usize, delta: Delta) -> Self {
+        Self {
+            index,
+            delta,
+            logprobs: None,
+            finish_reason: None,
+        }
+    }
+}
+
+#[derive(Default, Serialize)]
+struct Delta {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<String>,
 }

@@ -15,10 +15,10 @@ use base64::prelude::BASE64_STANDARD;
 use serde::Serialize;
 use tokio::task::spawn_blocking;
 
-use super::chat::Texts;
 use super::error::ApiError;
 use super::fields::Fields;
 use super::models::Models;
+use super::options::Texts;
 
 pub(super) async fn create(
     State(models): State<Models>,
@@ -56,7 +56,7 @@ pub(super) async fn create(
     let model = name.clone();
     let pending = spawn_blocking(move || {
         let model = models.get(&model)?;
-        Ok::<_, ApiError>(model.model.engine.embed(&texts)?)
+        Ok::<_, ApiError>(model.engine().embed(&texts)?)
     });
     let pending = pending.await.map_err(|_| ApiError::internal())??;
     let embeddings = pending.await?;

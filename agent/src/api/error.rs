@@ -85,6 +85,15 @@ impl ApiError {
         )
     }
 
+    /// The same, where what the engine calls `engine` is `here`.
+    pub(super) fn of(mut self, engine: &str, here: &str) -> Self {
+        let param = &mut self.body.error.param;
+        if param.as_deref() == Some(engine) {
+            *param = Some(here.to_owned());
+        }
+        self
+    }
+
     pub(super) fn into_body(self) -> Body {
         self.body
     }
@@ -113,7 +122,14 @@ impl ApiError {
 /// `param` is where the two APIs have another name for the same field.
 impl From<RequestError> for ApiError {
     fn from(error: RequestError) -> Self {
-        let message = sentence(&error);
+        let message = match error {
+            RequestError::ContextLength {
+                prompt,
+                answer,
+                context,
+            } => too_long(prompt, answer, context),
+            _ => sentence(&error),
+        };
         match error {
             RequestError::Busy { retry_after } => Self {
                 retry_after: Some(retry_after),
@@ -132,6 +148,9 @@ impl From<RequestError> for ApiError {
             }
             RequestError::Empty { parameter } => Self::invalid(parameter, "empty_array", message),
             RequestError::OutOfRange { parameter, .. } => {
+                Self::invalid(parameter, "invalid_value", message)
+            }
+            RequestError::UnknownToken { parameter } => {
                 Self::invalid(parameter, "invalid_value", message)
             }
             RequestError::Tokenize => Self::not_json(message),
@@ -169,6 +188,15 @@ impl From<BytesRejection> for ApiError {
             _ => Self::not_json("The body could not be read."),
         }
     }
+}
+
+/// Clients know this one by its words.
+fn too_long(prompt: usize, answer: usize, context: usize) -> String {
+    let total = prompt.saturating_add(answer);
+    format!(
+        "This model's maximum context length is {context} tokens. However, you requested at \
+         least {total} tokens ({prompt} in the prompt, {answer} in the answer).",
+    )
 }
 
 /// Our errors are clauses, theirs are sentences.

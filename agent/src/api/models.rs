@@ -28,7 +28,7 @@ pub struct Model {
 
 #[derive(Debug)]
 pub(super) struct Served {
-    pub(super) model: Model,
+    model: Model,
     since: u64,
 }
 
@@ -48,6 +48,14 @@ impl Models {
 }
 
 impl Served {
+    pub(super) fn name(&self) -> &str {
+        &self.model.name
+    }
+
+    pub(super) fn engine(&self) -> &Engine {
+        &self.model.engine
+    }
+
     /// Changes when the weights do; the root hash, shortened.
     pub(super) fn fingerprint(&self) -> Option<String> {
         let root = self.model.root.as_ref()?;

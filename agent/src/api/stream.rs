@@ -1,43 +1,67 @@
-//! A chat completion as server-sent events.
+//! Completions as server-sent events.
 //!
-//! For each choice: a chunk with the role, chunks with text, a chunk with the
-//! reason for the end. Then the usage, if it was asked for, and `[DONE]`. An
-//! error that comes after the headers is an event of its own, and the last.
-//! When the client goes, the answers are dropped, and with that cancelled.
+//! For each choice of a chat: a chunk with the role, chunks with text, a chunk with
+//! the reason for the end; text completions have no role. Then the usage, if it was
+//! asked for, and `[DONE]`. An error that comes after the headers is an event of its
+//! own, and the last. When the client goes, the answers are dropped, and with that
+//! cancelled. A comment every 15 seconds keeps a silent connection open.
 
 use std::convert::Infallible;
 
 use axum::response::Sse;
 use axum::response::sse::{Event as Sent, KeepAlive};
 use futures_util::stream::{self, Stream, StreamExt as _, select_all};
-use inference::{Answer, EngineError, Event};
+use inference::{EngineError, Event, FinishReason, Logprob};
 use serde::Serialize;
 
-use super::chat::{Head, Usage, reason_name};
+use super::Head;
+use super::answers::{Answers, Usage};
 use super::error::ApiError;
 
+/// What differs between the kinds of completions. It sees one choice after
+/// another, each from its beginning.
+pub(super) trait Chunks: Send + 'static {
+    /// A choice in a chunk.
+    type Choice: Serialize;
+
+    /// What comes before any text.
+    fn begin(&mut self, index: usize) -> Option<Self::Choice>;
+
+    /// More of a choice.
+    fn text(&mut self, index: usize, text: String, logprobs: Vec<Logprob>) -> Self::Choice;
+
+    /// The end of a choice.
+    fn finish(&mut self, index: usize, reason: FinishReason) -> Self::Choice;
+}
+
 pub(super) fn respond(
-    mut head: Head,
-    answers: Vec<Answer>,
+    head: Head,
+    answers: Answers,
     include_usage: bool,
+    chunks: impl Chunks,
 ) -> Sse<impl Stream<Item = Result<Sent, Infallible>>> {
-    head.object = "chat.completion.chunk";
-    let chunks = Chunks {
+    let Answers {
+        answers,
+        per_prompt,
+    } = answers;
+    let writer = Writer {
         head,
+        per_prompt,
         include_usage,
         usage: Usage::default(),
+        chunks,
     };
-    let roles = (0..answers.len()).map(Step::Role).collect::<Vec<_>>();
+    let begins = (0..answers.len()).map(Step::Begin).collect::<Vec<_>>();
     let answers = (0..)
         .zip(answers)
         .map(|(choice, answer)| answer.map(move |event| Step::Event(choice, event)));
-    let steps = stream::iter(roles)
+    let steps = stream::iter(begins)
         .chain(select_all(answers))
         .chain(stream::iter([Step::Usage, Step::Done]));
-    let events = steps.scan(Some(chunks), |chunks, step| {
-        let event = chunks.as_mut().map(|open| open.next(step));
+    let events = steps.scan(Some(writer), |writer, step| {
+        let event = writer.as_mut().map(|open| open.next(step));
         if let Some(Err(_)) = event {
-            *chunks = None;
+            *writer = None;
         }
         std::future::ready(event.map(|event| match event {
             Ok(event) => event,
@@ -50,60 +74,44 @@ pub(super) fn respond(
 
 /// What happens in a stream, in order.
 enum Step {
-    Role(usize),
+    Begin(usize),
     Event(usize, Result<Event, EngineError>),
     Usage,
     Done,
 }
 
 /// Makes chunks of steps.
-struct Chunks {
+struct Writer<C> {
     head: Head,
+    per_prompt: usize,
     include_usage: bool,
     usage: Usage,
+    chunks: C,
 }
 
-impl Chunks {
+impl<C: Chunks> Writer<C> {
     /// The event for a step, if it has one.
     fn next(&mut self, step: Step) -> Result<Option<Sent>, EngineError> {
-        Ok(match step {
-            Step::Role(index) => {
-                let delta = Delta {
-                    role: Some("assistant"),
-                    content: Some(String::new()),
-                };
-                Some(self.choice(index, delta, None))
-            }
+        let choice = match step {
+            Step::Begin(index) => self.chunks.begin(index),
             Step::Event(index, event) => Some(match event? {
-                Event::Text(text) => {
-                    let delta = Delta {
-                        role: None,
-                        content: Some(text),
-                    };
-                    self.choice(index, delta, None)
-                }
+                Event::Text { text, logprobs } => self.chunks.text(index, text, logprobs),
                 Event::Finish { reason, usage } => {
-                    self.usage.add(usage);
-                    self.choice(index, Delta::default(), Some(reason_name(reason)))
+                    let with_prompt = Answers::counts_prompt(self.per_prompt, index);
+                    self.usage.add(usage, with_prompt);
+                    self.chunks.finish(index, reason)
                 }
             }),
-            Step::Usage if self.include_usage => Some(self.chunk(Vec::new(), Some(self.usage))),
+            Step::Usage if self.include_usage => {
+                return Ok(Some(self.chunk(Vec::new(), Some(self.usage))));
+            }
             Step::Usage => None,
-            Step::Done => Some(Sent::default().data("[DONE]")),
-        })
-    }
-
-    fn choice(&self, index: usize, delta: Delta, finish_reason: Option<&'static str>) -> Sent {
-        let choice = Choice {
-            index,
-            delta,
-            logprobs: None,
-            finish_reason,
+            Step::Done => return Ok(Some(Sent::default().data("[DONE]"))),
         };
-        self.chunk(vec![choice], None)
+        Ok(choice.map(|choice| self.chunk(vec![choice], None)))
     }
 
-    fn chunk(&self, choices: Vec<Choice>, usage: Option<Usage>) -> Sent {
+    fn chunk(&self, choices: Vec<C::Choice>, usage: Option<Usage>) -> Sent {
         sent(&Chunk {
             head: &self.head,
             choices,
@@ -113,32 +121,16 @@ impl Chunks {
     }
 }
 
-fn sent(data: &impl Serialize) -> Sent {
+pub(super) fn sent(data: &impl Serialize) -> Sent {
     // Strings and numbers always have a JSON form.
     Sent::default().json_data(data).unwrap_or_default()
 }
 
 #[derive(Serialize)]
-struct Chunk<'a> {
+struct Chunk<'a, C> {
     #[serde(flatten)]
     head: &'a Head,
-    choices: Vec<Choice>,
+    choices: Vec<C>,
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<Option<Usage>>,
-}
-
-#[derive(Serialize)]
-struct Choice {
-    index: usize,
-    delta: Delta,
-    logprobs: Option<()>,
-    finish_reason: Option<&'static str>,
-}
-
-#[derive(Default, Serialize)]
-struct Delta {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    role: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    content: Option<String>,
 }

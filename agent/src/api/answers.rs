@@ -1,0 +1,96 @@
+//! Answers under way, and what they come to.
+
+use futures_util::StreamExt as _;
+use inference::{Answer, EngineError, Event, FinishReason, Logprob};
+use serde::Serialize;
+
+/// The answers to one request.
+#[derive(Debug)]
+pub(super) struct Answers {
+    /// In the order of the choices.
+    pub(super) answers: Vec<Answer>,
+    /// So many in a row continue the same prompt.
+    pub(super) per_prompt: usize,
+}
+
+/// One answer from beginning to end.
+#[derive(Debug)]
+pub(super) struct Whole {
+    pub(super) text: String,
+    pub(super) logprobs: Vec<Logprob>,
+    pub(super) reason: &'static str,
+}
+
+impl Answers {
+    /// Whether the prompt of this choice is one that no choice before it has.
+    pub(super) fn counts_prompt(per_prompt: usize, index: usize) -> bool {
+        index.checked_rem(per_prompt) == Some(0)
+    }
+
+    /// Waits for all of them.
+    pub(super) async fn collect(self) -> Result<(Vec<Whole>, Usage), EngineError> {
+        let mut usage = Usage::default();
+        let mut wholes = Vec::with_capacity(self.answers.len());
+        for (index, mut answer) in (0_usize..).zip(self.answers) {
+            let mut whole = Whole {
+                text: String::new(),
+                logprobs: Vec::new(),
+                reason: "",
+            };
+            while let Some(event) = answer.next().await {
+                match event? {
+                    Event::Text { text, logprobs } => {
+                        whole.text.push_str(&text);
+                        whole.logprobs.extend(logprobs);
+                    }
+                    Event::Finish { reason, usage: own } => {
+                        whole.reason = reason_name(reason);
+                        usage.add(own, Self::counts_prompt(self.per_prompt, index));
+                    }
+                }
+            }
+            wholes.push(whole);
+        }
+        Ok((wholes, usage))
+    }
+}
+
+pub(super) fn reason_name(reason: FinishReason) -> &'static str {
+    match reason {
+        FinishReason::Length => "length",
+        FinishReason::Stop => "stop",
+    }
+}
+
+/// Tokens of all choices; a prompt of several choices counts once.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(super) struct Usage {
+    pub(super) prompt_tokens: usize,
+    pub(super) completion_tokens: usize,
+    pub(super) total_tokens: usize,
+    pub(super) prompt_tokens_details: PromptDetails,
+    pub(super) completion_tokens_details: CompletionDetails,
+}
+
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(super) struct PromptDetails {
+    pub(super) cached_tokens: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(super) struct CompletionDetails {
+    pub(super) reasoning_tokens: usize,
+}
+
+impl Usage {
+    /// Adds what one choice cost, and what its prompt did.
+    pub(super) fn add(&mut self, choice: inference::Usage, with_prompt: bool) {
+        let add = |to: &mut usize, more: usize| *to = to.saturating_add(more);
+        if with_prompt {
+            add(&mut self.prompt_tokens, choice.prompt);
+            add(&mut self.prompt_tokens_details.cached_tokens, choice.cached);
+        }
+        add(&mut self.completion_tokens, choice.completion);
+        self.total_tokens = self.prompt_tokens.saturating_add(self.completion_tokens);
+    }
+}

@@ -1,0 +1,114 @@
+//! What chat and text completions are both asked for.
+
+use inference::{Request, Sampling};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::error::ApiError;
+use super::fields::Fields;
+
+/// How answers reach the client.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Delivery {
+    /// As events, if asked for with the usage at the end.
+    Stream { include_usage: bool },
+    /// In one piece.
+    Whole,
+}
+
+impl Delivery {
+    /// `stream` and `stream_options`
+    pub(super) fn read(fields: &mut Fields) -> Result<Self, ApiError> {
+        let stream = fields.take("stream", "a boolean")?.unwrap_or(false);
+        let options = fields.take::<Value>("stream_options", "an object")?;
+        let include_usage = match options {
+            None => false,
+            Some(_) if !stream => {
+                let message =
+                    "The 'stream_options' parameter is only allowed when 'stream' is true.";
+                return Err(ApiError::invalid(
+                    "stream_options",
+                    "invalid_value",
+                    message,
+                ));
+            }
+            Some(options) => {
+                let mut options = Fields::nested("stream_options", options)?;
+                let include_usage = options.take("include_usage", "a boolean")?;
+                options.ignore(&["include_obfuscation"]);
+                options.finish()?;
+                include_usage.unwrap_or(false)
+            }
+        };
+        Ok(match stream {
+            true => Self::Stream { include_usage },
+            false => Self::Whole,
+        })
+    }
+}
+
+/// `n`
+pub(super) fn choices(fields: &mut Fields) -> Result<u64, ApiError> {
+    let choices = fields.take("n", "an integer")?.unwrap_or(1);
+    match (1..=MAX_CHOICES).contains(&choices) {
+        true => Ok(choices),
+        false => {
+            let message = format!("Invalid value for 'n': expected 1 to {MAX_CHOICES}.");
+            Err(ApiError::invalid("n", "invalid_value", message))
+        }
+    }
+}
+
+/// How to choose tokens and where to stop; a request that has no prompt yet.
+pub(super) fn request(fields: &mut Fields) -> Result<Request, ApiError> {
+    let stop = fields.take("stop", "a string or an array of strings")?;
+    let seed: Option<i64> = fields.take("seed", "an integer")?;
+    Ok(Request {
+        sampling: Sampling {
+            temperature: fields.take("temperature", "a number")?,
+            top_p: fields.take("top_p", "a number")?,
+            top_k: fields.take("top_k", "an integer of at least 0")?,
+            min_p: fields.take("min_p", "a number")?,
+            repetition_penalty: fields.take("repetition_penalty", "a number")?,
+            presence_penalty: fields.take("presence_penalty", "a number")?,
+            frequency_penalty: fields.take("frequency_penalty", "a number")?,
+            logit_bias: fields
+                .take("logit_bias", "an object of token ids and numbers")?
+                .unwrap_or_default(),
+            seed: seed.map(i64::cast_unsigned),
+        },
+        stop: match stop {
+            None => Vec::new(),
+            Some(Texts::One(text)) => vec![text],
+            Some(Texts::Several(texts)) => texts,
+        },
+        ..Request::default()
+    })
+}
+
+/// The same for choice `choice` of several.
+pub(super) fn choice_of(request: &Request, choice: u64) -> Request {
+    let mut request = request.clone();
+    request.sampling.seed = request.sampling.seed.map(|seed| seed.wrapping_add(choice));
+    request
+}
+
+/// A string, or a list of them.
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub(super) enum Texts {
+    One(String),
+    Several(Vec<String>),
+}
+
+const MAX_CHOICES: u64 = 8;
+
+/// They concern the account, the log or the cache of a provider.
+pub(super) const IGNORED: &[&str] = &[
+    "metadata",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "safety_identifier",
+    "service_tier",
+    "user",
+];
