@@ -6,16 +6,13 @@
 //! Source: `BertModel` of Hugging Face transformers, and the modules Transformer,
 //! Pooling and Normalize of sentence-transformers.
 
-mod attention;
-
 use candle_core::{Device, Tensor};
-use candle_nn::ops::layer_norm;
 use serde::Deserialize;
 
 use crate::config::{FILE, check_sizes, unsupported};
+use crate::encoder::{Norm, attend, linear, project};
 use crate::error::LoadError;
 use crate::kernel::attention::Heads;
-use crate::kernel::input::{Quantise, Row};
 use crate::kernel::pool::Pool;
 use crate::linear::Linear;
 use crate::model_dir::ModelDir;
@@ -63,7 +60,12 @@ impl Bert {
         let segment = segment
             .get(0)
             .map_err(|source| LoadError::Build { source })?;
-        let norm = Norm::load(&mut weights, "embeddings.LayerNorm", &config)?;
+        let norm = Norm::load(
+            &mut weights,
+            "embeddings.LayerNorm",
+            hidden,
+            config.layer_norm_eps,
+        )?;
         let layers = (0..config.num_hidden_layers)
             .map(|index| Layer::load(pool, &mut weights, &config, index))
             .collect::<Result<_, _>>()?;
@@ -132,14 +134,10 @@ impl Layer {
     ) -> Result<Self, LoadError> {
         let name = |part: &str| format!("encoder.layer.{index}.{part}");
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let attention_norm = Norm::load(weights, &name("attention.output.LayerNorm"), config)?;
-        let norm = Norm::load(weights, &name("output.LayerNorm"), config)?;
-        let mut linear = |part, shape: [usize; 2]| {
-            let name = name(part);
-            let weight = weights.matrix(pool, &format!("{name}.weight"), shape, |row| row)?;
-            let bias = weights.vector(&format!("{name}.bias"), weight.outputs())?;
-            Linear::new(vec![weight], bias)
-        };
+        let mut norm = |part: &str| Norm::load(weights, &name(part), hidden, config.layer_norm_eps);
+        let attention_norm = norm("attention.output.LayerNorm")?;
+        let norm = norm("output.LayerNorm")?;
+        let mut linear = |part, shape| linear(pool, weights, &name(part), shape, true);
         Ok(Self {
             query: linear("attention.self.query", [hidden, hidden])?,
             key: linear("attention.self.key", [hidden, hidden])?,
@@ -155,7 +153,7 @@ impl Layer {
     fn forward(&self, pool: &mut Pool, x: &Tensor, heads: Heads) -> candle_core::Result<Tensor> {
         let [query, key, value] = [&self.query, &self.key, &self.value]
             .map(|linear| project(pool, linear, x)?.flatten_all()?.to_vec1());
-        let attended = attention::attend(heads, &query?, &key?, &value?);
+        let attended = attend(pool, heads, [&query?, &key?, &value?]);
         let attended = Tensor::from_vec(attended, x.shape(), &Device::Cpu)?;
         let attended = project(pool, &self.output, &attended)?;
         let x = self.attention_norm.forward(&x.add(&attended)?)?;
@@ -163,47 +161,6 @@ impl Layer {
         let inner = project(pool, &self.up, &x)?.gelu_erf()?;
         let inner = project(pool, &self.down, &inner)?;
         self.norm.forward(&x.add(&inner)?)
-    }
-}
-
-fn project(pool: &mut Pool, linear: &Linear, x: &Tensor) -> candle_core::Result<Tensor> {
-    let (cpu, forms) = (pool.cpu(), linear.forms());
-    let rows = x.to_vec2()?.into_iter().map(|numbers| {
-        let mut row = Row {
-            numbers,
-            ..Row::default()
-        };
-        cpu.run(Quantise {
-            row: &mut row,
-            forms,
-        });
-        row
-    });
-    let rows: Vec<_> = rows.collect();
-    let mut y = Vec::new();
-    linear.set(pool, &rows, &mut y)?;
-    Tensor::from_vec(y, (rows.len(), linear.outputs()), &Device::Cpu)
-}
-
-#[derive(Debug)]
-struct Norm {
-    weight: Tensor,
-    bias: Tensor,
-    epsilon: f32,
-}
-
-impl Norm {
-    fn load(weights: &mut Weights, name: &str, config: &Config) -> Result<Self, LoadError> {
-        let mut take = |part| weights.tensor(&format!("{name}.{part}"), &[config.hidden_size]);
-        Ok(Self {
-            weight: take("weight")?,
-            bias: take("bias")?,
-            epsilon: config.layer_norm_eps,
-        })
-    }
-
-    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        layer_norm(x, &self.weight, &self.bias, self.epsilon)
     }
 }
 

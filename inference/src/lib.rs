@@ -29,6 +29,7 @@ mod deadline;
 mod decoder;
 mod detokenizer;
 mod embedder;
+mod encoder;
 mod engine;
 mod error;
 mod generation;

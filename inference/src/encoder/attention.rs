@@ -1,20 +1,37 @@
-//! Attention of all rows of a text to all of them.
+//! Attention of all rows to all of them.
 //!
 //! One query row at a time, in a fixed order of additions.
 
 use zeroize::Zeroizing;
 
 use crate::kernel::attention::Heads;
+use crate::kernel::pool::Pool;
 
 /// One row for each row of `queries`.
-pub(super) fn attend<'a>(
+pub(crate) fn attend(
+    pool: &mut Pool,
+    heads: Heads,
+    [queries, keys, values]: [&[f32]; 3],
+) -> Vec<f32> {
+    let row = heads.query.saturating_mul(heads.width);
+    let mut output = vec![0.0; queries.len()];
+    let part = row.saturating_mul(ROWS);
+    let parts = queries.chunks(part).zip(output.chunks_mut(part));
+    let mut parts: Vec<_> = parts.collect();
+    pool.each_mut(&mut parts, |_, (queries, output)| {
+        attend_rows(heads, queries, keys, values, output);
+    });
+    output
+}
+
+fn attend_rows<'a>(
     heads: Heads,
     queries: &[f32],
     keys: &'a [f32],
     values: &'a [f32],
-) -> Vec<f32> {
+    output: &mut [f32],
+) {
     let row = heads.query.saturating_mul(heads.width);
-    let mut output = vec![0.0; queries.len()];
     let mut scores = Zeroizing::new(Vec::new());
     let rows = queries.chunks_exact(row).zip(output.chunks_exact_mut(row));
     for (queries, output) in rows {
@@ -37,7 +54,6 @@ pub(super) fn attend<'a>(
             }
         }
     }
-    output
 }
 
 /// Softmax of the products of `query` with the keys.
@@ -75,9 +91,17 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + rest
 }
 
+/// Rows that one thread takes at a time.
+const ROWS: usize = 8;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::level::Cpu;
+
+    fn pool() -> Pool {
+        Pool::with(2, Cpu::detect()).unwrap()
+    }
 
     #[test]
     fn equal_keys_average_the_values() {
@@ -87,7 +111,11 @@ mod tests {
             width: 2,
         };
         let queries = [5.0, 3.0, -1.0, 2.0];
-        let output = attend(heads, &queries, &[1.0; 4], &[2.0, 0.0, 4.0, 8.0]);
+        let output = attend(
+            &mut pool(),
+            heads,
+            [&queries, &[1.0; 4], &[2.0, 0.0, 4.0, 8.0]],
+        );
         assert_eq!(output, [3.0, 4.0, 3.0, 4.0]);
     }
 
@@ -100,10 +128,13 @@ mod tests {
         };
         // Head 0 looks at the first row alone, head 1 at the second.
         let output = attend(
+            &mut pool(),
             heads,
-            &[100.0, 100.0],
-            &[1.0, -1.0, -1.0, 1.0],
-            &[3.0, 5.0, 7.0, 9.0],
+            [
+                &[100.0, 100.0],
+                &[1.0, -1.0, -1.0, 1.0],
+                &[3.0, 5.0, 7.0, 9.0],
+            ],
         );
         assert_eq!(output, [3.0, 9.0]);
     }

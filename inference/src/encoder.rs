@@ -1,0 +1,80 @@
+//! What encoders of texts and of images share: attention of all rows to all rows,
+//! layers that are matrix products, and norms.
+//!
+//! The bits of a row depend on no thread: each is computed by one, in one order.
+
+mod attention;
+
+use candle_core::{Device, Tensor};
+use candle_nn::ops::layer_norm;
+
+pub(crate) use self::attention::attend;
+use crate::error::LoadError;
+use crate::kernel::input::{Quantise, Row};
+use crate::kernel::pool::Pool;
+use crate::linear::Linear;
+use crate::weights::Weights;
+
+/// A layer `y = x W^T + b` of a file.
+pub(crate) fn linear(
+    pool: &mut Pool,
+    weights: &mut Weights,
+    name: &str,
+    shape: [usize; 2],
+    biased: bool,
+) -> Result<Linear, LoadError> {
+    let weight = weights.matrix(pool, &format!("{name}.weight"), shape, |row| row)?;
+    let bias = match biased {
+        true => weights.vector(&format!("{name}.bias"), weight.outputs())?,
+        false => Vec::new(),
+    };
+    Linear::new(vec![weight], bias)
+}
+
+/// A row of the layer's outputs for each row of `x`.
+pub(crate) fn project(pool: &mut Pool, linear: &Linear, x: &Tensor) -> candle_core::Result<Tensor> {
+    let (cpu, forms) = (pool.cpu(), linear.forms());
+    let rows = x.to_vec2()?.into_iter().map(|numbers| {
+        let mut row = Row {
+            numbers,
+            ..Row::default()
+        };
+        cpu.run(Quantise {
+            row: &mut row,
+            forms,
+        });
+        row
+    });
+    let rows: Vec<_> = rows.collect();
+    let mut y = Vec::new();
+    linear.set(pool, &rows, &mut y)?;
+    Tensor::from_vec(y, (rows.len(), linear.outputs()), &Device::Cpu)
+}
+
+/// A norm of rows, with weights and biases.
+#[derive(Debug)]
+pub(crate) struct Norm {
+    weight: Tensor,
+    bias: Tensor,
+    epsilon: f32,
+}
+
+impl Norm {
+    pub(crate) fn load(
+        weights: &mut Weights,
+        name: &str,
+        width: usize,
+        epsilon: f32,
+    ) -> Result<Self, LoadError> {
+        let mut take = |part| weights.tensor(&format!("{name}.{part}"), &[width]);
+        Ok(Self {
+            weight: take("weight")?,
+            bias: take("bias")?,
+            epsilon,
+        })
+    }
+
+    pub(crate) fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        layer_norm(x, &self.weight, &self.bias, self.epsilon)
+    }
+}
