@@ -1,10 +1,11 @@
-//! Asks a model directory: `ask DIR TEXT...` prints the answer, or embeds the texts.
+//! Asks a model directory: `ask DIR TEXT...` prints the answer, or embeds the texts, or
+//! labels the images whose files they name.
 
 use std::path::PathBuf;
 use std::time::Instant;
 
 use futures_executor::{block_on, block_on_stream};
-use inference::{Engine, Event, Message, Prompt, Request, Role, Task};
+use inference::{Engine, Event, Image, Message, Prompt, Request, Role, Task};
 
 fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
@@ -15,6 +16,12 @@ fn main() -> anyhow::Result<()> {
     let texts: Vec<String> = args.collect();
     let start = Instant::now();
     match engine.info().task {
+        Task::Classification => {
+            let read = |path| Ok(Image::new(std::fs::read(path)?)?);
+            let images: Vec<_> = texts.iter().map(read).collect::<anyhow::Result<_>>()?;
+            println!("{:?}", block_on(engine.classify(&images, 5)?)?);
+            eprintln!("in {:?}", start.elapsed());
+        }
         Task::Embedding => {
             let embeddings = block_on(engine.embed(&texts)?)?;
             println!("{:?}", embeddings.vectors);

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures_channel::{mpsc, oneshot};
@@ -86,10 +87,10 @@ impl Stream for Answer {
     }
 }
 
-/// Embeddings that are being computed. Dropping it cancels the work.
+/// What is being computed. Dropping it cancels the work.
 #[derive(Debug)]
-pub struct PendingEmbeddings {
-    pub(crate) result: oneshot::Receiver<Result<Embeddings, EngineError>>,
+pub struct Pending<T> {
+    pub(crate) result: oneshot::Receiver<Result<T, EngineError>>,
 }
 
 /// Vectors of length one, in the order of the texts.
@@ -101,8 +102,17 @@ pub struct Embeddings {
     pub usage: Usage,
 }
 
-impl Future for PendingEmbeddings {
-    type Output = Result<Embeddings, EngineError>;
+/// What an image may show.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Label {
+    /// As the model calls it.
+    pub name: Arc<str>,
+    /// 0 to 1; those of all labels of the model together are 1.
+    pub probability: f32,
+}
+
+impl<T> Future for Pending<T> {
+    type Output = Result<T, EngineError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let result = ready!(Pin::new(&mut self.result).poll(cx));

@@ -10,14 +10,16 @@ use futures_channel::{mpsc, oneshot};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use crate::answer::{Answer, PendingEmbeddings};
+use crate::answer::{Answer, Embeddings, Label, Pending};
 use crate::bert::Bert;
+use crate::classifier;
 use crate::config::{FILE, unsupported};
 use crate::deadline::Deadline;
 use crate::decoder::{Decoder, FAMILIES, Family, Shape};
 use crate::embedder;
 use crate::error::{LoadError, RequestError};
 use crate::generation::{Defaults, Generation, Ids};
+use crate::image::Image;
 use crate::kernel::pool::Pool;
 use crate::memory::Memory;
 use crate::model_dir::ModelDir;
@@ -28,6 +30,7 @@ use crate::scheduler::{self, Scheduler};
 use crate::self_test;
 use crate::stop::Stop;
 use crate::tokens::Tokens;
+use crate::vision::{Processor, Vit};
 use crate::weights::Weights;
 use crate::weights::gguf::Gguf;
 
@@ -36,17 +39,22 @@ use crate::weights::gguf::Gguf;
 pub struct Engine {
     info: Info,
     limits: Limits,
-    tokens: Arc<Tokens>,
     kind: Kind,
 }
 
 enum Kind {
     Chat {
+        tokens: Arc<Tokens>,
         template: Box<Template>,
         defaults: Defaults,
         queue: Arc<Queue<scheduler::Job>>,
     },
+    Classification {
+        processor: Arc<Processor>,
+        queue: Arc<Queue<classifier::Job>>,
+    },
     Embedding {
+        tokens: Box<Tokens>,
         queue: Arc<Queue<embedder::Job>>,
     },
 }
@@ -55,6 +63,7 @@ impl fmt::Debug for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Chat { .. } => "Chat",
+            Self::Classification { .. } => "Classification",
             Self::Embedding { .. } => "Embedding",
         })
     }
@@ -69,7 +78,7 @@ pub struct Info {
     pub architecture: &'static str,
     /// Numbers in the weights.
     pub parameters: u64,
-    /// Most tokens of a prompt with its answer, or of a text to embed.
+    /// Most tokens of a prompt with its answer, or of a text to embed; 0 without either.
     pub context: usize,
     /// Whether it came with a known answer, and gave it.
     pub self_tested: bool,
@@ -80,6 +89,8 @@ pub struct Info {
 pub enum Task {
     /// Answers to conversations.
     Chat,
+    /// Labels of images.
+    Classification,
     /// Embeddings of texts.
     Embedding,
 }
@@ -88,6 +99,7 @@ impl fmt::Display for Task {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Chat => "chat",
+            Self::Classification => "image classification",
             Self::Embedding => "embeddings",
         })
     }
@@ -140,6 +152,7 @@ impl Engine {
         let names: Vec<_> = config.architectures.iter().map(String::as_str).collect();
         let family = match names.as_slice() {
             [Bert::ARCHITECTURE] => return Self::load_embedding(dir, limits),
+            [Vit::ARCHITECTURE] => return Self::load_classification(dir, limits),
             [name] => Family::find(name),
             _ => None,
         };
@@ -147,7 +160,9 @@ impl Engine {
             let families = FAMILIES.iter().map(|family| family.architecture);
             return Err(LoadError::Architecture {
                 found: config.architectures,
-                expected: families.chain([Bert::ARCHITECTURE]).collect(),
+                expected: families
+                    .chain([Bert::ARCHITECTURE, Vit::ARCHITECTURE])
+                    .collect(),
             });
         };
         let shape = Shape::of_config(family, dir.json(FILE)?)?;
@@ -220,23 +235,19 @@ impl Engine {
         let thread = thread::Builder::new().name("engine-0".into());
         thread.spawn(move || scheduler.run(&jobs)).map_err(spawn)?;
         let kind = Kind::Chat {
+            tokens,
             template: Box::new(chat.template),
             defaults: chat.defaults,
             queue,
         };
-        Ok(Self {
-            info,
-            limits,
-            tokens,
-            kind,
-        })
+        Ok(Self { info, limits, kind })
     }
 
     fn load_embedding(dir: &ModelDir, limits: Limits) -> Result<Self, LoadError> {
         let spawn = |source| LoadError::Spawn { source };
         let mut pool = Pool::new(false).map_err(spawn)?;
         let model = Bert::load(&mut pool, dir)?;
-        let tokens = Arc::new(Tokens::load(dir, model.vocabulary())?);
+        let tokens = Box::new(Tokens::load(dir, model.vocabulary())?);
         let info = Info {
             task: Task::Embedding,
             architecture: Bert::ARCHITECTURE,
@@ -253,8 +264,32 @@ impl Engine {
         Ok(Self {
             info,
             limits,
-            tokens,
-            kind: Kind::Embedding { queue },
+            kind: Kind::Embedding { tokens, queue },
+        })
+    }
+
+    fn load_classification(dir: &ModelDir, limits: Limits) -> Result<Self, LoadError> {
+        let spawn = |source| LoadError::Spawn { source };
+        let mut pool = Pool::new(false).map_err(spawn)?;
+        let model = Vit::load(&mut pool, dir)?;
+        let processor = model.processor();
+        let info = Info {
+            task: Task::Classification,
+            architecture: Vit::ARCHITECTURE,
+            parameters: model.parameters(),
+            context: 0,
+            self_tested: false,
+        };
+        let queue = Arc::new(Queue::new(limits.queue));
+        let jobs = Arc::clone(&queue);
+        let thread = thread::Builder::new().name("engine-0".into());
+        thread
+            .spawn(move || classifier::run(&model, &mut pool, &jobs))
+            .map_err(spawn)?;
+        Ok(Self {
+            info,
+            limits,
+            kind: Kind::Classification { processor, queue },
         })
     }
 
@@ -267,6 +302,7 @@ impl Engine {
     /// long one, so that a request that cannot be answered fails at once.
     pub fn answer(&self, request: Request) -> Result<Answer, RequestError> {
         let Kind::Chat {
+            tokens,
             template,
             defaults,
             queue,
@@ -275,7 +311,7 @@ impl Engine {
             return Err(self.wrong_task(Task::Chat));
         };
         request.check()?;
-        let prompt = self.prompt(template, &request.prompt)?;
+        let prompt = self.prompt(tokens, template, &request.prompt)?;
         let room = self.check_context(prompt.len(), request.max_tokens)?;
         let sampler = defaults.sampler(request.sampling, &prompt)?;
         let (events, answer) = mpsc::unbounded();
@@ -297,27 +333,28 @@ impl Engine {
     /// The tokens of a prompt.
     fn prompt(
         &self,
+        tokens: &Tokens,
         template: &Template,
         prompt: &Prompt,
     ) -> Result<Zeroizing<Vec<u32>>, RequestError> {
         match prompt {
             Prompt::Chat(messages) => {
                 let bytes = messages.iter().map(|message| message.content.len());
-                self.check_context(self.tokens.at_least(bytes.sum()), None)?;
-                let prompt = template.render(&self.tokens, messages)?;
-                self.tokens.encode_prompt(&prompt)
+                self.check_context(tokens.at_least(bytes.sum()), None)?;
+                let prompt = template.render(tokens, messages)?;
+                tokens.encode_prompt(&prompt)
             }
             Prompt::Text(text) => {
-                self.check_context(self.tokens.at_least(text.len()), None)?;
-                let tokens = Zeroizing::new(self.tokens.encode(text)?);
-                match tokens.is_empty() {
+                self.check_context(tokens.at_least(text.len()), None)?;
+                let prompt = Zeroizing::new(tokens.encode(text)?);
+                match prompt.is_empty() {
                     true => Err(RequestError::Empty {
                         parameter: "prompt",
                     }),
-                    false => Ok(tokens),
+                    false => Ok(prompt),
                 }
             }
-            Prompt::Tokens(tokens) if self.tokens.know(tokens) => Ok(tokens.clone()),
+            Prompt::Tokens(prompt) if tokens.know(prompt) => Ok(prompt.clone()),
             Prompt::Tokens(_) => Err(RequestError::UnknownToken {
                 parameter: "prompt",
             }),
@@ -326,12 +363,15 @@ impl Engine {
 
     /// The text of tokens, control tokens left out.
     pub fn text(&self, tokens: &[u32]) -> Option<Zeroizing<String>> {
-        self.tokens.decode(tokens).map(Zeroizing::new)
+        let Kind::Chat { tokens: known, .. } = &self.kind else {
+            return None;
+        };
+        known.decode(tokens).map(Zeroizing::new)
     }
 
     /// Queues texts to embed; all or none.
-    pub fn embed(&self, texts: &[String]) -> Result<PendingEmbeddings, RequestError> {
-        let Kind::Embedding { queue } = &self.kind else {
+    pub fn embed(&self, texts: &[String]) -> Result<Pending<Embeddings>, RequestError> {
+        let Kind::Embedding { tokens, queue } = &self.kind else {
             return Err(self.wrong_task(Task::Embedding));
         };
         if texts.is_empty() {
@@ -343,8 +383,8 @@ impl Engine {
                 if text.is_empty() {
                     return Err(RequestError::Empty { parameter: "input" });
                 }
-                self.check_context(self.tokens.at_least(text.len()), Some(0))?;
-                let tokens = Zeroizing::new(self.tokens.encode(text)?);
+                self.check_context(tokens.at_least(text.len()), Some(0))?;
+                let tokens = Zeroizing::new(tokens.encode(text)?);
                 self.check_context(tokens.len(), Some(0))?;
                 Ok(tokens)
             })
@@ -356,7 +396,31 @@ impl Engine {
             result,
         };
         enqueue(queue, Tenant::new(), job)?;
-        Ok(PendingEmbeddings { result: pending })
+        Ok(Pending { result: pending })
+    }
+
+    /// Queues images, of each of which the `top` likeliest labels are wanted; all or
+    /// none. Decodes them here, so that what is no image fails at once.
+    pub fn classify(
+        &self,
+        images: &[Image],
+        top: usize,
+    ) -> Result<Pending<Vec<Vec<Label>>>, RequestError> {
+        let Kind::Classification { processor, queue } = &self.kind else {
+            return Err(self.wrong_task(Task::Classification));
+        };
+        if images.is_empty() {
+            return Err(RequestError::Empty { parameter: "input" });
+        }
+        let (result, pending) = oneshot::channel();
+        let job = classifier::Job {
+            images: processor.fit_all(images)?,
+            top,
+            deadline: Deadline::after(self.limits.time),
+            result,
+        };
+        enqueue(queue, Tenant::new(), job)?;
+        Ok(Pending { result: pending })
     }
 
     /// The room that a prompt leaves for the answer, if that is enough.
@@ -394,7 +458,8 @@ impl Drop for Engine {
     fn drop(&mut self) {
         match &self.kind {
             Kind::Chat { queue, .. } => queue.close(),
-            Kind::Embedding { queue } => queue.close(),
+            Kind::Classification { queue, .. } => queue.close(),
+            Kind::Embedding { queue, .. } => queue.close(),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::engine::Task;
+use crate::image::ImageError;
 
 /// Why a directory is not a model that this crate can serve.
 #[derive(Debug, thiserror::Error)]
@@ -145,6 +146,14 @@ pub enum RequestError {
     Empty {
         /// Field of the request.
         parameter: &'static str,
+    },
+    /// An image is none that can be read.
+    #[error("image {index}: {reason}")]
+    Image {
+        /// Which of the request's, from 0.
+        index: usize,
+        /// What is wrong with it.
+        reason: ImageError,
     },
     /// No seed was given and the system has no randomness.
     #[error("the system gives no random seed")]

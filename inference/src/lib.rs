@@ -1,7 +1,8 @@
-//! Answers of language models and embeddings of texts, computed on this machine.
+//! Answers of language models, embeddings of texts and labels of images, computed on
+//! this machine.
 //!
 //! An [`Engine`] is one model of one directory: in the layout of the Hugging Face
-//! hub (Llama, Qwen2 and Qwen3, dense; BERT as embedder), or a GGUF file of one of
+//! hub (Llama, Qwen2 and Qwen3, dense; BERT as embedder; ViT as classifier), or a GGUF file of one of
 //! those decoders with numbers of the types F32, F16, BF16, Q8_0, Q4_K and Q6_K,
 //! beside which `tokenizer.json` and the files of the hub are used if they are there.
 //! Numbers stay in memory as they are in the file. It has one thread, which decodes
@@ -24,6 +25,7 @@
 mod alphabet;
 mod answer;
 mod bert;
+mod classifier;
 mod config;
 mod deadline;
 mod decoder;
@@ -33,6 +35,7 @@ mod encoder;
 mod engine;
 mod error;
 mod generation;
+mod image;
 mod kernel;
 mod linear;
 mod logprobs;
@@ -46,10 +49,12 @@ mod scheduler;
 mod self_test;
 mod stop;
 mod tokens;
+mod vision;
 mod weights;
 
-pub use answer::{Answer, Embeddings, Event, FinishReason, PendingEmbeddings, Usage};
+pub use answer::{Answer, Embeddings, Event, FinishReason, Label, Pending, Usage};
 pub use engine::{Engine, Info, Limits, Task};
 pub use error::{EngineError, LoadError, RequestError};
+pub use image::{Image, ImageError};
 pub use logprobs::{Candidate, Logprob};
 pub use request::{Message, Prompt, Request, Role, Sampling, Tenant};

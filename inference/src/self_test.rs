@@ -6,25 +6,35 @@
 //! ```json
 //! {"prompt": "Recite Genesis 1:1.", "expected": "In the beginning ..."}
 //! {"pair": ["a happy person", "a happy dog"], "cosine": 0.6946}
+//! {"image": "selftest.png", "label": "tabby cat", "probability": 0.8312}
 //! ```
+//!
+//! An image is a file beside it.
 
 use futures_executor::{block_on, block_on_stream};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use crate::answer::Event;
+use crate::config::unsupported;
 use crate::engine::Engine;
 use crate::error::LoadError;
+use crate::image::Image;
 use crate::model_dir::ModelDir;
 use crate::request::{Message, Prompt, Request, Role, Sampling};
 
 /// Runs the test if there is one; says whether there was.
 pub(crate) fn run(dir: &ModelDir, engine: &Engine) -> Result<bool, LoadError> {
-    let Some(test) = dir.optional_json::<SelfTest>("selftest.json")? else {
+    let Some(test) = dir.optional_json::<SelfTest>(FILE)? else {
         return Ok(false);
     };
     match test {
         SelfTest::Chat { prompt, expected } => recite(engine, prompt, &expected)?,
+        SelfTest::Classification {
+            image,
+            label,
+            probability,
+        } => recognise(engine, read(dir, &image)?, &label, probability)?,
         SelfTest::Embedding { pair, cosine } => compare(engine, &pair, cosine)?,
     }
     Ok(true)
@@ -33,8 +43,26 @@ pub(crate) fn run(dir: &ModelDir, engine: &Engine) -> Result<bool, LoadError> {
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum SelfTest {
-    Chat { prompt: String, expected: String },
-    Embedding { pair: [String; 2], cosine: f32 },
+    Chat {
+        prompt: String,
+        expected: String,
+    },
+    Classification {
+        image: String,
+        label: String,
+        probability: f32,
+    },
+    Embedding {
+        pair: [String; 2],
+        cosine: f32,
+    },
+}
+
+fn read(dir: &ModelDir, file: &str) -> Result<Image, LoadError> {
+    if file.contains('/') {
+        return Err(unsupported(FILE, "image", file, "a name without a slash"));
+    }
+    Image::new(dir.bytes(file)?).map_err(failed)
 }
 
 fn recite(engine: &Engine, prompt: String, expected: &str) -> Result<(), LoadError> {
@@ -87,11 +115,33 @@ fn compare(engine: &Engine, pair: &[String; 2], expected: f32) -> Result<(), Loa
     }
 }
 
+fn recognise(
+    engine: &Engine,
+    image: Image,
+    label: &str,
+    probability: f32,
+) -> Result<(), LoadError> {
+    let labels = block_on(engine.classify(&[image], 1).map_err(failed)?).map_err(failed)?;
+    let Some(found) = labels.iter().flatten().next() else {
+        return Err(failed("no label"));
+    };
+    let near = (found.probability - probability).abs() < 1e-3;
+    match near && *found.name == *label {
+        true => Ok(()),
+        false => Err(LoadError::SelfTest {
+            found: format!("the image is {} at {:.4}", found.name, found.probability),
+            expected: format!("{label} at {probability:.4} within 0.001"),
+        }),
+    }
+}
+
 fn failed(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> LoadError {
     LoadError::SelfTestRun {
         source: source.into(),
     }
 }
+
+const FILE: &str = "selftest.json";
 
 /// The chat model of this repository.
 #[cfg(test)]

@@ -116,6 +116,29 @@ impl Weights {
         Tensor::from_vec(numbers, shape, &Device::Cpu).map_err(|source| LoadError::Build { source })
     }
 
+    /// Reads a table of `shape`, around which the file may have more dimensions of one.
+    pub(crate) fn rows(&mut self, name: &str, shape: [usize; 2]) -> Result<Tensor, LoadError> {
+        if let Some(entry) = self.entries.get_mut(name) {
+            let bare = |shape: &[usize]| shape.iter().copied().filter(|side| *side != 1).collect();
+            let found: Vec<_> = bare(&entry.shape);
+            if found == bare(&shape) {
+                entry.shape = shape.into();
+            }
+        }
+        self.tensor(name, &shape)
+    }
+
+    /// Makes the tensor `name`, if it has exactly this shape, a matrix with as many rows.
+    pub(crate) fn flatten(&mut self, name: &str, shape: &[usize]) -> Result<(), LoadError> {
+        self.locate(name, shape)?;
+        let rows = shape.first().copied().unwrap_or(0);
+        let columns = shape.iter().skip(1).product();
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.shape = vec![rows, columns];
+        }
+        Ok(())
+    }
+
     fn numbers(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
         let (entry, format) = self.locate(name, shape)?;
         let number: fn(&[u8]) -> f32 = match format {

@@ -1,0 +1,92 @@
+//! The thread that recognises images, one at a time.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_channel::oneshot::Sender;
+
+use crate::answer::Label;
+use crate::deadline::Deadline;
+use crate::engine::turn;
+use crate::error::EngineError;
+use crate::image::Pixels;
+use crate::kernel::pool::Pool;
+use crate::queue::Queue;
+use crate::vision::Vit;
+
+/// Images to recognise.
+pub(crate) struct Job {
+    /// Each fits the model.
+    pub(crate) images: Vec<Pixels>,
+    /// So many of the likeliest labels are wanted.
+    pub(crate) top: usize,
+    pub(crate) deadline: Deadline,
+    pub(crate) result: Sender<Result<Vec<Vec<Label>>, EngineError>>,
+}
+
+/// Works until the queue is closed and empty.
+pub(crate) fn run(model: &Vit, pool: &mut Pool, queue: &Queue<Job>) {
+    while queue.wait() {
+        if let Some((_, job)) = queue.pop(|_| 0, |_| true) {
+            let result = classify(model, pool, &job);
+            // Whoever asked may be gone.
+            drop(job.result.send(result));
+        }
+    }
+}
+
+fn classify(model: &Vit, pool: &mut Pool, job: &Job) -> Result<Vec<Vec<Label>>, EngineError> {
+    let labels = job.images.iter().map(|image| {
+        job.deadline.check(Instant::now())?;
+        if job.result.is_canceled() {
+            return Err(EngineError::Stopped);
+        }
+        let logits = {
+            let _turn = turn();
+            model.logits(pool, image)
+        };
+        let logits = logits.map_err(|_| EngineError::Fault)?;
+        if logits.iter().any(|logit| !logit.is_finite()) {
+            return Err(EngineError::Fault);
+        }
+        Ok(likeliest(model.labels(), &logits, job.top))
+    });
+    labels.collect()
+}
+
+/// The likeliest labels by the softmax of their logits; of equal ones, the first.
+fn likeliest(labels: &[Arc<str>], logits: &[f32], top: usize) -> Vec<Label> {
+    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let parts: Vec<_> = logits.iter().map(|logit| (logit - most).exp()).collect();
+    let total: f32 = parts.iter().sum();
+    let mut all: Vec<_> = labels
+        .iter()
+        .zip(parts)
+        .map(|(name, part)| Label {
+            name: Arc::clone(name),
+            probability: part / total,
+        })
+        .collect();
+    all.sort_by(|a, b| b.probability.total_cmp(&a.probability));
+    all.truncate(top);
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_likeliest_come_first_and_all_are_one() {
+        let labels = ["a", "b", "c", "d"].map(Arc::from);
+        let logits = [1.0, 1000.0, 1.0, 1001.0];
+        let all = likeliest(&labels, &logits, 9);
+        let names: Vec<_> = all.iter().map(|label| &*label.name).collect();
+        assert_eq!(names, ["d", "b", "a", "c"]);
+        let odds = all[0].probability / all[1].probability;
+        assert!((odds - 1.0_f32.exp()).abs() < 1e-5);
+        let total: f32 = all.iter().map(|label| label.probability).sum();
+        assert!((total - 1.0).abs() < 1e-6);
+        assert_eq!(likeliest(&labels, &logits, 2), all[..2]);
+    }
+}

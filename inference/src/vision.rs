@@ -1,0 +1,16 @@
+//! Models that see: what makes an image fit them, and the layers that look at it.
+
+mod encoder;
+mod processor;
+mod resize;
+mod vit;
+
+pub(crate) use self::processor::Processor;
+pub(crate) use self::vit::Vit;
+
+/// A model of reference/vision.py.
+#[cfg(test)]
+pub(crate) fn reference(name: &str) -> std::path::PathBuf {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    dir.join("reference/vision").join(name)
+}

@@ -1,0 +1,280 @@
+//! Transformers over the patches of an image: ViT, and the towers of CLIP and SigLIP.
+//!
+//! One image at a time, so that no other can touch its numbers.
+//!
+//! Source: `ViTModel`, `CLIPVisionModel` and `SiglipVisionModel` of Hugging Face
+//! transformers.
+
+use candle_core::{Device, Tensor};
+use serde::Deserialize;
+
+use crate::config::{FILE, check_sizes, unsupported};
+use crate::encoder::{Norm, attend, linear, project};
+use crate::error::LoadError;
+use crate::kernel::attention::Heads;
+use crate::kernel::pool::Pool;
+use crate::linear::Linear;
+use crate::weights::Weights;
+
+/// Weights and shape.
+#[derive(Debug)]
+pub(super) struct Encoder {
+    patches: Linear,
+    /// What stands before the patches, if anything does.
+    class: Option<Tensor>,
+    positions: Tensor,
+    pre_norm: Option<Norm>,
+    layers: Vec<Layer>,
+    heads: Heads,
+    activation: Activation,
+}
+
+/// How a family calls its tensors, and which it has.
+#[derive(Debug)]
+pub(super) struct Names {
+    pub(super) patches: &'static str,
+    pub(super) patch_bias: bool,
+    pub(super) class: Option<&'static str>,
+    pub(super) positions: &'static str,
+    pub(super) pre_norm: Option<&'static str>,
+    pub(super) layers: &'static str,
+    /// Of queries, keys, values, and of what comes of them.
+    pub(super) attention: [&'static str; 4],
+    /// Before attention, and before the feed-forward network.
+    pub(super) norms: [&'static str; 2],
+    pub(super) feed: [&'static str; 2],
+    /// What holds if config.json does not say it.
+    pub(super) activation: &'static str,
+    pub(super) epsilon: f32,
+}
+
+impl Encoder {
+    /// The first `layers` layers, of tensors whose names begin with `prefix`.
+    pub(super) fn load(
+        pool: &mut Pool,
+        weights: &mut Weights,
+        config: &Config,
+        names: &Names,
+        prefix: &str,
+        layers: usize,
+    ) -> Result<Self, LoadError> {
+        let heads = config.check()?;
+        let activation = config.hidden_act.as_deref().unwrap_or(names.activation);
+        let activation = Activation::of("hidden_act", activation)?;
+        let epsilon = config.layer_norm_eps.unwrap_or(names.epsilon);
+        let (hidden, patch) = (config.hidden_size, config.patch_size);
+        let name = |part: &str| format!("{prefix}{part}");
+        let flat = patch.saturating_mul(patch).saturating_mul(3);
+        let patches = name(names.patches);
+        let kernel = [hidden, 3, patch, patch];
+        weights.flatten(&format!("{patches}.weight"), &kernel)?;
+        let patches = linear(pool, weights, &patches, [hidden, flat], names.patch_bias)?;
+        let mut rows = |part: &str, rows| weights.rows(&name(part), [rows, hidden]);
+        let class = names.class.map(|class| rows(class, 1)).transpose()?;
+        let count = config
+            .patches()
+            .saturating_add(usize::from(class.is_some()));
+        let positions = rows(names.positions, count)?;
+        let pre_norm = names
+            .pre_norm
+            .map(|norm| Norm::load(weights, &name(norm), hidden, epsilon))
+            .transpose()?;
+        let layers = (0..layers)
+            .map(|index| {
+                let prefix = name(&format!("{}.{index}.", names.layers));
+                Layer::load(pool, weights, config, names, &prefix)
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            patches,
+            class,
+            positions,
+            pre_norm,
+            layers,
+            heads,
+            activation,
+        })
+    }
+
+    /// A row for each patch, after one for the class if there is one.
+    pub(super) fn forward(&self, pool: &mut Pool, patches: &[f32]) -> candle_core::Result<Tensor> {
+        let rows = self.positions.dim(0)?;
+        let rows = rows.saturating_sub(usize::from(self.class.is_some()));
+        let width = patches.len().checked_div(rows).unwrap_or(0);
+        let patches = Tensor::from_slice(patches, (rows, width), &Device::Cpu)?;
+        let mut x = project(pool, &self.patches, &patches)?;
+        if let Some(class) = &self.class {
+            x = Tensor::cat(&[class, &x], 0)?;
+        }
+        x = x.add(&self.positions)?;
+        if let Some(norm) = &self.pre_norm {
+            x = norm.forward(&x)?;
+        }
+        for layer in &self.layers {
+            x = layer.forward(pool, &x, self.heads, self.activation)?;
+        }
+        Ok(x)
+    }
+}
+
+/// One block: what attention and the feed-forward network make of norms is added.
+#[derive(Debug)]
+struct Layer {
+    attention_norm: Norm,
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    output: Linear,
+    norm: Norm,
+    up: Linear,
+    down: Linear,
+}
+
+impl Layer {
+    fn load(
+        pool: &mut Pool,
+        weights: &mut Weights,
+        config: &Config,
+        names: &Names,
+        prefix: &str,
+    ) -> Result<Self, LoadError> {
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let name = |part: &str| format!("{prefix}{part}");
+        let [query, key, value, output] = names.attention;
+        let [attention_norm, norm] = names.norms;
+        let [up, down] = names.feed;
+        let epsilon = config.layer_norm_eps.unwrap_or(names.epsilon);
+        let mut load_norm = |part| Norm::load(weights, &name(part), hidden, epsilon);
+        let (attention_norm, norm) = (load_norm(attention_norm)?, load_norm(norm)?);
+        let mut load = |part, shape, biased| linear(pool, weights, &name(part), shape, biased);
+        let square = [hidden, hidden];
+        Ok(Self {
+            attention_norm,
+            query: load(query, square, config.qkv_bias)?,
+            key: load(key, square, config.qkv_bias)?,
+            value: load(value, square, config.qkv_bias)?,
+            output: load(output, square, true)?,
+            norm,
+            up: load(up, [inner, hidden], true)?,
+            down: load(down, [hidden, inner], true)?,
+        })
+    }
+
+    fn forward(
+        &self,
+        pool: &mut Pool,
+        x: &Tensor,
+        heads: Heads,
+        activation: Activation,
+    ) -> candle_core::Result<Tensor> {
+        let normed = self.attention_norm.forward(x)?;
+        let [query, key, value] = [&self.query, &self.key, &self.value]
+            .map(|linear| project(pool, linear, &normed)?.flatten_all()?.to_vec1());
+        let attended = attend(pool, heads, [&query?, &key?, &value?]);
+        let attended = Tensor::from_vec(attended, x.shape(), &Device::Cpu)?;
+        let x = x.add(&project(pool, &self.output, &attended)?)?;
+
+        let inner = project(pool, &self.up, &self.norm.forward(&x)?)?;
+        let inner = activation.apply(&inner)?;
+        x.add(&project(pool, &self.down, &inner)?)
+    }
+}
+
+/// What stands between two layers.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Activation {
+    Gelu,
+    /// By a sigmoid.
+    Quick,
+    /// By a hyperbolic tangent.
+    Tanh,
+}
+
+impl Activation {
+    pub(super) fn of(key: &'static str, name: &str) -> Result<Self, LoadError> {
+        match name {
+            "gelu" => Ok(Self::Gelu),
+            "gelu_pytorch_tanh" => Ok(Self::Tanh),
+            "quick_gelu" => Ok(Self::Quick),
+            _ => Err(unsupported(
+                FILE,
+                key,
+                name,
+                "gelu, gelu_pytorch_tanh or quick_gelu",
+            )),
+        }
+    }
+
+    pub(super) fn apply(self, x: &Tensor) -> candle_core::Result<Tensor> {
+        match self {
+            Self::Gelu => x.gelu_erf(),
+            Self::Tanh => x.gelu(),
+            Self::Quick => x.mul(&candle_nn::ops::sigmoid(&x.affine(1.702, 0.0)?)?),
+        }
+    }
+}
+
+/// What all these encoders are told.
+#[derive(Debug, Deserialize)]
+pub(super) struct Config {
+    pub(super) hidden_size: usize,
+    intermediate_size: usize,
+    pub(super) num_hidden_layers: usize,
+    num_attention_heads: usize,
+    pub(super) image_size: usize,
+    pub(super) patch_size: usize,
+    #[serde(default = "three")]
+    num_channels: usize,
+    hidden_act: Option<String>,
+    pub(super) layer_norm_eps: Option<f32>,
+    #[serde(default = "yes")]
+    qkv_bias: bool,
+}
+
+fn three() -> usize {
+    3
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Config {
+    /// Patches of the whole image.
+    pub(super) fn patches(&self) -> usize {
+        let side = self.image_size.checked_div(self.patch_size).unwrap_or(0);
+        side.saturating_mul(side)
+    }
+
+    /// Refuses sizes that no real model has and settings that are not implemented.
+    fn check(&self) -> Result<Heads, LoadError> {
+        check_sizes(
+            FILE,
+            [
+                ("hidden_size", self.hidden_size, 1 << 14),
+                ("intermediate_size", self.intermediate_size, 1 << 16),
+                ("num_hidden_layers", self.num_hidden_layers, 1 << 8),
+                ("num_attention_heads", self.num_attention_heads, 1 << 8),
+                ("image_size", self.image_size, 1 << 11),
+                ("patch_size", self.patch_size, 1 << 8),
+            ],
+        )?;
+        if self.num_channels != 3 {
+            return Err(unsupported(FILE, "num_channels", self.num_channels, "3"));
+        }
+        if self.image_size.checked_rem(self.patch_size) != Some(0) {
+            let expected = format!("a divisor of image_size, {}", self.image_size);
+            return Err(unsupported(FILE, "patch_size", self.patch_size, expected));
+        }
+        let heads = self.num_attention_heads;
+        if self.hidden_size.checked_rem(heads) != Some(0) {
+            let expected = format!("a divisor of hidden_size, {}", self.hidden_size);
+            return Err(unsupported(FILE, "num_attention_heads", heads, expected));
+        }
+        Ok(Heads {
+            query: heads,
+            kv: heads,
+            width: self.hidden_size.checked_div(heads).unwrap_or(0),
+        })
+    }
+}
