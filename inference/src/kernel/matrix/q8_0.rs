@@ -52,7 +52,8 @@ impl Tile for Q8_0 {
         let words: [_; M] = std::array::from_fn(|m| rows[m].by_32.words.as_chunks::<8>().0);
         let halves: [_; M] = std::array::from_fn(|m| rows[m].by_32.sums.as_chunks::<2>().0);
         for (index, (block, scales)) in self.blocks.iter().zip(&self.scales).enumerate() {
-            if let Some(next) = next {
+            // For one row memory is in order, and brings the next lines by itself.
+            if let Some(next) = next.filter(|_| M > 1) {
                 next.scales
                     .get(index)
                     .into_iter()
