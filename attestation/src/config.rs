@@ -13,7 +13,7 @@ use core::str::FromStr;
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use crate::register::Digest384;
+use crate::register::{Digest256, Digest384};
 use crate::verity::Verity;
 
 /// What a verifier pins: parsed from a file whose digest the hardware reports.
@@ -64,6 +64,9 @@ pub struct Unmeasured {
     pub manifests: Option<String>,
     /// URL of an OCSP responder for NVIDIA's certificates (RFC 6960): signed likewise.
     pub ocsp: Option<String>,
+    /// Key server of the encrypted models, HOST:PORT. It proves to be the one that the
+    /// measured configuration names.
+    pub keyserver: Option<String>,
     /// How the network card is set up.
     pub network: Network,
 }
@@ -92,7 +95,22 @@ pub struct Model {
     /// What its disk must hold.
     #[serde(deserialize_with = "from_text")]
     pub verity: Verity,
+    /// Where the key is from, if the disk is encrypted.
+    pub key: Option<KeySource>,
 }
+
+/// Which key opens a model disk, and who gives it.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct KeySource {
+    /// Of the key: with it, the root hash stands for one content.
+    pub sha256: Digest256,
+    /// SHA-256 of the key server's SubjectPublicKeyInfo.
+    pub server: Digest256,
+}
+
+/// Of a model disk's key: two of AES-256, for XTS.
+pub const KEY_LEN: usize = 64;
 
 /// `[a-z0-9][a-z0-9.-]{0,13}`: fits a virtio disk serial behind `model-`, and
 /// is one harmless path component.
@@ -254,6 +272,30 @@ mod tests {
         assert_eq!(config.role, Role::Worker);
         assert_eq!(config.models[0].name.as_str(), "cocoon-tiny");
         assert_eq!(config.models[0].verity.data_blocks.get(), 7);
+    }
+
+    #[test]
+    fn an_encrypted_model_names_its_key_and_who_has_it() {
+        let digest = |byte: &str| byte.repeat(32);
+        let key = alloc::format!(
+            "key = {{ sha256 = \"{}\", server = \"{}\" }}\n",
+            digest("33"),
+            digest("44")
+        );
+        let text = [MEASURED, &with_model("m"), &key].concat();
+        let config = Measured::parse(text.as_bytes()).unwrap();
+        let source = config.models[0].key.unwrap();
+        assert_eq!(source.sha256, digest("33").parse().unwrap());
+        assert_eq!(source.server, digest("44").parse().unwrap());
+        for (from, to, expected) in [
+            ("server", "x", "unknown field `x`"),
+            ("44", "4", "expected 64 lower-case hex digits"),
+        ] {
+            let text = text.replace(from, to);
+            assert!(reason(&text).contains(expected), "{}", reason(&text));
+        }
+        let half = text.replace(&alloc::format!(", server = \"{}\"", digest("44")), "");
+        assert!(reason(&half).contains("missing field `server`"));
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub mod eventlog;
 pub mod evidence;
 pub mod merkle;
 #[cfg(feature = "verify")]
+pub mod model_key;
+#[cfg(feature = "verify")]
 pub mod nvidia;
 #[cfg(feature = "verify")]
 pub mod ocsp;

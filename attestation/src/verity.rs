@@ -185,6 +185,11 @@ impl TreeBuilder {
         self.leaves.extend(digest(&self.salt, block));
     }
 
+    /// Takes the blocks that were pushed to another one with the same salt.
+    pub fn append(&mut self, next: Self) {
+        self.leaves.extend(next.leaves);
+    }
+
     /// Hashes the levels above and lays the hash area out.
     pub fn finish(self) -> Result<Built, VerityError> {
         let count = self.leaves.len().checked_div(Digest256::LEN);

@@ -14,6 +14,7 @@ pub mod gpu;
 pub mod host;
 pub mod log;
 pub mod measure;
+pub mod model;
 pub mod platform;
 pub mod release;
 pub mod stored;

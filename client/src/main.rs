@@ -13,7 +13,7 @@ use client::chain::ChainArgs;
 use client::stored::Stored;
 use client::trust::TrustArgs;
 use client::worker::{FRESH, Worker};
-use client::{host, measure, release, verify};
+use client::{host, measure, model, release, verify};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -46,6 +46,9 @@ enum Command {
     /// Compute what a machine must report.
     #[command(subcommand)]
     Measure(measure::Measure),
+    /// Make disks of models, and check them.
+    #[command(subcommand)]
+    Model(model::Command),
     /// Make, sign and check a release.
     #[command(subcommand)]
     Release(release::Command),
@@ -117,6 +120,7 @@ fn run(command: Command) -> anyhow::Result<Verdict> {
         Command::Host(command) => runtime()?.block_on(host::run(command)),
         Command::Chain(args) => runtime()?.block_on(args.run()),
         Command::Measure(command) => measure::run(command),
+        Command::Model(command) => model::run(command),
         Command::Release(command) => release::run(command),
         Command::Audit(args) => args.run(),
     }

@@ -1,15 +1,17 @@
-//! A model disk: a directory as erofs under dm-verity.
+//! A model disk, as `cocoon model pack` makes it, held against others' readers.
 
-use std::fs::{Permissions, set_permissions};
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::num::NonZero;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use attestation::verity::Verity;
+use attestation::verity::{BLOCK, Verity};
+use client::model::manifest::Version;
+use client::model::pack::Folder;
 
-use crate::image::root::{OPTIONS, seal};
-use crate::image::{Builder, install};
-use crate::place::{Key, files, read, read_text, remove, write};
+use crate::image::Builder;
+use crate::models::ModelDir;
+use crate::place::{Key, read, remove, write};
+use crate::progress::Step;
 use crate::tools::Tools;
 
 /// A disk image and what measures it.
@@ -21,42 +23,54 @@ pub struct Disk {
     pub verity: Verity,
 }
 
-/// Makes the disk of the model in `directory`, once for its content.
-pub fn build(builder: &Builder, tools: &Tools, name: &str, directory: &Path) -> Result<Disk> {
-    let key = Key::default()
-        .with(OPTIONS.concat())
-        .with_files(directory)?
-        .finish();
+/// Looks through one of our models.
+pub fn folder(model: &ModelDir, threads: NonZero<usize>) -> Result<Folder> {
+    Folder::read(&model.path, Version::new(model.name, REVISION)?, threads)
+}
+
+/// Makes the disk of a model, once for its content.
+pub fn build(builder: &Builder, tools: &Tools, model: &ModelDir) -> Result<Disk> {
+    let name = model.name;
+    let pack = folder(model, builder.jobs)?;
+    let verity = pack.verity()?;
+    let key = Key::default().with(verity.to_string()).finish();
     let folder = builder
         .place
         .cached(&format!("model-{name}"), key, |folder| {
             let step = builder.progress.step(format!("make the disk of {name}"));
-            // The same permissions whatever this user's umask is.
-            let model = folder.join("model");
-            for file in files(directory)? {
-                let name = file.strip_prefix(directory).unwrap_or(&file);
-                install(&file, &model.join(name))?;
-            }
-            set_permissions(&model, Permissions::from_mode(0o755))
-                .with_context(|| format!("cannot open {}", model.display()))?;
-            let mut sandbox = tools.sandbox();
-            sandbox.writable(folder, "/folder");
-            let output = ["/folder/data", "/folder/model"];
-            let log = folder.join("log");
-            sandbox.run("mkfs.erofs", OPTIONS.iter().chain(&output), &log, &step)?;
-            let data = folder.join("data");
-            let (disk, verity) = seal(read(&data)?)?;
-            remove(&data)?;
-            remove(&model)?;
-            write(&folder.join("image"), &disk)?;
-            write(&folder.join("verity"), verity.to_string())?;
-            step.done(format!("{} bytes", disk.len()));
+            let disk = Disk {
+                image: folder.join("image"),
+                verity: pack.write(&folder.join("image"), None)?,
+            };
+            disk.check(tools, &step)?;
+            step.done(disk.verity);
             Ok(())
         })?;
-    Ok(Disk {
-        image: folder.join("image"),
-        verity: read_text(&folder.join("verity"))?
-            .parse()
-            .context("the disk's verity parameters are damaged")?,
-    })
+    let image = folder.join("image");
+    Ok(Disk { image, verity })
 }
+
+impl Disk {
+    /// Has erofs-utils and cryptsetup read it to the last block.
+    fn check(&self, tools: &Tools, step: &Step) -> Result<()> {
+        let log = self.image.with_extension("log");
+        let data = self.image.with_extension("data");
+        let len = usize::try_from(self.verity.data_blocks.get())?.saturating_mul(BLOCK);
+        let bytes = read(&self.image)?;
+        write(&data, bytes.get(..len).context("a disk without its data")?)?;
+
+        let mut sandbox = tools.sandbox();
+        sandbox
+            .read_only(&self.image, "/image")
+            .read_only(&data, "/data");
+        sandbox.run("fsck.erofs", ["--extract", "/data"], &log, step)?;
+        let root = self.verity.root_hash.to_string();
+        let offset = format!("--hash-offset={}", self.verity.hash_offset());
+        let verify = ["verify", "/image", "/image", &root, &offset];
+        sandbox.run("veritysetup", verify, &log, step)?;
+        remove(&data)
+    }
+}
+
+/// Of our own models; what changes has another root hash anyway.
+const REVISION: &str = "main";

@@ -22,10 +22,9 @@ use serde::Deserialize;
 
 use crate::cocoon::{Cocoon, Gateway, cargo, target};
 use crate::image::Builder;
-use crate::image::root::seal;
 use crate::place::{Place, read, write};
 use crate::vm::free_address;
-use crate::{host, models};
+use crate::{disk, host, models};
 
 /// Runs until Ctrl-C, SIGTERM, or the end of any part.
 pub fn run(builder: &Builder) -> Result<()> {
@@ -152,12 +151,12 @@ impl std::fmt::Display for Up {
     }
 }
 
-/// The models, and a configuration that names them by the hash tree of their weights.
+/// The models, and a configuration that names them as disks would be named.
 fn measured(builder: &Builder) -> Result<(PathBuf, String)> {
     let mut text = String::from("version = 1\nrole = \"worker\"\n");
     let mut folder = PathBuf::new();
     for model in models::prepare(&builder.place, &builder.progress)? {
-        let (_, verity) = seal(read(&model.path.join("model.safetensors"))?)?;
+        let verity = disk::folder(&model, builder.jobs)?.verity()?;
         text += &format!(
             "\n[[model]]\nname = \"{}\"\nverity = \"{verity}\"\n",
             model.name

@@ -182,7 +182,7 @@ fn measured(builder: &Builder, tools: &Tools) -> Result<(String, Vec<ModelDisk>)
     let mut text = String::from("version = 1\nrole = \"worker\"\n");
     let mut disks = Vec::new();
     for model in models::prepare(&builder.place, &builder.progress)? {
-        let disk = disk::build(builder, tools, model.name, &model.path)?;
+        let disk = disk::build(builder, tools, &model)?;
         text += &format!(
             "\n[[model]]\nname = \"{}\"\nverity = \"{}\"\n",
             model.name, disk.verity

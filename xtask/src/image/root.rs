@@ -174,7 +174,7 @@ fn needed(dynamic: &str) -> impl Iterator<Item = &str> {
 
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 /// Large clusters, no times, no owners, no attributes, and an identity that never changes.
-pub(crate) const OPTIONS: [&str; 7] = [
+const OPTIONS: [&str; 7] = [
     "--all-root",
     "--quiet",
     "-zzstd,level=9",
