@@ -225,6 +225,7 @@ impl Config {
             query: heads,
             kv: heads,
             width,
+            values: width,
         })
     }
 }

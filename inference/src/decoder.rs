@@ -1,12 +1,16 @@
-//! Decoders of the Llama line, on any number of sequences at once.
+//! Decoders of language models, on any number of sequences at once.
 //!
 //! Rows of all sequences lie one after another; only attention has to tell them
 //! apart. A row's bits depend on the rows before it in its sequence, and not on the
 //! step in which each was read, on what else was, or on how many threads work.
 //!
-//! Source: `LlamaForCausalLM`, `Qwen2ForCausalLM` and `Qwen3ForCausalLM` of Hugging
-//! Face transformers.
+//! Source: the models named in [`FAMILIES`] of Hugging Face transformers.
 
+mod attention;
+mod experts;
+mod feed;
+mod latent;
+mod part;
 mod rope;
 mod shape;
 mod step;
@@ -15,6 +19,12 @@ mod tests;
 
 use std::sync::Arc;
 
+use self::attention::Attention;
+use self::experts::Experts;
+use self::feed::Gated;
+use self::latent::Latent;
+use self::part::Parts;
+use self::rope::Frequencies;
 pub(crate) use self::shape::{FAMILIES, Family, Shape};
 pub(crate) use self::step::{Span, Workspace};
 use crate::error::LoadError;
@@ -28,53 +38,70 @@ use crate::weights::Weights;
 pub(crate) struct Decoder {
     shape: Shape,
     embedding: Arc<Matrix>,
+    embedding_scale: f32,
     layers: Vec<Layer>,
     norm: Vec<f32>,
     head: Linear,
-    frequencies: Vec<f64>,
+    /// Of layers that see everything, and of those that do not.
+    frequencies: Vec<Frequencies>,
     parameters: u64,
 }
 
-/// One block: attention, then the gated feed-forward network.
+/// One block: attention, then the feed-forward network.
 #[derive(Debug)]
 struct Layer {
-    input_norm: Vec<f32>,
-    /// Queries, keys and values.
-    qkv: Linear,
-    /// Weights of the norms of each head of queries and of keys; empty if there are none.
-    q_norm: Vec<f32>,
-    k_norm: Vec<f32>,
-    o: Linear,
-    post_norm: Vec<f32>,
-    gate_up: Linear,
-    down: Linear,
+    attend: Attend,
+    feed_norm: Vec<f32>,
+    feed: Feed,
+}
+
+#[derive(Debug)]
+enum Attend {
+    Heads(Attention),
+    Latent(Latent),
+}
+
+#[derive(Debug)]
+enum Feed {
+    All(Gated),
+    Experts(Experts),
 }
 
 impl Decoder {
-    pub(crate) fn load(
-        pool: &mut Pool,
-        shape: Shape,
-        mut weights: Weights,
-    ) -> Result<Self, LoadError> {
+    pub(crate) fn load(pool: &mut Pool, shape: Shape, weights: Weights) -> Result<Self, LoadError> {
+        let mut weights = match shape.family.kind {
+            shape::Kind::NestedGemma => weights.only("language_model."),
+            _ => weights,
+        };
         let table = [shape.vocabulary, shape.hidden];
         let embedding = weights.matrix(pool, "model.embed_tokens.weight", table, |row| row)?;
         let layers = (0..shape.layers)
-            .map(|index| Layer::load(pool, &mut weights, &shape, index))
+            .map(|index| Layer::load(&mut Parts::new(pool, &mut weights, &shape, index)))
             .collect::<Result<_, _>>()?;
-        let norm = weights.vector("model.norm.weight", shape.hidden)?;
+        let mut norm = weights.vector("model.norm.weight", shape.hidden)?;
+        norm.iter_mut().for_each(|x| *x += shape.norm_offset);
         let head = match shape.tied {
             true => Arc::clone(&embedding),
             false => weights.matrix(pool, "lm_head.weight", table, |row| row)?,
         };
-        let mut frequencies = rope::frequencies(shape.heads.width, shape.theta, shape.scaling);
-        if weights.contains(FACTORS) {
-            let factors = weights.vector(FACTORS, frequencies.len())?;
-            for (frequency, factor) in frequencies.iter_mut().zip(factors) {
-                *frequency /= f64::from(factor);
+        let turning = shape
+            .latent
+            .map_or(shape.heads.width, |latent| latent.turning);
+        let local = shape.window.iter().map(|window| window.rope);
+        let ropes = std::iter::once(shape.rope).chain(local);
+        let mut frequencies: Vec<_> = ropes.map(|rope| rope.frequencies(turning)).collect();
+        if let (true, Some(all)) = (weights.contains(FACTORS), frequencies.first_mut()) {
+            let factors = weights.vector(FACTORS, all.turns.len())?;
+            for (turn, factor) in all.turns.iter_mut().zip(factors) {
+                *turn /= f64::from(factor);
             }
         }
         Ok(Self {
             embedding,
+            embedding_scale: match shape.family.is_gemma() {
+                true => to_f32(f64::from(u32::try_from(shape.hidden).unwrap_or(0)).sqrt()),
+                false => 1.0,
+            },
             layers,
             norm,
             head: Linear::new(vec![head], Vec::new())?,
@@ -94,73 +121,27 @@ impl Decoder {
 }
 
 impl Layer {
-    fn load(
-        pool: &mut Pool,
-        weights: &mut Weights,
-        shape: &Shape,
-        index: usize,
-    ) -> Result<Self, LoadError> {
-        let name = |part: &str| format!("model.layers.{index}.{part}");
-        let (hidden, inner, width) = (shape.hidden, shape.inner, shape.heads.width);
-        let query = shape.heads.query.saturating_mul(width);
-        let kv = shape.heads.kv.saturating_mul(width);
-        let mut vector = |part: &str, length| weights.vector(&name(part), length);
-        let input_norm = vector("input_layernorm.weight", hidden)?;
-        let post_norm = vector("post_attention_layernorm.weight", hidden)?;
-        let (mut q_norm, mut k_norm, mut bias) = (Vec::new(), Vec::new(), Vec::new());
-        if shape.head_norm {
-            q_norm = vector("self_attn.q_norm.weight", width)?;
-            k_norm = vector("self_attn.k_norm.weight", width)?;
-        }
-        if shape.bias {
-            for (part, length) in [("q", query), ("k", kv), ("v", kv)] {
-                bias.extend(vector(&format!("self_attn.{part}_proj.bias"), length)?);
-            }
-        }
-
-        let as_is = |row| row;
-        let turned = |row| match shape.interleaved {
-            true => interleaved(row, width),
-            false => row,
+    fn load(parts: &mut Parts<'_>) -> Result<Self, LoadError> {
+        let attend = match parts.shape.latent {
+            Some(widths) => Attend::Latent(Latent::load(parts, widths)?),
+            None => Attend::Heads(Attention::load(parts)?),
         };
-        let mut matrix = |part: &str, outputs, inputs, turns| {
-            let name = name(&format!("{part}.weight"));
-            match turns {
-                true => weights.matrix(pool, &name, [outputs, inputs], turned),
-                false => weights.matrix(pool, &name, [outputs, inputs], as_is),
-            }
+        let mixture = parts.shape.mixture.as_ref();
+        let mixture = mixture.filter(|mixture| mixture.layers.get(parts.layer) == Some(&true));
+        let feed = match mixture {
+            Some(mixture) => Feed::Experts(Experts::load(parts, mixture)?),
+            None => Feed::All(Gated::load(parts, "mlp", parts.shape.inner)?),
         };
-        let qkv = vec![
-            matrix("self_attn.q_proj", query, hidden, true)?,
-            matrix("self_attn.k_proj", kv, hidden, true)?,
-            matrix("self_attn.v_proj", kv, hidden, false)?,
-        ];
-        let o = matrix("self_attn.o_proj", hidden, query, false)?;
-        let gate = matrix("mlp.gate_proj", inner, hidden, false)?;
-        let up = matrix("mlp.up_proj", inner, hidden, false)?;
-        let down = matrix("mlp.down_proj", hidden, inner, false)?;
+        let norm = match parts.shape.family.is_gemma() {
+            true => "pre_feedforward_layernorm.weight",
+            false => "post_attention_layernorm.weight",
+        };
         Ok(Self {
-            input_norm,
-            qkv: Linear::new(qkv, bias)?,
-            q_norm,
-            k_norm,
-            o: Linear::new(vec![o], Vec::new())?,
-            post_norm,
-            gate_up: Linear::new(vec![gate, up], Vec::new())?,
-            down: Linear::new(vec![down], Vec::new())?,
+            attend,
+            feed_norm: parts.norm(norm, parts.shape.hidden)?,
+            feed,
         })
     }
-}
-
-/// Where the file has row `row`, if number `i` of a head stands beside `i + width / 2`.
-fn interleaved(row: usize, width: usize) -> usize {
-    let place = row.checked_rem(width).unwrap_or(0);
-    let half = width.checked_div(2).unwrap_or(0);
-    let side = usize::from(place >= half);
-    let within = place.saturating_sub(side.saturating_mul(half));
-    row.saturating_sub(place)
-        .saturating_add(within.saturating_mul(2))
-        .saturating_add(side)
 }
 
 #[expect(

@@ -53,8 +53,19 @@ impl Linear {
         y: &mut Vec<f32>,
     ) -> candle_core::Result<()> {
         y.resize(rows.len().saturating_mul(self.outputs), 0.0);
-        self.product
-            .apply(pool, rows, y, self.outputs, Then::Set(&self.bias))
+        Self::set_each(pool, vec![(self, rows, y.as_mut_slice())])
+    }
+
+    /// As [`Self::set`], of several layers at once, in places that are large enough.
+    pub(crate) fn set_each(pool: &mut Pool, shares: Vec<Share<'_>>) -> candle_core::Result<()> {
+        let jobs = shares.into_iter().map(|(linear, rows, y)| Job {
+            product: &linear.product,
+            rows,
+            y,
+            width: linear.outputs,
+            then: Then::Set(&linear.bias),
+        });
+        product::apply(pool, jobs.collect())
     }
 
     /// Adds a row to one of `y` for each of `rows`; there is no bias.
@@ -64,6 +75,26 @@ impl Linear {
         rows: &[Row],
         y: &mut [f32],
     ) -> candle_core::Result<()> {
-        self.product.apply(pool, rows, y, self.outputs, Then::Add)
+        let job = Job {
+            product: &self.product,
+            rows,
+            y,
+            width: self.outputs,
+            then: Then::Add,
+        };
+        product::apply(pool, vec![job])
     }
+}
+
+/// A layer, rows for it, and where their products belong.
+pub(crate) type Share<'a> = (&'a Linear, &'a [Row], &'a mut [f32]);
+
+/// A product to compute.
+struct Job<'a> {
+    product: &'a Product,
+    rows: &'a [Row],
+    /// A row for each of `rows`, of `width` numbers.
+    y: &'a mut [f32],
+    width: usize,
+    then: Then<'a>,
 }

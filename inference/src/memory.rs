@@ -69,8 +69,9 @@ impl Memory {
     }
 
     fn page_bytes(heads: Heads, layers: usize) -> usize {
-        // Keys and values, of two bytes each.
-        let bytes = heads.width.saturating_mul(4).saturating_mul(PAGE);
+        // Two bytes for each number.
+        let numbers = heads.width.saturating_add(heads.values);
+        let bytes = numbers.saturating_mul(2).saturating_mul(PAGE);
         bytes.saturating_mul(heads.kv).saturating_mul(layers)
     }
 
@@ -190,7 +191,7 @@ impl Memory {
 
     fn grow(&mut self) -> usize {
         for head in self.layers.iter_mut().flatten() {
-            head.grow(self.heads.width);
+            head.grow(self.heads);
         }
         self.pages.push(Use::default());
         self.pages.len().saturating_sub(1)
@@ -234,6 +235,7 @@ mod tests {
         query: 2,
         kv: 1,
         width: 16,
+        values: 16,
     };
 
     /// Room for `pages` pages.

@@ -9,6 +9,7 @@ mod safetensors;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -75,6 +76,17 @@ impl Weights {
         self.entries.get(name).map(|entry| entry.shape.as_slice())
     }
 
+    /// One of several models in the files: what stands under `name`, without it.
+    pub(crate) fn only(mut self, name: &str) -> Self {
+        let entries = std::mem::take(&mut self.entries).into_iter();
+        let inside = entries.filter_map(|(key, entry)| {
+            let (before, after) = key.split_once(name)?;
+            Some((format!("{before}{after}"), entry))
+        });
+        self.entries = inside.collect();
+        self
+    }
+
     /// Reads the matrix `name`, which must have exactly this shape. Row `i` of it
     /// is row `order(i)` of the file.
     pub(crate) fn matrix(
@@ -84,7 +96,20 @@ impl Weights {
         shape: [usize; 2],
         order: impl Fn(usize) -> usize + Sync,
     ) -> Result<Arc<Matrix>, LoadError> {
-        let (entry, format) = self.locate(name, &shape)?;
+        self.part(pool, name, &shape, shape, order)
+    }
+
+    /// As [`Self::matrix`], of a larger tensor, which must have exactly the shape
+    /// `whole`, and as long rows.
+    pub(crate) fn part(
+        &mut self,
+        pool: &mut Pool,
+        name: &str,
+        whole: &[usize],
+        shape: [usize; 2],
+        order: impl Fn(usize) -> usize + Sync,
+    ) -> Result<Arc<Matrix>, LoadError> {
+        let (entry, format) = self.locate(name, whole)?;
         let open = self.files.get(entry.file);
         let start = entry.start;
         let read = |row: usize, bytes: &mut [u8]| {
@@ -102,6 +127,42 @@ impl Weights {
         })?;
         let [outputs, inputs] = shape;
         self.count(outputs.saturating_mul(inputs));
+        Ok(Arc::new(matrix))
+    }
+
+    /// As [`Self::part`], of a matrix, whose `rows` become columns.
+    pub(crate) fn turned(
+        &mut self,
+        pool: &mut Pool,
+        name: &str,
+        whole: [usize; 2],
+        rows: Range<usize>,
+    ) -> Result<Arc<Matrix>, LoadError> {
+        let (entry, format) = self.locate(name, &whole)?;
+        let (1, width) = format.block() else {
+            return Err(not_dense(name, entry));
+        };
+        let [_, outputs] = whole;
+        let stride = outputs.saturating_mul(width);
+        let mut bytes = vec![0; rows.len().saturating_mul(stride)];
+        let before = rows.start.saturating_mul(stride);
+        let start = u64::try_from(before).map_or(u64::MAX, |at| entry.start.saturating_add(at));
+        let open = self.files.get(entry.file);
+        let open =
+            open.ok_or_else(|| read_error(Path::new(name), io::ErrorKind::NotFound.into()))?;
+        let read = open.file.read_exact_at(&mut bytes, start);
+        read.map_err(|source| read_error(&open.path, source))?;
+        let column = |column: usize, to: &mut [u8]| {
+            let numbers = bytes.chunks_exact(stride.max(1));
+            for (to, row) in to.chunks_exact_mut(width).zip(numbers) {
+                let number = row.chunks_exact(width).nth(column);
+                to.copy_from_slice(number.ok_or(io::ErrorKind::InvalidInput)?);
+            }
+            Ok(())
+        };
+        let matrix = Matrix::pack(pool, format, [outputs, rows.len()], column)
+            .map_err(|source: io::Error| read_error(&open.path, source))?;
+        self.count(outputs.saturating_mul(rows.len()));
         Ok(Arc::new(matrix))
     }
 
@@ -145,13 +206,7 @@ impl Weights {
             Format::F32 => f32,
             Format::F16 => f16,
             Format::Bf16 => bf16,
-            _ => {
-                return Err(LoadError::Tensor {
-                    name: name.into(),
-                    found: format!("dtype {}", entry.dtype),
-                    expected: "F32, F16 or BF16".into(),
-                });
-            }
+            _ => return Err(not_dense(name, entry)),
         };
         let (_, width) = format.block();
         // The size is that of the shape, and inside the file.
@@ -216,6 +271,14 @@ impl Weights {
     fn count(&mut self, numbers: usize) {
         let numbers = u64::try_from(numbers).unwrap_or(u64::MAX);
         self.parameters = self.parameters.saturating_add(numbers);
+    }
+}
+
+fn not_dense(name: &str, entry: &Entry) -> LoadError {
+    LoadError::Tensor {
+        name: name.into(),
+        found: format!("dtype {}", entry.dtype),
+        expected: "F32, F16 or BF16".into(),
     }
 }
 

@@ -1,14 +1,14 @@
 //! Sizes and settings of a decoder, and the families that differ in them.
 
-use serde::Deserialize;
-use serde_json::Value;
+mod config;
+mod gguf;
 
-use super::rope::Scaling;
-use crate::config::{FILE, check_multiple, check_sizes, unsupported};
+use super::rope::{Rope, Scaling};
+use crate::config::{check_multiple, check_sizes, unsupported};
 use crate::error::LoadError;
 use crate::kernel::attention::Heads;
 use crate::kernel::level::LANES;
-use crate::weights::gguf::Gguf;
+use crate::weights::gguf::MAX_EXPERTS;
 
 /// Models that differ in a few settings only.
 #[derive(Debug)]
@@ -16,38 +16,76 @@ pub(crate) struct Family {
     /// As `architectures` in config.json has it.
     pub(crate) architecture: &'static str,
     /// As `general.architecture` in GGUF has it.
-    pub(crate) gguf: &'static str,
+    pub(crate) gguf: Option<&'static str>,
     /// Whether queries, keys and values have a bias.
-    bias: bool,
+    pub(crate) bias: bool,
     /// Whether each head of queries and keys is normalised.
-    head_norm: bool,
+    pub(crate) head_norm: bool,
     /// Whether GGUF has the two halves of a head, which turn together, interleaved.
     interleaved: bool,
+    pub(crate) kind: Kind,
+}
+
+/// What else sets families apart.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Kind {
+    Plain,
+    /// `sliding_window` holds for every layer.
+    Sliding,
+    /// Embeddings are scaled, weights of norms lie around zero, every part of a layer
+    /// is normalised before and after, and gates are GELU.
+    Gemma,
+    /// As [`Self::Gemma`], of a model that also sees: its text is `text_config`.
+    NestedGemma,
+    /// A mixture of experts.
+    Mixture(Router),
+    /// DeepSeek: keys and values are made from one small row, and there are experts.
+    Latent(Router),
+}
+
+/// How config.json says what the router of a mixture does.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Router {
+    Mixtral,
+    /// With an expert for all tokens, behind a gate.
+    Qwen2,
+    Qwen3,
+    DeepSeek2,
+    DeepSeek3,
 }
 
 /// Every family that there is.
-pub(crate) static FAMILIES: [Family; 3] = [
-    Family {
-        architecture: "LlamaForCausalLM",
-        gguf: "llama",
-        bias: false,
-        head_norm: false,
-        interleaved: true,
-    },
-    Family {
-        architecture: "Qwen2ForCausalLM",
-        gguf: "qwen2",
-        bias: true,
-        head_norm: false,
-        interleaved: false,
-    },
-    Family {
-        architecture: "Qwen3ForCausalLM",
-        gguf: "qwen3",
-        bias: false,
-        head_norm: true,
-        interleaved: false,
-    },
+pub(crate) static FAMILIES: [Family; 12] = [
+    Family::of("LlamaForCausalLM", Some("llama"), Kind::Plain).interleaved(),
+    Family::of("Qwen2ForCausalLM", Some("qwen2"), Kind::Plain).bias(),
+    Family::of("Qwen3ForCausalLM", Some("qwen3"), Kind::Plain).head_norm(),
+    Family::of("MistralForCausalLM", None, Kind::Sliding),
+    Family::of("Phi3ForCausalLM", None, Kind::Sliding),
+    Family::of("Gemma3ForCausalLM", Some("gemma3"), Kind::Gemma).head_norm(),
+    Family::of("Gemma3ForConditionalGeneration", None, Kind::NestedGemma).head_norm(),
+    Family::of("MixtralForCausalLM", None, Kind::Mixture(Router::Mixtral)),
+    Family::of(
+        "Qwen2MoeForCausalLM",
+        Some("qwen2moe"),
+        Kind::Mixture(Router::Qwen2),
+    )
+    .bias(),
+    Family::of(
+        "Qwen3MoeForCausalLM",
+        Some("qwen3moe"),
+        Kind::Mixture(Router::Qwen3),
+    )
+    .head_norm(),
+    Family::of(
+        "DeepseekV2ForCausalLM",
+        None,
+        Kind::Latent(Router::DeepSeek2),
+    ),
+    Family::of(
+        "DeepseekV3ForCausalLM",
+        None,
+        Kind::Latent(Router::DeepSeek3),
+    ),
 ];
 
 impl Family {
@@ -55,6 +93,39 @@ impl Family {
         FAMILIES
             .iter()
             .find(|family| family.architecture == architecture)
+    }
+
+    const fn of(architecture: &'static str, gguf: Option<&'static str>, kind: Kind) -> Self {
+        Self {
+            architecture,
+            gguf,
+            bias: false,
+            head_norm: false,
+            interleaved: false,
+            kind,
+        }
+    }
+
+    const fn bias(self) -> Self {
+        Self { bias: true, ..self }
+    }
+
+    const fn head_norm(self) -> Self {
+        Self {
+            head_norm: true,
+            ..self
+        }
+    }
+
+    const fn interleaved(self) -> Self {
+        Self {
+            interleaved: true,
+            ..self
+        }
+    }
+
+    pub(crate) fn is_gemma(&self) -> bool {
+        matches!(self.kind, Kind::Gemma | Kind::NestedGemma)
     }
 }
 
@@ -67,122 +138,84 @@ pub(crate) struct Shape {
     /// Numbers that the model gives for the next token.
     pub(crate) vocabulary: usize,
     pub(crate) hidden: usize,
+    /// Of feed-forward networks without experts.
     pub(crate) inner: usize,
     pub(crate) layers: usize,
+    /// Of what memory holds.
     pub(crate) heads: Heads,
+    /// What scores of attention are multiplied with.
+    pub(crate) scale: f32,
     pub(crate) epsilon: f32,
-    pub(crate) theta: f64,
-    pub(crate) scaling: Option<Scaling>,
+    pub(crate) rope: Rope,
+    pub(crate) window: Option<Window>,
+    pub(crate) latent: Option<Latent>,
+    pub(crate) mixture: Option<Mixture>,
     /// Whether the embeddings of tokens are also the last layer.
     pub(crate) tied: bool,
-    pub(crate) bias: bool,
-    pub(crate) head_norm: bool,
+    /// What the file leaves out of the weights of norms.
+    pub(crate) norm_offset: f32,
     pub(crate) interleaved: bool,
 }
 
+/// Of layers that see only so far back.
+#[derive(Clone, Debug)]
+pub(crate) struct Window {
+    /// Positions that they see, their own included.
+    pub(crate) size: usize,
+    pub(crate) rope: Rope,
+    /// Whether a layer is one of them.
+    pub(crate) layers: Vec<bool>,
+}
+
+/// Widths of attention over one small row for all heads.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Latent {
+    /// Of the row that queries are made from, if they are not made at once.
+    pub(crate) query: Option<usize>,
+    /// Of the row that keys and values are made from.
+    pub(crate) row: usize,
+    /// Of the part of a query and a key that does not turn, and of the one that does.
+    pub(crate) still: usize,
+    pub(crate) turning: usize,
+    pub(crate) value: usize,
+}
+
+/// A mixture of experts.
+#[derive(Clone, Debug)]
+pub(crate) struct Mixture {
+    pub(crate) count: usize,
+    /// Experts for each token.
+    pub(crate) used: usize,
+    pub(crate) inner: usize,
+    /// Of the network for all tokens, if there is one.
+    pub(crate) shared: Option<usize>,
+    /// Whether a layer has experts.
+    pub(crate) layers: Vec<bool>,
+    pub(crate) rule: Rule,
+}
+
+/// How a router's scores become weights of experts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rule {
+    /// Sigmoid, and a correction for the choice alone; or softmax.
+    pub(crate) sigmoid: bool,
+    /// Whether the weights of a token are divided by their sum.
+    pub(crate) normalise: bool,
+    /// What weights are then multiplied with.
+    pub(crate) scale: f32,
+    /// Groups of experts, and how many of them a token uses.
+    pub(crate) groups: (usize, usize),
+}
+
 impl Shape {
-    /// Of a family, with the settings of config.json.
-    pub(crate) fn of_config(family: &'static Family, config: Config) -> Result<Self, LoadError> {
-        config.check(family)?;
-        let heads = config.num_attention_heads;
-        let width = config
-            .head_dim
-            .or(config.hidden_size.checked_div(heads))
-            .unwrap_or(0);
-        let rope = config.rope_parameters.unwrap_or_default();
-        let theta = config.rope_theta.or(rope.rope_theta);
-        let shape = Self {
-            family,
-            context: config.max_position_embeddings,
-            vocabulary: config.vocab_size,
-            hidden: config.hidden_size,
-            inner: config.intermediate_size,
-            layers: config.num_hidden_layers,
-            heads: Heads {
-                query: heads,
-                kv: config.num_key_value_heads.unwrap_or(heads),
-                width,
-            },
-            epsilon: config.rms_norm_eps,
-            theta: theta.ok_or_else(|| unsupported(FILE, "rope_theta", "absent", "a number"))?,
-            scaling: config.rope_scaling.unwrap_or(rope).scaling()?,
-            tied: config.tie_word_embeddings,
-            bias: family.bias,
-            head_norm: family.head_norm,
-            interleaved: false,
-        };
-        shape.check(FILE)?;
-        Ok(shape)
-    }
-
-    /// Of the pairs of a GGUF file.
-    pub(crate) fn of_gguf(gguf: &Gguf) -> Result<Self, LoadError> {
-        let name = gguf.text("general.architecture").unwrap_or_default();
-        let Some(family) = FAMILIES.iter().find(|family| family.gguf == name) else {
-            return Err(LoadError::Architecture {
-                found: vec![name.into()],
-                expected: FAMILIES.iter().map(|family| family.gguf).collect(),
-            });
-        };
-        let optional = |key: &str| gguf.integer(&format!("{name}.{key}"));
-        let size = |value: Option<i64>| value.and_then(|value| usize::try_from(value).ok());
-        let required = |key: &'static str| {
-            size(optional(key)).ok_or_else(|| unsupported(GGUF, key, "absent", "a size"))
-        };
-        let float = |key: &str| gguf.float(&format!("{name}.{key}"));
-        for key in [
-            "rope.scaling.type",
-            "expert_count",
-            "attention.sliding_window",
-        ] {
-            let key_of = format!("{name}.{key}");
-            let none = gguf.integer(&key_of).is_none_or(|count| count == 0);
-            let found = gguf.text(&key_of);
-            if !none || found.is_some_and(|found| found != "none") {
-                let found = found.unwrap_or("set");
-                return Err(unsupported(GGUF, key, found, "none"));
-            }
-        }
-        let hidden = required("embedding_length")?;
-        let query = required("attention.head_count")?;
-        let table = gguf.weights.shape("model.embed_tokens.weight");
-        let epsilon = float("attention.layer_norm_rms_epsilon");
-        let epsilon = epsilon.ok_or_else(|| {
-            unsupported(
-                GGUF,
-                "attention.layer_norm_rms_epsilon",
-                "absent",
-                "a number",
-            )
-        })?;
-        let width = size(optional("attention.key_length")).or(hidden.checked_div(query));
-        let shape = Self {
-            family,
-            context: required("context_length")?,
-            vocabulary: table.and_then(|shape| shape.first()).copied().unwrap_or(0),
-            hidden,
-            inner: required("feed_forward_length")?,
-            layers: required("block_count")?,
-            heads: Heads {
-                query,
-                kv: size(optional("attention.head_count_kv")).unwrap_or(query),
-                width: width.unwrap_or(0),
-            },
-            epsilon: super::to_f32(epsilon),
-            theta: float("rope.freq_base").unwrap_or(10_000.0),
-            scaling: None,
-            tied: !gguf.weights.contains("lm_head.weight"),
-            bias: family.bias,
-            head_norm: family.head_norm,
-            interleaved: family.interleaved,
-        };
-        shape.check(GGUF)?;
-        Ok(shape)
-    }
-
     /// Refuses sizes that no real model has and those that kernels cannot divide.
-    fn check(&self, file: &'static str) -> Result<(), LoadError> {
-        let Heads { query, kv, width } = self.heads;
+    fn check(self, file: &'static str) -> Result<Self, LoadError> {
+        let Heads {
+            query,
+            kv,
+            width,
+            values,
+        } = self.heads;
         check_sizes(
             file,
             [
@@ -192,7 +225,8 @@ impl Shape {
                 ("num_hidden_layers", self.layers, 1 << 10),
                 ("num_attention_heads", query, 1 << 10),
                 ("num_key_value_heads", kv, 1 << 10),
-                ("head_dim", width, 1 << 10),
+                ("head_dim", width, 1 << 12),
+                ("v_head_dim", values, 1 << 12),
                 ("max_position_embeddings", self.context, 1 << 22),
             ],
         )?;
@@ -201,87 +235,86 @@ impl Shape {
             return Err(unsupported(file, "num_key_value_heads", kv, expected));
         }
         check_multiple(file, "head_dim", width, LANES)?;
-        check_multiple(file, "intermediate_size", self.inner, LANES)
+        check_multiple(file, "intermediate_size", self.inner, LANES)?;
+        check_rope(file, self.rope)?;
+        if let Some(window) = &self.window {
+            check_sizes(file, [("sliding_window", window.size, 1 << 22)])?;
+            check_rope(file, window.rope)?;
+        }
+        if let Some(latent) = self.latent {
+            latent.check(file)?;
+        }
+        if let Some(mixture) = &self.mixture {
+            mixture.check(file)?;
+        }
+        Ok(self)
     }
 }
 
-/// config.json, as far as it matters.
-#[derive(Debug, Deserialize)]
-pub(crate) struct Config {
-    vocab_size: usize,
-    hidden_size: usize,
-    intermediate_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
-    num_key_value_heads: Option<usize>,
-    head_dim: Option<usize>,
-    max_position_embeddings: usize,
-    rms_norm_eps: f32,
-    rope_theta: Option<f64>,
-    hidden_act: String,
-    #[serde(default)]
-    tie_word_embeddings: bool,
-    #[serde(default)]
-    attention_bias: bool,
-    #[serde(default)]
-    mlp_bias: bool,
-    #[serde(default)]
-    use_sliding_window: bool,
-    layer_types: Option<Vec<String>>,
-    rope_scaling: Option<Rope>,
-    /// Where newer files have both of the above.
-    rope_parameters: Option<Rope>,
-    quantization_config: Option<Value>,
-}
-
-/// How angles are made, and changed for longer contexts.
-#[derive(Debug, Default, Deserialize)]
-struct Rope {
-    rope_theta: Option<f64>,
-    #[serde(alias = "type")]
-    rope_type: Option<String>,
-    #[serde(flatten)]
-    scaling: Value,
-}
-
-impl Rope {
-    fn scaling(self) -> Result<Option<Scaling>, LoadError> {
-        match self.rope_type.as_deref() {
-            None | Some("default") => Ok(None),
-            Some("llama3") => match serde_json::from_value(self.scaling) {
-                Ok(scaling) => Ok(Some(scaling)),
-                Err(error) => Err(unsupported(FILE, "rope_scaling", error, "that of llama3")),
-            },
-            Some(found) => Err(unsupported(FILE, "rope_type", found, "default or llama3")),
+fn check_rope(file: &'static str, rope: Rope) -> Result<(), LoadError> {
+    let above = |key, found: f64, least: f64| match found.is_finite() && found > least {
+        true => Ok(()),
+        false => Err(unsupported(file, key, found, format!("above {least}"))),
+    };
+    above("rope_theta", rope.theta, 1.0)?;
+    match rope.scaling {
+        Scaling::Linear(factor) => above("factor", factor, 0.0),
+        Scaling::Yarn(yarn) => {
+            above("factor", yarn.factor, 0.0)?;
+            let original = yarn.original_max_position_embeddings;
+            above("original_max_position_embeddings", original, 0.0)
         }
+        Scaling::None | Scaling::Llama3(_) => Ok(()),
     }
 }
 
-impl Config {
-    /// Refuses settings that are not implemented.
-    fn check(&self, family: &Family) -> Result<(), LoadError> {
-        if self.hidden_act != "silu" {
-            return Err(unsupported(FILE, "hidden_act", &self.hidden_act, "silu"));
-        }
+impl Latent {
+    fn check(self, file: &'static str) -> Result<(), LoadError> {
+        let query = self.query.unwrap_or(LANES);
         for (key, found) in [
-            // A family that always has it does not say so.
-            ("attention_bias", self.attention_bias && !family.bias),
-            ("mlp_bias", self.mlp_bias),
-            ("use_sliding_window", self.use_sliding_window),
+            ("q_lora_rank", query),
+            ("kv_lora_rank", self.row),
+            ("qk_nope_head_dim", self.still),
+            ("qk_rope_head_dim", self.turning),
+            ("v_head_dim", self.value),
         ] {
-            if found {
-                return Err(unsupported(FILE, key, found, "false"));
-            }
+            check_sizes(file, [(key, found, 1 << 13)])?;
+            check_multiple(file, key, found, LANES)?;
         }
-        let mut layers = self.layer_types.iter().flatten();
-        if let Some(found) = layers.find(|kind| *kind != "full_attention") {
-            return Err(unsupported(FILE, "layer_types", found, "full_attention"));
-        }
-        match &self.quantization_config {
-            Some(found) => Err(unsupported(FILE, "quantization_config", found, "null")),
-            None => Ok(()),
-        }
+        Ok(())
     }
 }
 
-const GGUF: &str = "gguf";
+impl Mixture {
+    fn check(&self, file: &'static str) -> Result<(), LoadError> {
+        check_sizes(
+            file,
+            [
+                ("num_experts", self.count, MAX_EXPERTS),
+                ("num_experts_per_tok", self.used, self.count),
+                ("moe_intermediate_size", self.inner, 1 << 18),
+                (
+                    "shared_expert_intermediate_size",
+                    self.shared.unwrap_or(1),
+                    1 << 18,
+                ),
+                ("n_group", self.rule.groups.0, self.count),
+                ("topk_group", self.rule.groups.1, self.rule.groups.0),
+            ],
+        )?;
+        check_multiple(file, "moe_intermediate_size", self.inner, LANES)?;
+        let shared = self.shared.unwrap_or(LANES);
+        check_multiple(file, "shared_expert_intermediate_size", shared, LANES)?;
+        let (groups, used) = self.rule.groups;
+        let Some(group) = self
+            .count
+            .checked_div(groups)
+            .filter(|_| self.count.is_multiple_of(groups))
+        else {
+            let expected = format!("a divisor of the number of experts, {}", self.count);
+            return Err(unsupported(file, "n_group", groups, expected));
+        };
+        let most = group.saturating_mul(used);
+        check_sizes(file, [("num_experts_per_tok", self.used, most)])
+    }
+}

@@ -109,6 +109,7 @@ mod tests {
             query: 1,
             kv: 1,
             width: 2,
+            values: 2,
         };
         let queries = [5.0, 3.0, -1.0, 2.0];
         let output = attend(
@@ -125,6 +126,7 @@ mod tests {
             query: 2,
             kv: 2,
             width: 1,
+            values: 1,
         };
         // Head 0 looks at the first row alone, head 1 at the second.
         let output = attend(

@@ -1,8 +1,8 @@
 //! Attention of causal models over keys and values that are kept in pages.
 //!
 //! ```text
-//! page of a head   keys    [width][PAGE]   halves, transposed
-//!                  values  [PAGE][width]   halves
+//! page of a head   keys    [width][PAGE]    halves, transposed
+//!                  values  [PAGE][values]   halves
 //! ```
 //!
 //! Sums run over the numbers of a head and over positions, in their order: a query
@@ -11,17 +11,17 @@
 
 #![expect(
     clippy::arithmetic_side_effects,
-    clippy::as_conversions,
-    clippy::cast_precision_loss,
     clippy::indexing_slicing,
     clippy::inline_always,
     reason = "places in pages, which the caller has; a kernel must be one piece"
 )]
 
+use std::ops::Range;
+
 use zeroize::Zeroize as _;
 
 use super::level::{Kernel, LANES, Level};
-use super::row::{exp, for_lanes, total};
+use super::row::softmax;
 
 /// Positions in a page.
 pub(crate) const PAGE: usize = 32;
@@ -33,8 +33,10 @@ pub(crate) struct Heads {
     pub(crate) query: usize,
     /// Key and value heads.
     pub(crate) kv: usize,
-    /// Numbers in a head; a multiple of [`LANES`].
+    /// Numbers in a query and a key; a multiple of [`LANES`].
     pub(crate) width: usize,
+    /// Numbers in a value; a multiple of [`LANES`].
+    pub(crate) values: usize,
 }
 
 impl Heads {
@@ -58,10 +60,10 @@ struct Page {
 
 impl Head {
     /// One more page, of zeros.
-    pub(crate) fn grow(&mut self, width: usize) {
+    pub(crate) fn grow(&mut self, heads: Heads) {
         self.pages.push(Page {
-            keys: vec![[0; PAGE]; width].into(),
-            values: vec![0; width * PAGE].into(),
+            keys: vec![[0; PAGE]; heads.width].into(),
+            values: vec![0; heads.values * PAGE].into(),
         });
     }
 
@@ -106,7 +108,7 @@ impl Kernel for Append<'_> {
     }
 }
 
-/// Lets queries of one sequence and one group of heads attend.
+/// Lets queries of one sequence and heads of one group attend.
 pub(crate) struct Attend<'a> {
     pub(crate) head: &'a Head,
     /// Pages of the sequence, in order.
@@ -115,7 +117,11 @@ pub(crate) struct Attend<'a> {
     pub(crate) position: usize,
     /// Queries in a row.
     pub(crate) group: usize,
-    pub(crate) width: usize,
+    pub(crate) heads: Heads,
+    /// What scores are multiplied with.
+    pub(crate) scale: f32,
+    /// Positions that a query sees: its own and those before it.
+    pub(crate) window: usize,
     /// One after the other.
     pub(crate) queries: &'a mut [f32],
     /// A sum of values for each query.
@@ -128,14 +134,15 @@ impl Kernel for Attend<'_> {
 
     #[inline(always)]
     fn run<L: Level>(self, level: L) {
-        let count = self.queries.len() / self.width;
-        let scale = 1.0 / (self.width as f32).sqrt();
-        self.queries.iter_mut().for_each(|x| *x *= scale);
+        let Heads { width, values, .. } = self.heads;
+        let count = self.queries.len() / width;
+        self.queries.iter_mut().for_each(|x| *x *= self.scale);
         let last = self.position + count.div_ceil(self.group);
-        let pages = &self.pages[..last.div_ceil(PAGE)];
+        let unseen = (self.position + 1).saturating_sub(self.window) / PAGE;
+        let pages = &self.pages[unseen..last.div_ceil(PAGE)];
         let stride = pages.len() * PAGE;
         self.output.clear();
-        self.output.resize(count * self.width, 0.0);
+        self.output.resize(count * values, 0.0);
         self.scores.clear();
         self.scores.resize(4.min(count) * stride, 0.0);
         let mut first = 0;
@@ -143,12 +150,16 @@ impl Kernel for Attend<'_> {
             let part = Part {
                 head: self.head,
                 pages,
-                width: self.width,
-                queries: &self.queries[first * self.width..],
+                width,
+                values,
+                queries: &self.queries[first * width..],
                 scores: self.scores,
-                output: &mut self.output[first * self.width..],
+                output: &mut self.output[first * values..],
             };
-            let visible = |query: usize| self.position + (first + query) / self.group + 1;
+            let visible = |query: usize| {
+                let end = self.position + (first + query) / self.group + 1;
+                end.saturating_sub(self.window) - unseen * PAGE..end - unseen * PAGE
+            };
             first += match count - first {
                 4.. => part.attend::<L, 4>(level, visible),
                 2.. => part.attend::<L, 2>(level, visible),
@@ -163,6 +174,7 @@ struct Part<'a> {
     head: &'a Head,
     pages: &'a [usize],
     width: usize,
+    values: usize,
     queries: &'a [f32],
     scores: &'a mut [f32],
     output: &'a mut [f32],
@@ -171,7 +183,11 @@ struct Part<'a> {
 impl Part<'_> {
     /// Lets `Q` of them attend; gives their number.
     #[inline(always)]
-    fn attend<L: Level, const Q: usize>(self, level: L, visible: impl Fn(usize) -> usize) -> usize {
+    fn attend<L: Level, const Q: usize>(
+        self,
+        level: L,
+        visible: impl Fn(usize) -> Range<usize>,
+    ) -> usize {
         let stride = self.pages.len() * PAGE;
         let queries: [_; Q] =
             std::array::from_fn(|q| &self.queries[q * self.width..(q + 1) * self.width]);
@@ -186,7 +202,10 @@ impl Part<'_> {
             }
         }
         for (q, scores) in self.scores.chunks_exact_mut(stride).take(Q).enumerate() {
-            softmax(level, scores, visible(q));
+            let visible = visible(q);
+            scores[..visible.start].fill(0.0);
+            scores[visible.end..].fill(0.0);
+            softmax(level, &mut scores[visible]);
         }
         for (index, page) in self.pages.iter().enumerate() {
             let weights: [_; Q] = std::array::from_fn(|q| {
@@ -194,18 +213,18 @@ impl Part<'_> {
                 &self.scores[at..at + PAGE]
             });
             let values = &self.head.pages[*page].values;
-            for column in (0..self.width).step_by(LANES) {
+            for column in (0..self.values).step_by(LANES) {
                 let mut sums = [[level.splat(0.0)]; Q];
                 for (q, [sum]) in sums.iter_mut().enumerate() {
-                    let at = q * self.width + column;
+                    let at = q * self.values + column;
                     *sum = get(level, &self.output[at..at + LANES]);
                 }
-                for (slot, values) in values.chunks_exact(self.width).enumerate() {
+                for (slot, values) in values.chunks_exact(self.values).enumerate() {
                     let weights = weights.map(|weights| weights[slot]);
                     accumulate(level, &mut sums, weights, &values[column..column + LANES]);
                 }
                 for (q, sums) in sums.into_iter().enumerate() {
-                    let at = q * self.width + column;
+                    let at = q * self.values + column;
                     put(level, sums, &mut self.output[at..at + LANES]);
                 }
             }
@@ -245,37 +264,4 @@ fn put<L: Level, const N: usize>(level: L, sums: [L::F; N], to: &mut [f32]) {
     for (sum, to) in sums.into_iter().zip(to.as_chunks_mut().0) {
         level.store(sum, to);
     }
-}
-
-/// Of the first `visible` scores; the others become zero.
-#[inline(always)]
-fn softmax<L: Level>(level: L, scores: &mut [f32], visible: usize) {
-    let (scores, hidden) = scores.split_at_mut(visible);
-    hidden.fill(0.0);
-    let mut most = level.splat(f32::NEG_INFINITY);
-    for_lanes(scores, f32::NEG_INFINITY, |lanes| {
-        most = level.max(most, level.load(lanes));
-    });
-    let mut lanes = [0.0; LANES];
-    level.store(most, &mut lanes);
-    let most = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
-    let mut sum = level.splat(0.0);
-    let power = |lanes: &[f32; LANES]| exp(level, level.sub(level.load(lanes), level.splat(most)));
-    let (whole, rest) = scores.as_chunks_mut();
-    for lanes in whole {
-        let power = power(lanes);
-        sum = level.add(sum, power);
-        level.store(power, lanes);
-    }
-    if !rest.is_empty() {
-        let mut lanes = [0.0; LANES];
-        lanes[..rest.len()].copy_from_slice(rest);
-        let power = power(&lanes);
-        level.store(power, &mut lanes);
-        lanes[rest.len()..].fill(0.0);
-        rest.copy_from_slice(&lanes[..rest.len()]);
-        sum = level.add(sum, level.load(&lanes));
-    }
-    let scale = 1.0 / total(level, sum);
-    scores.iter_mut().for_each(|x| *x *= scale);
 }

@@ -76,28 +76,36 @@ impl Pool {
         });
     }
 
-    /// Does `work` for blocks of columns of a table with rows of `width` numbers;
-    /// it is given the first of its columns.
-    pub(crate) fn columns(
+    /// Does `work` for blocks of columns of tables, each with rows of its width; it
+    /// is given the number of the table and the first of its columns.
+    pub(crate) fn columns<'a>(
         &mut self,
-        table: &mut [f32],
-        width: usize,
+        tables: impl Iterator<Item = (&'a mut [f32], usize)>,
         block: usize,
-        work: impl Fn(usize, Columns<'_>) + Sync,
+        work: impl Fn(usize, usize, Columns<'_>) + Sync,
     ) {
-        let grid = Grid::new(table);
-        self.each(width.div_ceil(block.max(1)), |index| {
-            let first = index.saturating_mul(block);
-            let columns = first..first.saturating_add(block).min(width);
-            // Each index comes once: no two of these overlap.
-            work(
-                first,
-                Columns {
-                    grid: &grid,
-                    width,
-                    columns,
-                },
-            );
+        let grids: Vec<_> = tables
+            .map(|(table, width)| (Grid::new(table), width))
+            .collect();
+        let blocks = |(index, (_, width)): (usize, &(_, usize))| {
+            (0..*width)
+                .step_by(block.max(1))
+                .map(move |first| (index, first))
+        };
+        let blocks: Vec<_> = grids.iter().enumerate().flat_map(blocks).collect();
+        self.each(blocks.len(), |part| {
+            let Some((table, first)) = blocks.get(part).copied() else {
+                return;
+            };
+            if let Some((grid, width)) = grids.get(table) {
+                // Each block comes once: no two of these overlap.
+                let columns = Columns {
+                    grid,
+                    width: *width,
+                    columns: first..first.saturating_add(block).min(*width),
+                };
+                work(table, first, columns);
+            }
         });
     }
 }
@@ -326,17 +334,19 @@ mod tests {
     #[test]
     fn columns_are_those_of_the_table() {
         let mut pool = Pool::with(3, Cpu::detect()).unwrap();
-        let mut table = [0.0; 21];
-        pool.columns(&mut table, 7, 3, |first, mut columns| {
+        let (mut wide, mut narrow) = ([0.0; 21], [0.0; 4]);
+        let tables = [(wide.as_mut_slice(), 7), (narrow.as_mut_slice(), 2)];
+        pool.columns(tables.into_iter(), 3, |table, first, mut columns| {
             for row in 0..4 {
                 for (index, number) in (first..).zip(columns.row(row)) {
-                    *number += (10 * row + index) as f32;
+                    *number += (100 * table + 10 * row + index) as f32;
                 }
             }
         });
-        for (index, number) in table.into_iter().enumerate() {
+        for (index, number) in wide.into_iter().enumerate() {
             assert_eq!(number, (10 * (index / 7) + index % 7) as f32);
         }
+        assert_eq!(narrow, [100.0, 101.0, 110.0, 111.0]);
     }
 
     #[test]

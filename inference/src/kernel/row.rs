@@ -35,10 +35,21 @@ impl Kernel for Norm<'_> {
     }
 }
 
-/// `silu(gate) * up`, of a row that holds `gate` and then `up`.
+/// What the gate of a feed-forward network does to a number.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Activation {
+    /// `x * sigmoid(x)`
+    Silu,
+    /// `x * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3))) / 2`
+    Gelu,
+}
+
+/// `activation(gate) * up * factor`, of a row that holds `gate` and then `up`.
 pub(crate) struct Gated<'a> {
     pub(crate) row: &'a [f32],
     pub(crate) to: &'a mut [f32],
+    pub(crate) activation: Activation,
+    pub(crate) factor: f32,
 }
 
 impl Kernel for Gated<'_> {
@@ -50,14 +61,90 @@ impl Kernel for Gated<'_> {
         let (gate, _) = gate.as_chunks();
         let (up, _) = up.as_chunks();
         let (to, _) = self.to.as_chunks_mut();
-        let one = level.splat(1.0);
+        let factor = level.splat(self.factor);
         for ((gate, up), to) in gate.iter().zip(up).zip(to) {
             let (gate, up) = (level.load(gate), level.load(up));
-            let power = exp(level, level.sub(level.splat(0.0), gate));
-            let silu = level.div(gate, level.add(one, power));
-            level.store(level.mul(silu, up), to);
+            let steep = match self.activation {
+                Activation::Silu => gate,
+                // (1 + tanh x) / 2 = sigmoid(2 x)
+                Activation::Gelu => {
+                    let square = level.mul(level.mul(gate, gate), level.splat(0.044_715));
+                    let cubic = level.mul(gate, level.add(level.splat(1.0), square));
+                    level.mul(cubic, level.splat(1.595_769_1))
+                }
+            };
+            let opened = level.div(gate, inverse_sigmoid(level, steep));
+            level.store(level.mul(level.mul(opened, up), factor), to);
         }
     }
+}
+
+/// `sigmoid(x)` of each number.
+pub(crate) struct Sigmoid<'a>(pub(crate) &'a mut [f32]);
+
+impl Kernel for Sigmoid<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Level>(self, level: L) {
+        for chunk in self.0.chunks_mut(LANES) {
+            let mut lanes = [0.0; LANES];
+            lanes[..chunk.len()].copy_from_slice(chunk);
+            let sigmoid = level.div(level.splat(1.0), inverse_sigmoid(level, level.load(&lanes)));
+            level.store(sigmoid, &mut lanes);
+            chunk.copy_from_slice(&lanes[..chunk.len()]);
+        }
+    }
+}
+
+/// `1 / sigmoid(x)`
+#[inline(always)]
+fn inverse_sigmoid<L: Level>(level: L, x: L::F) -> L::F {
+    let power = exp(level, level.sub(level.splat(0.0), x));
+    level.add(level.splat(1.0), power)
+}
+
+/// Powers of numbers as shares of their sum.
+pub(crate) struct Softmax<'a>(pub(crate) &'a mut [f32]);
+
+impl Kernel for Softmax<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Level>(self, level: L) {
+        softmax(level, self.0);
+    }
+}
+
+/// As [`Softmax`].
+#[inline(always)]
+pub(crate) fn softmax<L: Level>(level: L, scores: &mut [f32]) {
+    let mut most = level.splat(f32::NEG_INFINITY);
+    for_lanes(scores, f32::NEG_INFINITY, |lanes| {
+        most = level.max(most, level.load(lanes));
+    });
+    let mut lanes = [0.0; LANES];
+    level.store(most, &mut lanes);
+    let most = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    let mut sum = level.splat(0.0);
+    let power = |lanes: &[f32; LANES]| exp(level, level.sub(level.load(lanes), level.splat(most)));
+    let (whole, rest) = scores.as_chunks_mut();
+    for lanes in whole {
+        let power = power(lanes);
+        sum = level.add(sum, power);
+        level.store(power, lanes);
+    }
+    if !rest.is_empty() {
+        let mut lanes = [0.0; LANES];
+        lanes[..rest.len()].copy_from_slice(rest);
+        let power = power(&lanes);
+        level.store(power, &mut lanes);
+        lanes[rest.len()..].fill(0.0);
+        rest.copy_from_slice(&lanes[..rest.len()]);
+        sum = level.add(sum, level.load(&lanes));
+    }
+    let scale = 1.0 / total(level, sum);
+    scores.iter_mut().for_each(|x| *x *= scale);
 }
 
 /// The rotary embedding: number `i` of a head turns with `i + width / 2`.

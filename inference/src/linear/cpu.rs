@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use super::Job;
 use crate::kernel::input::{Forms, Row};
-use crate::kernel::level::LANES;
+use crate::kernel::level::{Cpu, LANES};
 use crate::kernel::matrix::{Matrix, Then};
-use crate::kernel::pool::Pool;
+use crate::kernel::pool::{Columns, Pool};
 
 /// Matrices, one below the other.
 #[derive(Debug)]
@@ -26,40 +27,50 @@ impl Product {
         forms
     }
 
-    #[expect(clippy::unnecessary_wraps, reason = "a GPU may fail")]
-    pub(super) fn apply(
+    /// The columns from `first` up to `last`.
+    fn multiply(
         &self,
-        pool: &mut Pool,
+        cpu: Cpu,
         rows: &[Row],
-        y: &mut [f32],
-        width: usize,
+        (first, last): (usize, usize),
+        columns: &mut Columns<'_>,
         then: Then<'_>,
-    ) -> candle_core::Result<()> {
-        let cpu = pool.cpu();
-        // Enough blocks that nobody waits long for the last one.
-        let tiles = width.div_ceil(LANES);
-        let blocks = pool.threads().saturating_mul(BLOCKS);
-        let block = tiles.div_ceil(blocks).clamp(1, TILES).saturating_mul(LANES);
-        pool.columns(y, width, block, |first, mut columns| {
-            let last = first.saturating_add(block);
-            let mut start = 0_usize;
-            for part in &self.0 {
-                let end = start.saturating_add(part.outputs());
-                let (from, to) = (first.max(start), last.min(end));
-                if from < to {
-                    let outputs = from.saturating_sub(start)..to.saturating_sub(start);
-                    let offset = from.saturating_sub(first);
-                    let then = match then {
-                        Then::Set(bias) => Then::Set(bias.get(first..).unwrap_or_default()),
-                        Then::Add => Then::Add,
-                    };
-                    part.multiply(cpu, rows, outputs, &mut columns, offset, then);
-                }
-                start = end;
+    ) {
+        let mut start = 0_usize;
+        for part in &self.0 {
+            let end = start.saturating_add(part.outputs());
+            let (from, to) = (first.max(start), last.min(end));
+            if from < to {
+                let outputs = from.saturating_sub(start)..to.saturating_sub(start);
+                let offset = from.saturating_sub(first);
+                let then = match then {
+                    Then::Set(bias) => Then::Set(bias.get(first..).unwrap_or_default()),
+                    Then::Add => Then::Add,
+                };
+                part.multiply(cpu, rows, outputs, columns, offset, then);
             }
-        });
-        Ok(())
+            start = end;
+        }
     }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "a GPU may fail")]
+pub(super) fn apply(pool: &mut Pool, mut jobs: Vec<Job<'_>>) -> candle_core::Result<()> {
+    let cpu = pool.cpu();
+    // Enough blocks that nobody waits long for the last one.
+    let tiles: usize = jobs.iter().map(|job| job.width.div_ceil(LANES)).sum();
+    let blocks = pool.threads().saturating_mul(BLOCKS);
+    let block = tiles.div_ceil(blocks).clamp(1, TILES).saturating_mul(LANES);
+    let parts = jobs.iter().map(|job| (job.product, job.rows, job.then));
+    let parts: Vec<_> = parts.collect();
+    let tables = jobs.iter_mut().map(|job| (&mut *job.y, job.width));
+    pool.columns(tables, block, |table, first, mut columns| {
+        if let Some((product, rows, then)) = parts.get(table) {
+            let last = first.saturating_add(block);
+            product.multiply(cpu, rows, (first, last), &mut columns, *then);
+        }
+    });
+    Ok(())
 }
 
 /// Blocks for each thread.

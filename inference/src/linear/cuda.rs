@@ -9,7 +9,8 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{Device, Tensor};
 
-use crate::kernel::input::{Forms, Row};
+use super::Job;
+use crate::kernel::input::Forms;
 use crate::kernel::matrix::{Matrix, Then};
 use crate::kernel::pool::Pool;
 
@@ -35,19 +36,14 @@ impl Product {
         Forms::default()
     }
 
-    pub(super) fn apply(
-        &self,
-        _pool: &mut Pool,
-        rows: &[Row],
-        y: &mut [f32],
-        width: usize,
-        then: Then<'_>,
-    ) -> candle_core::Result<()> {
-        let x: Vec<f32> = rows.iter().flat_map(|row| &row.numbers).copied().collect();
-        let x = Tensor::from_vec(x, (rows.len(), ()), gpu()?)?;
+    fn apply(&self, job: Job<'_>) -> candle_core::Result<()> {
+        let numbers = job.rows.iter().flat_map(|row| &row.numbers);
+        let x: Vec<f32> = numbers.copied().collect();
+        let x = Tensor::from_vec(x, (job.rows.len(), ()), gpu()?)?;
         let product = x.matmul(&self.0)?.flatten_all()?.to_vec1::<f32>()?;
-        for (y, x) in y.chunks_mut(width.max(1)).zip(product.chunks(width.max(1))) {
-            match then {
+        let width = job.width.max(1);
+        for (y, x) in job.y.chunks_mut(width).zip(product.chunks(width)) {
+            match job.then {
                 Then::Add => y.iter_mut().zip(x).for_each(|(y, x)| *y += x),
                 Then::Set([]) => y.copy_from_slice(x),
                 Then::Set(bias) => {
@@ -60,6 +56,10 @@ impl Product {
         }
         Ok(())
     }
+}
+
+pub(super) fn apply(_pool: &mut Pool, jobs: Vec<Job<'_>>) -> candle_core::Result<()> {
+    jobs.into_iter().try_for_each(|job| job.product.apply(job))
 }
 
 /// One context for the whole process.

@@ -92,6 +92,8 @@ impl Gguf {
         let data = header
             .checked_next_multiple_of(alignment)
             .unwrap_or(u64::MAX);
+        let architecture = self.text("general.architecture").unwrap_or_default();
+        let architecture = architecture.to_owned();
         for tensor in tensors {
             let (dtype, format) = format(tensor.kind);
             let bytes =
@@ -125,7 +127,11 @@ impl Gguf {
                 dtype,
                 format,
             };
-            self.weights.entries.insert(hub_name(&tensor.name), entry);
+            let name = hub_name(&architecture, &tensor.name);
+            match name.split_once("experts.*") {
+                Some(around) => self.weights.entries.extend(experts(around, &entry)),
+                None => drop(self.weights.entries.insert(name, entry)),
+            }
         }
         self.weights.files.push(open);
         Ok(self)
@@ -177,8 +183,33 @@ impl Gguf {
     }
 }
 
-/// `blk.3.attn_q.weight` is `model.layers.3.self_attn.q_proj.weight`.
-fn hub_name(name: &str) -> String {
+/// The parts of a tensor that holds those of all experts, one after the other.
+fn experts<'a>(
+    (before, after): (&'a str, &'a str),
+    whole: &'a Entry,
+) -> impl Iterator<Item = (String, Entry)> + 'a {
+    let (count, shape) = match whole.shape.split_first() {
+        Some((count, shape)) if *count <= MAX_EXPERTS => (*count, shape),
+        _ => (0, [].as_slice()),
+    };
+    let count = u64::try_from(count).unwrap_or(0);
+    let size = whole.size.checked_div(count).unwrap_or(0);
+    (0..count).map(move |index| {
+        let entry = Entry {
+            file: whole.file,
+            start: whole.start.saturating_add(index.saturating_mul(size)),
+            size,
+            shape: shape.to_vec(),
+            dtype: whole.dtype.clone(),
+            format: whole.format,
+        };
+        (format!("{before}experts.{index}{after}"), entry)
+    })
+}
+
+/// `blk.3.attn_q.weight` is `model.layers.3.self_attn.q_proj.weight`; `*` stands for
+/// the number of an expert.
+fn hub_name(architecture: &str, name: &str) -> String {
     let whole = match name {
         "token_embd.weight" => "model.embed_tokens.weight",
         "output_norm.weight" => "model.norm.weight",
@@ -193,18 +224,40 @@ fn hub_name(name: &str) -> String {
     else {
         return whole.into();
     };
+    let shared = match architecture {
+        "deepseek2" => "shared_experts",
+        _ => "shared_expert",
+    };
     let part = match part {
         "attn_k" => "self_attn.k_proj",
+        "attn_k_b" => "self_attn.k_b_proj",
         "attn_k_norm" => "self_attn.k_norm",
+        "attn_kv_a_mqa" => "self_attn.kv_a_proj_with_mqa",
+        "attn_kv_a_norm" => "self_attn.kv_a_layernorm",
         "attn_norm" => "input_layernorm",
         "attn_output" => "self_attn.o_proj",
         "attn_q" => "self_attn.q_proj",
+        "attn_q_a" => "self_attn.q_a_proj",
+        "attn_q_a_norm" => "self_attn.q_a_layernorm",
+        "attn_q_b" => "self_attn.q_b_proj",
         "attn_q_norm" => "self_attn.q_norm",
         "attn_v" => "self_attn.v_proj",
+        "attn_v_b" => "self_attn.v_b_proj",
         "ffn_down" => "mlp.down_proj",
+        "ffn_down_exps" => "mlp.experts.*.down_proj",
+        "ffn_down_shexp" => &format!("mlp.{shared}.down_proj"),
         "ffn_gate" => "mlp.gate_proj",
+        "ffn_gate_exps" => "mlp.experts.*.gate_proj",
+        "ffn_gate_inp" => "mlp.gate",
+        "ffn_gate_inp_shexp" => "mlp.shared_expert_gate",
+        "ffn_gate_shexp" => &format!("mlp.{shared}.gate_proj"),
+        "ffn_norm" if architecture == "gemma3" => "pre_feedforward_layernorm",
         "ffn_norm" => "post_attention_layernorm",
         "ffn_up" => "mlp.up_proj",
+        "ffn_up_exps" => "mlp.experts.*.up_proj",
+        "ffn_up_shexp" => &format!("mlp.{shared}.up_proj"),
+        "post_attention_norm" => "post_attention_layernorm",
+        "post_ffw_norm" => "post_feedforward_layernorm",
         part => part,
     };
     format!("model.layers.{layer}.{part}.{kind}")
@@ -387,6 +440,9 @@ impl<R: Read> Reader<R> {
 }
 
 const ARRAY: u32 = 9;
+
+/// More than any model has.
+pub(crate) const MAX_EXPERTS: usize = 1 << 12;
 
 /// The header of a model with 250,000 tokens has about 12 MB.
 const MAX_HEADER: u64 = 64 << 20;

@@ -68,7 +68,8 @@ fn rows(cpu: Cpu, matrix: &Matrix, count: usize) -> Vec<Row> {
 fn product(cpu: Cpu, threads: usize, matrix: &Matrix, rows: &[Row]) -> Vec<f32> {
     let mut pool = Pool::with(threads, cpu).unwrap();
     let mut y = vec![0.0; rows.len() * matrix.outputs()];
-    pool.columns(&mut y, matrix.outputs(), 32, |first, mut columns| {
+    let table = [(y.as_mut_slice(), matrix.outputs())];
+    pool.columns(table.into_iter(), 32, |_, first, mut columns| {
         let outputs = first..(first + 32).min(matrix.outputs());
         matrix.multiply(cpu, rows, outputs, &mut columns, 0, Then::Set(&[]));
     });
