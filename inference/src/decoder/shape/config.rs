@@ -149,6 +149,16 @@ impl Config {
             }
             config = text;
         }
+        // Null says that there is none.
+        let sliding = matches!(family.kind, Kind::Sliding | Kind::Mixture(Router::Mixtral));
+        if sliding && config.get("sliding_window").is_none() {
+            return Err(unsupported(
+                FILE,
+                "sliding_window",
+                "absent",
+                "a size or null",
+            ));
+        }
         parse(config, "the settings of a decoder")
     }
 
