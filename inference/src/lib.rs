@@ -2,12 +2,18 @@
 //! this machine.
 //!
 //! An [`Engine`] is one model of one directory: in the layout of the Hugging Face
-//! hub (Llama, Qwen2 and Qwen3, dense; BERT as embedder; ViT as classifier), or a GGUF file of one of
-//! those decoders with numbers of the types F32, F16, BF16, Q8_0, Q4_K and Q6_K,
-//! beside which `tokenizer.json` and the files of the hub are used if they are there.
-//! Numbers stay in memory as they are in the file. It has one thread, which decodes
-//! many answers at a time, with helpers; callers talk to it through channels and
-//! need no particular async runtime.
+//! hub, or a GGUF file of a decoder with numbers of the types F32, F16, BF16, Q8_0,
+//! Q4_K and Q6_K, beside which `tokenizer.json` and the files of the hub are used if
+//! they are there. Numbers stay in memory as they are in the file.
+//!
+//! Decoders: Llama, Mistral, Phi-3, Qwen2 and Qwen3, Gemma 3 (its text), Mixtral,
+//! Qwen2 and Qwen3 with experts, DeepSeek V2 and V3; what DeepSeek distilled into
+//! Qwen2 and Llama is of those families. In GGUF: `llama` (Mixtral and Mistral are
+//! that, too), `qwen2`, `qwen3`, `qwen2moe`, `qwen3moe` and `gemma3`. BERT embeds,
+//! ViT classifies.
+//!
+//! It has one thread, which decodes many answers at a time, with helpers; callers
+//! talk to it through channels and need no particular async runtime.
 //!
 //! What holds for every answer:
 //! * with a seed, or greedily, the same request gives the same tokens, bit for

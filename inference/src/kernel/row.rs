@@ -70,7 +70,7 @@ impl Kernel for Gated<'_> {
                 Activation::Gelu => {
                     let square = level.mul(level.mul(gate, gate), level.splat(0.044_715));
                     let cubic = level.mul(gate, level.add(level.splat(1.0), square));
-                    level.mul(cubic, level.splat(1.595_769_1))
+                    level.mul(cubic, level.splat(1.595_769_2))
                 }
             };
             let opened = level.div(gate, inverse_sigmoid(level, steep));

@@ -271,10 +271,12 @@ impl Config {
             let expected = format!("a divisor of hidden_size, {}", self.hidden_size);
             return Err(unsupported(FILE, "num_attention_heads", heads, expected));
         }
+        let width = self.hidden_size.checked_div(heads).unwrap_or(0);
         Ok(Heads {
             query: heads,
             kv: heads,
-            width: self.hidden_size.checked_div(heads).unwrap_or(0),
+            width,
+            values: width,
         })
     }
 }
