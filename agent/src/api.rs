@@ -7,6 +7,7 @@
 //! POST /v1/chat/completions    whole, or as server-sent events
 //! POST /v1/completions         the same
 //! POST /v1/embeddings          as numbers or as base64
+//! POST /v1/classify            labels of images
 //! ```
 //!
 //! A parameter is honoured, or known to be without effect, or refused by name:
@@ -17,10 +18,12 @@
 
 mod answers;
 mod chat;
+mod classify;
 mod completions;
 mod embeddings;
 mod error;
 mod fields;
+mod images;
 mod logprobs;
 mod messages;
 mod models;
@@ -44,6 +47,7 @@ use models::Served;
 pub fn router(models: Models) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(chat::create))
+        .route("/v1/classify", post(classify::create))
         .route("/v1/completions", post(completions::create))
         .route("/v1/embeddings", post(embeddings::create))
         .route("/v1/models", get(models::list))
@@ -107,5 +111,5 @@ fn unix_time() -> u64 {
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Room for the longest list of texts that an embedder takes.
+/// Room for the longest list of texts that an embedder takes, and for 3 MiB of images.
 const MAX_BODY: usize = 4 << 20;

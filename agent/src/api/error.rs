@@ -200,7 +200,7 @@ fn too_long(prompt: usize, answer: usize, context: usize) -> String {
 }
 
 /// Our errors are clauses, theirs are sentences.
-fn sentence(error: &dyn std::error::Error) -> String {
+pub(super) fn sentence(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     if let Some(first) = text.get_mut(..1) {
         first.make_ascii_uppercase();

@@ -1,0 +1,118 @@
+//! `POST /v1/classify`: what images show, by a model that knows so many labels. OpenAI
+//! has no such endpoint; this one is ours.
+//!
+//! ```json
+//! {"model": "vit", "input": ["data:image/png;base64,..."], "top_k": 2}
+//! {"object": "list", "model": "vit", "data": [
+//!     {"object": "classification", "index": 0, "labels": [
+//!         {"label": "tabby cat", "probability": 0.83},
+//!         {"label": "tiger cat", "probability": 0.11}]}]}
+//! ```
+//!
+//! * Honoured: `model`, `input` (the `data:` URL of an image, or up to 8), `top_k` (1
+//!   to 1000, 5 if nothing is said; a model with fewer labels gives all).
+//! * Without effect: `user`.
+//! * Refused: everything else.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
+use axum::http::HeaderMap;
+use inference::Image;
+use serde::Serialize;
+use tokio::task::spawn_blocking;
+
+use super::error::ApiError;
+use super::fields::Fields;
+use super::images::{self, MAX_IMAGES};
+use super::models::Models;
+use super::options::Texts;
+
+pub(super) async fn create(
+    State(models): State<Models>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Response>, ApiError> {
+    let mut fields = Fields::read(&headers, body)?;
+    let name: String = fields.require("model", "a string")?;
+    let input = fields.require("input", "a string or an array of strings")?;
+    let top = fields.take("top_k", "an integer")?.unwrap_or(5);
+    if !(1..=MAX_LABELS).contains(&top) {
+        let message = format!("Invalid value for 'top_k': expected 1 to {MAX_LABELS}.");
+        return Err(ApiError::invalid("top_k", "invalid_value", message));
+    }
+    fields.ignore(&["user"]);
+    fields.finish()?;
+
+    // Large images take long to decode.
+    let model = name.clone();
+    let pending = spawn_blocking(move || {
+        let model = models.get(&model)?;
+        let (places, images) = read(input)?;
+        let pending = model.engine().classify(&images, top);
+        pending.map_err(|error| images::named(error, &places))
+    });
+    let pending = pending.await.map_err(|_| ApiError::internal())??;
+    let data = (0..)
+        .zip(pending.await?)
+        .map(|(index, labels)| Classification {
+            object: "classification",
+            index,
+            labels: labels
+                .into_iter()
+                .map(|label| Label {
+                    label: label.name.to_string(),
+                    probability: label.probability,
+                })
+                .collect(),
+        });
+    Ok(Json(Response {
+        object: "list",
+        data: data.collect(),
+        model: name,
+    }))
+}
+
+/// The images, and where each was.
+fn read(input: Texts) -> Result<(Vec<String>, Vec<Image>), ApiError> {
+    let urls = match input {
+        Texts::One(url) => vec![("input".to_owned(), url)],
+        Texts::Several(urls) => {
+            let places = (0..).map(|index: usize| format!("input[{index}]"));
+            places.zip(urls).collect()
+        }
+    };
+    if urls.len() > MAX_IMAGES {
+        let message = format!("Invalid value for 'input': expected at most {MAX_IMAGES} images.");
+        return Err(ApiError::invalid("input", "invalid_value", message));
+    }
+    let image = |(place, url): (String, String)| {
+        let image = images::read(&place, url)?;
+        Ok((place, image))
+    };
+    urls.into_iter().map(image).collect()
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Response {
+    object: &'static str,
+    data: Vec<Classification>,
+    model: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Classification {
+    object: &'static str,
+    index: usize,
+    labels: Vec<Label>,
+}
+
+#[derive(Debug, Serialize)]
+struct Label {
+    label: String,
+    probability: f32,
+}
+
+/// More than anyone reads.
+const MAX_LABELS: usize = 1000;

@@ -1,0 +1,49 @@
+//! Images in requests: `data:` URLs of PNG, JPEG or WebP, in base64.
+//!
+//! No other URL is taken. A machine that fetched what a request names would tell the
+//! network, and whoever answers there, what it is asked about.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use inference::{Image, RequestError};
+use zeroize::Zeroizing;
+
+use super::error::{ApiError, sentence};
+
+/// The image in the URL at `place`.
+pub(super) fn read(place: &str, url: String) -> Result<Image, ApiError> {
+    let url = Zeroizing::new(url);
+    let refused = |what: &str| {
+        let message = format!("Invalid value for '{place}': {what}");
+        ApiError::invalid(place, "invalid_image_url", message)
+    };
+    let Some(data) = url
+        .get(..5)
+        .filter(|scheme| scheme.eq_ignore_ascii_case("data:"))
+    else {
+        return Err(refused(
+            "expected a 'data:' URL; this machine fetches nothing.",
+        ));
+    };
+    let encoded = url.get(data.len()..).and_then(|rest| rest.split_once(','));
+    let encoded = encoded.filter(|(kind, _)| kind.ends_with(";base64"));
+    let (_, encoded) = encoded.ok_or_else(|| refused("expected an image in base64."))?;
+    let bytes = BASE64_STANDARD.decode(encoded);
+    let bytes = bytes.map_err(|_| refused("expected an image in base64."))?;
+    Image::new(bytes)
+        .map_err(|reason| ApiError::invalid(place, "image_parse_error", sentence(&reason)))
+}
+
+/// An error of the engine, where the places of the images that it was given are known.
+pub(super) fn named(error: RequestError, places: &[String]) -> ApiError {
+    match error {
+        RequestError::Image { index, reason } => {
+            let place = places.get(index).map_or("input", String::as_str);
+            ApiError::invalid(place, "image_parse_error", sentence(&reason))
+        }
+        error => error.into(),
+    }
+}
+
+/// Most images of a request.
+pub(super) const MAX_IMAGES: usize = 8;
