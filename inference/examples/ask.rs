@@ -31,6 +31,7 @@ fn main() -> anyhow::Result<()> {
             let messages = texts.into_iter().map(|text| Message {
                 role: Role::User,
                 content: text.into(),
+                images: Vec::new(),
             });
             let request = Request {
                 prompt: Prompt::Chat(messages.collect()),

@@ -66,6 +66,7 @@ impl Bench {
                 prompt: Prompt::Chat(vec![Message {
                     role: Role::User,
                     content: "a".repeat(prompt).into(),
+                    images: Vec::new(),
                 }]),
                 max_tokens: Some(tokens),
                 sampling: Sampling {

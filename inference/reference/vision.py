@@ -5,7 +5,8 @@
 DIRECTORY/image.png: what is seen. DIRECTORY/resample.json: its levels after Pillow
 and after torchvision resized it. DIRECTORY/vit: a classifier, with the logits that it
 gives for the image. DIRECTORY/llava-NAME: a decoder with a tower, with the token ids
-of a prompt, in which the image stands twice, and the logits after it.
+of a prompt, in which the image stands twice, and the logits after it. llava-llama has
+a tokenizer and a template too, and what it answers to a question about the image.
 Needs torch, torchvision, transformers 5, pillow, numpy. The ones in the tests were
 made with torch 2.15, torchvision 0.29, transformers 5.23 and Pillow 13.0.
 """
@@ -57,6 +58,8 @@ TEXT = {
 }
 
 IMAGE_TOKEN = 95
+
+CHARACTERS = " abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:;?!\n'()-+*/=_#@&$<>|[]{}"
 
 CLASSES = ["tench", "goldfish", "great white shark", "tiger shark", "hammerhead"]
 
@@ -140,10 +143,10 @@ def vit(directory, image):
     (directory / "expected.json").write_text(json.dumps(expected))
 
 
-def llava(directory, image, tower, text, processor, strategy):
+def llava(directory, image, tower, text, processor, strategy, layer):
     config = LlavaConfig(
         vision_config=tower, text_config=text, image_token_index=IMAGE_TOKEN,
-        vision_feature_select_strategy=strategy, vision_feature_layer=-2,
+        vision_feature_select_strategy=strategy, vision_feature_layer=layer,
     )
     varied(LlavaForConditionalGeneration(config)).save_pretrained(directory)
     model = LlavaForConditionalGeneration.from_pretrained(directory, dtype=torch.float32).eval()
@@ -162,6 +165,58 @@ def llava(directory, image, tower, text, processor, strategy):
     (directory / "expected.json").write_text(json.dumps(expected))
 
 
+def tokenizer():
+    """A token for each character, and three that no text stands for."""
+    special = {0: "<unk>", 1: "</s>", IMAGE_TOKEN: "<image>"}
+    added = [
+        {
+            "id": id, "content": content, "special": True, "single_word": False,
+            "lstrip": False, "rstrip": False, "normalized": False,
+        }
+        for id, content in special.items()
+    ]
+    words = {word: id for id, word in special.items()}
+    words |= {word: id for id, word in enumerate(CHARACTERS, 2)}
+    return {
+        "version": "1.0", "added_tokens": added, "normalizer": None,
+        "pre_tokenizer": {
+            "type": "Split", "pattern": {"Regex": "[\\s\\S]"}, "behavior": "Isolated", "invert": False,
+        },
+        "decoder": {"type": "Fuse"},
+        "model": {"type": "WordLevel", "vocab": words, "unk_token": "<unk>"},
+    }
+
+
+TEMPLATE = (
+    "{% for message in messages %}{{ message.role }}: {% for part in message.content %}"
+    "{% if part.type == 'image' %}{{ '<image>' }}{% else %}{{ part.text }}{% endif %}"
+    "{% endfor %}{{ '\\n' }}{% endfor %}assistant:"
+)
+
+
+def conversation(directory, image):
+    """The first question that the model answers at some length and to an end."""
+    words = tokenizer()
+    (directory / "tokenizer.json").write_text(json.dumps(words, separators=(",", ":")))
+    (directory / "chat_template.jinja").write_text(TEMPLATE)
+    image.save(directory / "selftest.png", optimize=True)
+    model = LlavaForConditionalGeneration.from_pretrained(directory, dtype=torch.float32).eval()
+    values = pixels(directory, CLIP_PROCESSOR, image)
+    encode = lambda text: [CHARACTERS.index(character) + 2 for character in text]
+    for number in range(10000):
+        question = f"What is {number}?"
+        ids = encode("user: ") + [IMAGE_TOKEN] * 16 + encode(question + "\nassistant:")
+        ids = torch.tensor([ids])
+        answer = model.generate(ids, pixel_values=values, max_new_tokens=24, do_sample=False)
+        answer = answer[0, ids.shape[1]:].tolist()
+        text = answer[:-1]
+        if answer[-1] == 1 and len(text) > 7 and 0 not in text and IMAGE_TOKEN not in text:
+            break
+    expected = "".join(CHARACTERS[id - 2] for id in text)
+    test = {"prompt": question, "image": "selftest.png", "expected": expected}
+    (directory / "selftest.json").write_text(json.dumps(test) + "\n")
+
+
 def main(directory):
     torch.manual_seed(1)
     directory.mkdir(exist_ok=True)
@@ -174,12 +229,13 @@ def main(directory):
         vit(directory / "vit", image)
         llava(
             directory / "llava-llama", image, CLIPVisionConfig(**TOWER), LlamaConfig(**TEXT),
-            CLIP_PROCESSOR, "default",
+            CLIP_PROCESSOR, "default", -2,
         )
+        conversation(directory / "llava-llama", image)
         siglip = {key: value for key, value in TOWER.items() if key != "initializer_range"}
         llava(
             directory / "llava-qwen2", image, SiglipVisionConfig(**siglip),
-            Qwen2Config(**TEXT, tie_word_embeddings=True), SIGLIP_PROCESSOR, "full",
+            Qwen2Config(**TEXT, tie_word_embeddings=True), SIGLIP_PROCESSOR, "full", -1,
         )
 
 

@@ -19,7 +19,7 @@ use crate::decoder::{Decoder, FAMILIES, Family, Shape};
 use crate::embedder;
 use crate::error::{LoadError, RequestError};
 use crate::generation::{Defaults, Generation, Ids};
-use crate::image::Image;
+use crate::image::{Image, ImageError};
 use crate::kernel::pool::Pool;
 use crate::memory::Memory;
 use crate::model_dir::ModelDir;
@@ -30,7 +30,7 @@ use crate::scheduler::{self, Scheduler};
 use crate::self_test;
 use crate::stop::Stop;
 use crate::tokens::Tokens;
-use crate::vision::{Processor, Vit};
+use crate::vision::{Llava, LlavaConfig, Placeholder, Processor, Sight, Vit};
 use crate::weights::Weights;
 use crate::weights::gguf::Gguf;
 
@@ -46,6 +46,8 @@ enum Kind {
     Chat {
         tokens: Arc<Tokens>,
         template: Box<Template>,
+        /// What stands for images, if the model takes them.
+        placeholder: Option<Placeholder>,
         defaults: Defaults,
         queue: Arc<Queue<scheduler::Job>>,
     },
@@ -80,6 +82,8 @@ pub struct Info {
     pub parameters: u64,
     /// Most tokens of a prompt with its answer, or of a text to embed; 0 without either.
     pub context: usize,
+    /// Whether messages may show images.
+    pub images: bool,
     /// Whether it came with a known answer, and gave it.
     pub self_tested: bool,
 }
@@ -152,6 +156,7 @@ impl Engine {
         let names: Vec<_> = config.architectures.iter().map(String::as_str).collect();
         let family = match names.as_slice() {
             [Bert::ARCHITECTURE] => return Self::load_embedding(dir, limits),
+            [Llava::ARCHITECTURE] => return Self::load_seeing(dir, limits),
             [Vit::ARCHITECTURE] => return Self::load_classification(dir, limits),
             [name] => Family::find(name),
             _ => None,
@@ -161,7 +166,7 @@ impl Engine {
             return Err(LoadError::Architecture {
                 found: config.architectures,
                 expected: families
-                    .chain([Bert::ARCHITECTURE, Vit::ARCHITECTURE])
+                    .chain([Bert::ARCHITECTURE, Llava::ARCHITECTURE, Vit::ARCHITECTURE])
                     .collect(),
             });
         };
@@ -172,8 +177,32 @@ impl Engine {
             template: Template::load(dir)?,
             ends: generation.ends.or(config.eos_token_id),
             defaults: generation.defaults,
+            tower: None,
         };
         Self::start(shape, Weights::open(dir)?, tokens, chat, limits)
+    }
+
+    /// A decoder with a tower.
+    fn load_seeing(dir: &ModelDir, limits: Limits) -> Result<Self, LoadError> {
+        let config: LlavaConfig = dir.json(FILE)?;
+        let shape = config.shape()?;
+        let tokens = Tokens::load(dir, shape.vocabulary)?;
+        if !tokens.is_control(config.image_token_index) {
+            let (found, expected) = (config.image_token_index, "a control token");
+            return Err(unsupported(FILE, "image_token_index", found, expected));
+        }
+        let mut weights = Weights::open(dir)?;
+        let spawn = |source| LoadError::Spawn { source };
+        let mut pool = Pool::new(false).map_err(spawn)?;
+        let tower = Llava::load(&mut pool, dir, &config, &mut weights)?;
+        let generation = Generation::load(dir)?;
+        let chat = Chat {
+            template: Template::load(dir)?.with_parts(),
+            ends: generation.ends.or(config.ends()),
+            defaults: generation.defaults,
+            tower: Some((tower.placeholder(&config), tower)),
+        };
+        Self::start(shape, weights, tokens, chat, limits)
     }
 
     /// As llama.cpp has it: all in one file.
@@ -187,6 +216,7 @@ impl Engine {
             template: Template::load_gguf(dir, &gguf)?,
             ends: generation.ends.or(end),
             defaults: generation.defaults,
+            tower: None,
         };
         let tokens = Tokens::load_gguf(dir, &mut gguf, shape.vocabulary)?;
         Self::start(shape, gguf.weights, tokens, chat, limits)
@@ -213,17 +243,23 @@ impl Engine {
         let model = Decoder::load(&mut pool, shape, weights)?;
         let info = Info {
             task: Task::Chat,
-            architecture: model.shape().family.architecture,
+            architecture: match &chat.tower {
+                Some(_) => Llava::ARCHITECTURE,
+                None => model.shape().family.architecture,
+            },
             parameters: model.parameters(),
             context: model.shape().context.min(memory.capacity()),
+            images: chat.tower.is_some(),
             self_tested: false,
         };
         if info.parameters < SMALL {
             pool = Pool::new(true).map_err(spawn)?;
         }
         let tokens = Arc::new(tokens);
+        let (placeholder, tower) = chat.tower.unzip();
         let scheduler = Scheduler {
             model,
+            tower,
             pool,
             memory,
             tokens: Arc::clone(&tokens),
@@ -237,6 +273,7 @@ impl Engine {
         let kind = Kind::Chat {
             tokens,
             template: Box::new(chat.template),
+            placeholder,
             defaults: chat.defaults,
             queue,
         };
@@ -253,6 +290,7 @@ impl Engine {
             architecture: Bert::ARCHITECTURE,
             parameters: model.parameters(),
             context: model.context(),
+            images: false,
             self_tested: false,
         };
         let queue = Arc::new(Queue::new(limits.queue));
@@ -278,6 +316,7 @@ impl Engine {
             architecture: Vit::ARCHITECTURE,
             parameters: model.parameters(),
             context: 0,
+            images: false,
             self_tested: false,
         };
         let queue = Arc::new(Queue::new(limits.queue));
@@ -304,6 +343,7 @@ impl Engine {
         let Kind::Chat {
             tokens,
             template,
+            placeholder,
             defaults,
             queue,
         } = &self.kind
@@ -312,11 +352,13 @@ impl Engine {
         };
         request.check()?;
         let prompt = self.prompt(tokens, template, &request.prompt)?;
+        let (prompt, sights) = self.place(placeholder.as_ref(), prompt, &request.prompt)?;
         let room = self.check_context(prompt.len(), request.max_tokens)?;
         let sampler = defaults.sampler(request.sampling, &prompt)?;
         let (events, answer) = mpsc::unbounded();
         let job = scheduler::Job {
             prompt,
+            sights,
             max_tokens: request.max_tokens.unwrap_or(room),
             sampler,
             stop: Stop::new(request.stop),
@@ -357,6 +399,32 @@ impl Engine {
             Prompt::Tokens(prompt) if tokens.know(prompt) => Ok(prompt.clone()),
             Prompt::Tokens(_) => Err(RequestError::UnknownToken {
                 parameter: "prompt",
+            }),
+        }
+    }
+
+    /// Makes room for the images of a prompt.
+    fn place(
+        &self,
+        placeholder: Option<&Placeholder>,
+        tokens: Zeroizing<Vec<u32>>,
+        prompt: &Prompt,
+    ) -> Result<(Zeroizing<Vec<u32>>, Vec<Sight>), RequestError> {
+        let Prompt::Chat(messages) = prompt else {
+            return Ok((tokens, Vec::new()));
+        };
+        let images = messages.iter().flat_map(|message| &message.images);
+        let images: Vec<_> = images.map(|(_, image)| image).collect();
+        match placeholder {
+            Some(placeholder) => {
+                // Before any is decoded.
+                self.check_context(placeholder.expanded(&tokens, images.len()), None)?;
+                placeholder.expand(&tokens, &images)
+            }
+            None if images.is_empty() => Ok((tokens, Vec::new())),
+            None => Err(RequestError::Image {
+                index: 0,
+                reason: ImageError::NotSeen,
             }),
         }
     }
@@ -470,6 +538,8 @@ struct Chat {
     defaults: Defaults,
     /// Tokens that end an answer.
     ends: Option<Ids>,
+    /// What sees, and what stands for what is seen.
+    tower: Option<(Placeholder, Llava)>,
 }
 
 /// The right to compute. Models of one process take turns: side by side they

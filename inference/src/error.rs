@@ -155,6 +155,14 @@ pub enum RequestError {
         /// What is wrong with it.
         reason: ImageError,
     },
+    /// The chat template has a place for another number of images.
+    #[error("the model's chat template has room for {found} images, the messages have {expected}")]
+    Images {
+        /// As the template wrote them.
+        found: usize,
+        /// As in the messages.
+        expected: usize,
+    },
     /// No seed was given and the system has no randomness.
     #[error("the system gives no random seed")]
     NoRandomness,

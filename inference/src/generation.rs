@@ -81,7 +81,7 @@ impl Defaults {
 }
 
 /// One token id or several.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum Ids {
     One(u32),

@@ -9,6 +9,7 @@ use std::io::Cursor;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
+use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 /// An image that has not been decoded. Its bytes are not in its `Debug` form and are
@@ -28,6 +29,11 @@ impl Image {
         let image = Self(Arc::new(Zeroizing::new(bytes)));
         image.decoder()?;
         Ok(image)
+    }
+
+    /// What tells it from all others.
+    pub(crate) fn digest(&self) -> [u8; 32] {
+        Sha256::digest(self.0.as_slice()).into()
     }
 
     /// Decodes it; one image of all engines at a time, so that many are no more than
@@ -102,6 +108,9 @@ pub enum ImageError {
         /// As in the header.
         height: u32,
     },
+    /// The model reads text only.
+    #[error("the model takes no images")]
+    NotSeen,
     /// It has too many pixels.
     #[error("the image has {width} x {height} pixels, expected at most {MAX_PIXELS}")]
     TooLarge {

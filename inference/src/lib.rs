@@ -10,7 +10,7 @@
 //! Qwen2 and Qwen3 with experts, DeepSeek V2 and V3; what DeepSeek distilled into
 //! Qwen2 and Llama is of those families. In GGUF: `llama` (Mixtral and Mistral are
 //! that, too), `qwen2`, `qwen3`, `qwen2moe`, `qwen3moe` and `gemma3`. BERT embeds,
-//! ViT classifies.
+//! ViT classifies. LLaVA sees: Llama, Qwen2 or Qwen3 with the tower of CLIP or SigLIP.
 //!
 //! It has one thread, which decodes many answers at a time, with helpers; callers
 //! talk to it through channels and need no particular async runtime.

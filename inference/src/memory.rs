@@ -1,6 +1,7 @@
 //! Keys and values of all sequences, in pages that are made when first needed.
 //!
-//! Pages are shared where a sequence begins as another of the same tenant did.
+//! Pages are shared where a sequence begins as another of the same tenant did, images
+//! included.
 //! Tenants never share, so that nobody can tell from the time an answer takes what
 //! somebody else has asked. A page that nobody uses keeps what it holds for its
 //! tenant until its room is needed, and is wiped before it is used again.
@@ -9,6 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::kernel::attention::{Head, Heads, PAGE};
 use crate::request::Tenant;
+use crate::vision::{Mark, Sight};
 
 /// All pages, and who uses which.
 #[derive(Debug)]
@@ -26,12 +28,34 @@ pub(crate) struct Memory {
     clock: u64,
 }
 
-/// A page of tokens where it stands: after the page `after`, or at the beginning.
+/// A page where it stands: after the page `after`, or at the beginning.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 struct Known {
     tenant: Tenant,
     after: Option<usize>,
+    content: Content,
+}
+
+/// What a page is of: tokens, and the images for which some of them stand.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(crate) struct Content {
     tokens: [u32; PAGE],
+    images: Vec<Mark>,
+}
+
+impl Content {
+    /// That of all whole pages of a sequence.
+    pub(crate) fn of(tokens: &[u32], sights: &[Sight]) -> impl Iterator<Item = Self> {
+        let (whole, _) = tokens.as_chunks();
+        (0_usize..).step_by(PAGE).zip(whole).map(|(start, tokens)| {
+            let page = start..start.saturating_add(PAGE);
+            let marks = sights.iter().map(|sight| &sight.mark);
+            Self {
+                tokens: *tokens,
+                images: marks.filter(|mark| mark.is_in(&page)).cloned().collect(),
+            }
+        })
+    }
 }
 
 #[derive(Debug, Default)]
@@ -87,18 +111,19 @@ impl Memory {
 
     /// Pages that hold the beginning of `tokens` already, used from now on. At least
     /// one token is left to read.
-    pub(crate) fn recall(&mut self, tenant: Tenant, tokens: &[u32]) -> Vec<usize> {
+    pub(crate) fn recall(
+        &mut self,
+        tenant: Tenant,
+        tokens: &[u32],
+        sights: &[Sight],
+    ) -> Vec<usize> {
         let mut pages = Vec::new();
-        let (whole, rest) = tokens.as_chunks();
-        let whole = match rest.is_empty() {
-            true => whole.split_last().map_or(whole, |(_, whole)| whole),
-            false => whole,
-        };
-        for tokens in whole {
+        let but_one = tokens.split_last().map_or(tokens, |(_, tokens)| tokens);
+        for content in Content::of(but_one, sights) {
             let known = Known {
                 tenant,
                 after: pages.last().copied(),
-                tokens: *tokens,
+                content,
             };
             let Some(page) = self.known.get(&known).copied() else {
                 break;
@@ -134,12 +159,12 @@ impl Memory {
         tenant: Tenant,
         after: Option<usize>,
         page: usize,
-        tokens: [u32; PAGE],
+        content: Content,
     ) {
         let known = Known {
             tenant,
             after,
-            tokens,
+            content,
         };
         let stands = after.is_none_or(|after| {
             self.pages
@@ -245,7 +270,17 @@ mod tests {
 
     /// A sequence that has read `tokens`, if there is room.
     fn read(memory: &mut Memory, tenant: Tenant, tokens: &[u32]) -> Option<Vec<usize>> {
-        let mut pages = memory.recall(tenant, tokens);
+        see(memory, tenant, tokens, &[])
+    }
+
+    /// The same, with images.
+    fn see(
+        memory: &mut Memory,
+        tenant: Tenant,
+        tokens: &[u32],
+        sights: &[Sight],
+    ) -> Option<Vec<usize>> {
+        let mut pages = memory.recall(tenant, tokens, sights);
         let recalled = pages.len();
         while pages.len() < tokens.len().div_ceil(PAGE) {
             match memory.page() {
@@ -257,8 +292,9 @@ mod tests {
             }
         }
         let mut after = recalled.checked_sub(1).map(|before| pages[before]);
-        for (page, tokens) in pages.iter().zip(tokens.as_chunks().0).skip(recalled) {
-            memory.remember(tenant, after, *page, *tokens);
+        let contents = Content::of(tokens, sights);
+        for (page, content) in pages.iter().zip(contents).skip(recalled) {
+            memory.remember(tenant, after, *page, content);
             after = Some(*page);
         }
         Some(pages)
@@ -273,8 +309,8 @@ mod tests {
         let mut memory = memory(8);
         let tenant = Tenant::new();
         let first = read(&mut memory, tenant, &tokens(70)).unwrap();
-        assert_eq!(memory.recall(tenant, &tokens(80)), first[..2]);
-        assert!(memory.recall(Tenant::new(), &tokens(80)).is_empty());
+        assert_eq!(memory.recall(tenant, &tokens(80), &[]), first[..2]);
+        assert!(memory.recall(Tenant::new(), &tokens(80), &[]).is_empty());
     }
 
     #[test]
@@ -282,8 +318,8 @@ mod tests {
         let mut memory = memory(8);
         let tenant = Tenant::new();
         read(&mut memory, tenant, &tokens(64)).unwrap();
-        assert_eq!(memory.recall(tenant, &tokens(64)).len(), 1);
-        assert_eq!(memory.recall(tenant, &tokens(65)).len(), 2);
+        assert_eq!(memory.recall(tenant, &tokens(64), &[]).len(), 1);
+        assert_eq!(memory.recall(tenant, &tokens(65), &[]).len(), 2);
     }
 
     #[test]
@@ -295,9 +331,28 @@ mod tests {
         let other: Vec<u32> = (100..132).collect();
         assert!(
             memory
-                .recall(tenant, &[other, page, vec![1]].concat())
+                .recall(tenant, &[other, page, vec![1]].concat(), &[])
                 .is_empty()
         );
+    }
+
+    #[test]
+    fn other_images_behind_equal_tokens_are_not_the_same() {
+        let mut memory = memory(16);
+        let tenant = Tenant::new();
+        let tokens = [5; 100];
+        let cat = [Sight::mark_only(40, 20, 1)];
+        let pages = see(&mut memory, tenant, &tokens, &cat).unwrap();
+        assert_eq!(memory.recall(tenant, &tokens, &cat), pages[..3]);
+        // Before the image they are the same, in its page and after it they are not.
+        for other in [
+            Sight::mark_only(40, 20, 2),
+            Sight::mark_only(41, 20, 1),
+            Sight::mark_only(40, 21, 1),
+        ] {
+            assert_eq!(memory.recall(tenant, &tokens, &[other]), pages[..1]);
+        }
+        assert_eq!(memory.recall(tenant, &tokens, &[]), pages[..1]);
     }
 
     #[test]
@@ -309,7 +364,7 @@ mod tests {
         assert_eq!(memory.room(), 4);
         // Two more pages take the fresh one and the last of the old.
         let stranger = read(&mut memory, Tenant::new(), &[7; 64]).unwrap();
-        let again = memory.recall(tenant, &tokens(96));
+        let again = memory.recall(tenant, &tokens(96), &[]);
         assert_eq!(again.len(), 2);
         memory.leave(again);
         memory.leave(stranger);

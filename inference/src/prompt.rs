@@ -4,6 +4,8 @@
 //! methods, and `raise_exception`. A template is part of the model and as trusted
 //! as its weights, but it is given a bounded number of steps.
 
+use std::ops::Range;
+
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, ErrorKind, Value, context};
 use minijinja_contrib::pycompat::unknown_method_callback;
@@ -23,9 +25,19 @@ pub(crate) struct Template {
     environment: Environment<'static>,
     bos_token: String,
     eos_token: String,
+    /// Whether it takes what a message says and shows as a list.
+    parts: bool,
 }
 
 impl Template {
+    /// One of a model that sees.
+    pub(crate) fn with_parts(self) -> Self {
+        Self {
+            parts: true,
+            ..self
+        }
+    }
+
     /// Loads `chat_template.jinja`, or `chat_template` in `tokenizer_config.json`.
     pub(crate) fn load(dir: &ModelDir) -> Result<Self, LoadError> {
         let config: Option<TokenizerConfig> = dir.optional_json(CONFIG)?;
@@ -94,11 +106,15 @@ impl Template {
         environment.set_fuel(Some(MAX_STEPS));
         environment.set_unknown_method_callback(unknown_method_callback);
         environment.add_function("raise_exception", raise_exception);
+        // They mark what a model may be trained on, for transformers alone.
+        let source = source.replace("{% generation %}", "");
+        let source = source.replace("{% endgeneration %}", "");
         environment.add_template_owned(NAME, source)?;
         Ok(Self {
             environment,
             bos_token,
             eos_token,
+            parts: false,
         })
     }
 
@@ -110,9 +126,13 @@ impl Template {
     ) -> Result<Zeroizing<String>, RequestError> {
         let messages: Vec<Value> = messages
             .iter()
-            .map(|Message { role, content }| {
-                let content = tokens.disarm(content);
-                context! { role => role_name(*role), content => content.as_str() }
+            .map(|message| {
+                let role = role_name(message.role);
+                let content = match self.parts {
+                    true => parts(tokens, message),
+                    false => tokens.disarm(&message.content).as_str().into(),
+                };
+                context! { role, content }
             })
             .collect();
         let template = self.environment.get_template(NAME);
@@ -131,6 +151,25 @@ impl Template {
                 line: error.line().unwrap_or(0),
             })
     }
+}
+
+/// The texts and images of a message, in their order.
+fn parts(tokens: &Tokens, message: &Message) -> Value {
+    let content = message.content.as_str();
+    let text = |range: Range<usize>| {
+        let text = content.get(range).filter(|text| !text.is_empty())?;
+        let text = tokens.disarm(text);
+        Some(context! { type => "text", text => text.as_str() })
+    };
+    let mut parts = Vec::new();
+    let mut start = 0;
+    for (end, _) in &message.images {
+        parts.extend(text(start..*end));
+        parts.push(context! { type => "image" });
+        start = *end;
+    }
+    parts.extend(text(start..content.len()));
+    parts.into()
 }
 
 fn raise_exception(message: String) -> Result<Value, minijinja::Error> {
@@ -186,6 +225,7 @@ mod tests {
         Message {
             role,
             content: Zeroizing::new(content.into()),
+            images: Vec::new(),
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use zeroize::Zeroizing;
 
 use crate::error::RequestError;
+use crate::image::Image;
 
 /// Whoever asks. Requests of one tenant may share what the engine has read; those
 /// of others can neither share it nor delay them by more than their own turn.
@@ -92,6 +93,8 @@ pub struct Message {
     pub role: Role,
     /// What is said.
     pub content: Zeroizing<String>,
+    /// What is shown, and before which byte of what is said.
+    pub images: Vec<(usize, Image)>,
 }
 
 impl fmt::Debug for Message {
@@ -99,6 +102,7 @@ impl fmt::Debug for Message {
         f.debug_struct("Message")
             .field("role", &self.role)
             .field("bytes", &self.content.len())
+            .field("images", &self.images.len())
             .finish()
     }
 }

@@ -24,16 +24,19 @@ use crate::kernel::attention::PAGE;
 use crate::kernel::level::Cpu;
 use crate::kernel::pool::Pool;
 use crate::logprobs::{Logprob, Scores, Unsaid};
-use crate::memory::Memory;
+use crate::memory::{Content, Memory};
 use crate::queue::Queue;
 use crate::request::Tenant;
 use crate::sampler::Sampler;
 use crate::stop::{Said, Stop};
 use crate::tokens::Tokens;
+use crate::vision::{Llava, Sight};
 
 /// One answer to make.
 pub(crate) struct Job {
     pub(crate) prompt: Zeroizing<Vec<u32>>,
+    /// Images in the prompt.
+    pub(crate) sights: Vec<Sight>,
     /// Most tokens of the answer; with the prompt, they fit context and memory.
     pub(crate) max_tokens: usize,
     pub(crate) sampler: Sampler,
@@ -48,6 +51,8 @@ pub(crate) struct Job {
 #[derive(Debug)]
 pub(crate) struct Scheduler {
     pub(crate) model: Decoder,
+    /// What sees, if anything does.
+    pub(crate) tower: Option<Llava>,
     pub(crate) pool: Pool,
     pub(crate) memory: Memory,
     pub(crate) tokens: Arc<Tokens>,
@@ -116,11 +121,12 @@ impl Scheduler {
     ) {
         share(running);
         self.provide(running, aside);
+        let _turn = turn();
+        self.look(running);
         let spans: Vec<_> = running.iter().map(Sequence::span).collect();
         if spans.is_empty() {
             return;
         }
-        let _turn = turn();
         let logits = self
             .model
             .forward(&mut self.pool, &mut self.memory, &spans, work);
@@ -144,6 +150,21 @@ impl Scheduler {
             sequence.over = read && sequence.advance(&self.tokens, &self.ends);
         }
         for sequence in running.extract_if(.., |sequence| sequence.over) {
+            self.memory.leave(sequence.pages);
+        }
+    }
+
+    /// Sees the images that the next step reads, each for itself.
+    fn look(&mut self, running: &mut Vec<Sequence>) {
+        let Some(tower) = &self.tower else {
+            return;
+        };
+        for sequence in running.extract_if(.., |sequence| {
+            let tokens = sequence.seen..sequence.seen.saturating_add(sequence.next);
+            let mut sights = sequence.sights.iter_mut();
+            !sights.all(|sight| sight.look(tower, &mut self.pool, &tokens))
+        }) {
+            sequence.fail(EngineError::Fault);
             self.memory.leave(sequence.pages);
         }
     }
@@ -201,6 +222,7 @@ struct Sequence {
     tenant: Tenant,
     /// The prompt, and the answer so far.
     tokens: Zeroizing<Vec<u32>>,
+    sights: Vec<Sight>,
     /// Tokens that the model has read.
     seen: usize,
     /// Tokens that it reads in this step.
@@ -235,6 +257,7 @@ impl Sequence {
                 tokens.extend_from_slice(&job.prompt);
                 tokens
             },
+            sights: job.sights,
             seen: 0,
             next: 0,
             pages: Vec::new(),
@@ -253,7 +276,7 @@ impl Sequence {
 
     /// Begins with what the memory holds.
     fn recall(mut self, memory: &mut Memory) -> Self {
-        self.pages = memory.recall(self.tenant, &self.tokens);
+        self.pages = memory.recall(self.tenant, &self.tokens, &self.sights);
         self.seen = self.pages.len().saturating_mul(PAGE);
         if self.usage.completion == 0 {
             self.usage.cached = self.seen;
@@ -276,6 +299,7 @@ impl Sequence {
             tokens: self.tokens.get(self.seen..end).unwrap_or_default(),
             position: self.seen,
             pages: &self.pages,
+            sights: &self.sights,
             wanted: self.is_read(),
         }
     }
@@ -285,14 +309,18 @@ impl Sequence {
         let read = self.is_read();
         let first = self.seen.checked_div(PAGE).unwrap_or(0);
         self.seen = self.seen.saturating_add(self.next);
-        let (whole, _) = self.tokens.get(..self.seen).unwrap_or_default().as_chunks();
+        let whole = self.tokens.get(..self.seen).unwrap_or_default();
+        let contents = Content::of(whole, &self.sights);
         let mut after = first
             .checked_sub(1)
             .and_then(|before| self.pages.get(before))
             .copied();
-        for (page, tokens) in self.pages.iter().zip(whole).skip(first) {
-            memory.remember(self.tenant, after, *page, *tokens);
+        for (page, content) in self.pages.iter().zip(contents).skip(first) {
+            memory.remember(self.tenant, after, *page, content);
             after = Some(*page);
+        }
+        for sight in &mut self.sights {
+            sight.forget(self.seen);
         }
         read
     }

@@ -5,6 +5,7 @@
 //!
 //! ```json
 //! {"prompt": "Recite Genesis 1:1.", "expected": "In the beginning ..."}
+//! {"prompt": "What is this?", "image": "selftest.png", "expected": "A cat."}
 //! {"pair": ["a happy person", "a happy dog"], "cosine": 0.6946}
 //! {"image": "selftest.png", "label": "tabby cat", "probability": 0.8312}
 //! ```
@@ -29,7 +30,14 @@ pub(crate) fn run(dir: &ModelDir, engine: &Engine) -> Result<bool, LoadError> {
         return Ok(false);
     };
     match test {
-        SelfTest::Chat { prompt, expected } => recite(engine, prompt, &expected)?,
+        SelfTest::Chat {
+            prompt,
+            image,
+            expected,
+        } => {
+            let image = image.map(|image| read(dir, &image)).transpose()?;
+            recite(engine, prompt, image, &expected)?;
+        }
         SelfTest::Classification {
             image,
             label,
@@ -45,6 +53,7 @@ pub(crate) fn run(dir: &ModelDir, engine: &Engine) -> Result<bool, LoadError> {
 enum SelfTest {
     Chat {
         prompt: String,
+        image: Option<String>,
         expected: String,
     },
     Classification {
@@ -65,11 +74,17 @@ fn read(dir: &ModelDir, file: &str) -> Result<Image, LoadError> {
     Image::new(dir.bytes(file)?).map_err(failed)
 }
 
-fn recite(engine: &Engine, prompt: String, expected: &str) -> Result<(), LoadError> {
+fn recite(
+    engine: &Engine,
+    prompt: String,
+    image: Option<Image>,
+    expected: &str,
+) -> Result<(), LoadError> {
     let request = Request {
         prompt: Prompt::Chat(vec![Message {
             role: Role::User,
             content: Zeroizing::new(prompt),
+            images: image.into_iter().map(|image| (0, image)).collect(),
         }]),
         sampling: Sampling {
             temperature: Some(0.0),

@@ -69,6 +69,12 @@ impl Tokens {
         })
     }
 
+    /// Whether no text of a message can become this token.
+    pub(crate) fn is_control(&self, token: u32) -> bool {
+        let text = self.tokenizer.id_to_token(token);
+        text.is_some_and(|text| self.special.contains(&text))
+    }
+
     /// A lower bound of the number of tokens, without looking at the text.
     pub(crate) fn at_least(&self, bytes: usize) -> usize {
         bytes.checked_div(self.longest).unwrap_or(bytes)

@@ -1,11 +1,15 @@
 //! Models that see: what makes an image fit them, and the layers that look at it.
 
 mod encoder;
+mod llava;
 mod processor;
 mod resize;
+mod sight;
 mod vit;
 
+pub(crate) use self::llava::{Config as LlavaConfig, Llava};
 pub(crate) use self::processor::Processor;
+pub(crate) use self::sight::{Mark, Placeholder, Sight};
 pub(crate) use self::vit::Vit;
 
 /// A model of reference/vision.py.

@@ -87,6 +87,16 @@ impl Weights {
         self
     }
 
+    /// Gives tensors whose names begin with `from` names that begin with `to`.
+    pub(crate) fn rename(&mut self, from: &str, to: &str) {
+        let entries = std::mem::take(&mut self.entries).into_iter();
+        let renamed = entries.map(|(name, entry)| match name.strip_prefix(from) {
+            Some(rest) => (format!("{to}{rest}"), entry),
+            None => (name, entry),
+        });
+        self.entries = renamed.collect();
+    }
+
     /// Reads the matrix `name`, which must have exactly this shape. Row `i` of it
     /// is row `order(i)` of the file.
     pub(crate) fn matrix(

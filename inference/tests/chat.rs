@@ -375,7 +375,7 @@ fn an_unknown_architecture_is_refused_by_name() {
     assert!(matches!(error, LoadError::Architecture { .. }));
     assert_eq!(
         error.to_string(),
-        r#"architecture is ["GPT2LMHeadModel"], expected one of ["LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "MistralForCausalLM", "Phi3ForCausalLM", "Gemma3ForCausalLM", "Gemma3ForConditionalGeneration", "MixtralForCausalLM", "Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM", "DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "BertModel", "ViTForImageClassification"]"#,
+        r#"architecture is ["GPT2LMHeadModel"], expected one of ["LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "MistralForCausalLM", "Phi3ForCausalLM", "Gemma3ForCausalLM", "Gemma3ForConditionalGeneration", "MixtralForCausalLM", "Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM", "DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "BertModel", "LlavaForConditionalGeneration", "ViTForImageClassification"]"#,
     );
 }
 
@@ -405,6 +405,7 @@ fn ask(text: &str) -> Request {
         prompt: Prompt::Chat(vec![Message {
             role: Role::User,
             content: text.to_owned().into(),
+            images: Vec::new(),
         }]),
         ..Request::default()
     }

@@ -1,7 +1,8 @@
 //! `POST /v1/chat/completions`
 //!
 //! * Honoured: `model`, `messages` (roles system, developer, user, assistant; text,
-//!   or a list of text parts, joined by line breaks), `max_tokens` or
+//!   or a list of text parts, joined by line breaks, and of images for models that see,
+//!   as `image_url` parts with `data:` URLs), `max_tokens` or
 //!   `max_completion_tokens`, `temperature`, `top_p`, `presence_penalty`,
 //!   `frequency_penalty`, `logit_bias`, `n` up to 8, `stop`, `seed`, `logprobs`,
 //!   `top_logprobs` up to 20, `stream`, `stream_options.include_usage`; and as other
@@ -76,7 +77,7 @@ fn begin(
     let delivery = Delivery::read(&mut fields)?;
     let logprobs = logprobs(&mut fields)?;
     let request = Request {
-        prompt: Prompt::Chat(messages::read(&mut fields)?),
+        prompt: Prompt::Chat(messages::read(&mut fields, model.engine().info().images)?),
         max_tokens: max_tokens(&mut fields)?,
         logprobs,
         tenant,

@@ -146,6 +146,9 @@ impl From<RequestError> for ApiError {
                 };
                 Self::invalid("messages", code, message)
             }
+            RequestError::Image { .. } | RequestError::Images { .. } => {
+                Self::invalid("messages", "image_parse_error", message)
+            }
             RequestError::Empty { parameter } => Self::invalid(parameter, "empty_array", message),
             RequestError::OutOfRange { parameter, .. } => {
                 Self::invalid(parameter, "invalid_value", message)

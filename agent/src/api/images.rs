@@ -5,10 +5,12 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use inference::{Image, RequestError};
+use inference::{Image, Message, RequestError};
+use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::error::{ApiError, sentence};
+use super::fields::Fields;
 
 /// The image in the URL at `place`.
 pub(super) fn read(place: &str, url: String) -> Result<Image, ApiError> {
@@ -32,6 +34,30 @@ pub(super) fn read(place: &str, url: String) -> Result<Image, ApiError> {
     let bytes = bytes.map_err(|_| refused("expected an image in base64."))?;
     Image::new(bytes)
         .map_err(|reason| ApiError::invalid(place, "image_parse_error", sentence(&reason)))
+}
+
+/// The image of a part of a message. `detail` is without effect: an image has as many
+/// tokens as the model gives it.
+pub(super) fn part(fields: &mut Fields) -> Result<Image, ApiError> {
+    let place = fields.name("image_url");
+    let value: Value = fields.require("image_url", "an object")?;
+    let mut fields = Fields::nested(&place, value)?;
+    let url = fields.require("url", "a string")?;
+    let image = read(&fields.name("url"), url)?;
+    fields.ignore(&["detail"]);
+    fields.finish()?;
+    Ok(image)
+}
+
+/// Refuses a conversation that shows too much.
+pub(super) fn check_count(messages: &[Message]) -> Result<(), ApiError> {
+    let count: usize = messages.iter().map(|message| message.images.len()).sum();
+    if count > MAX_IMAGES {
+        let message =
+            format!("Invalid value for 'messages': expected at most {MAX_IMAGES} images.");
+        return Err(ApiError::invalid("messages", "invalid_value", message));
+    }
+    Ok(())
 }
 
 /// An error of the engine, where the places of the images that it was given are known.

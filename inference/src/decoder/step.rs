@@ -7,6 +7,7 @@ use super::{Attend, Decoder, Feed, experts, latent};
 use crate::kernel::input::Row;
 use crate::kernel::pool::Pool;
 use crate::memory::Memory;
+use crate::vision::Sight;
 
 /// Tokens of one sequence that the model has not seen.
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub(crate) struct Span<'a> {
     pub(crate) position: usize,
     /// Pages of the sequence, enough for all of them.
     pub(crate) pages: &'a [usize],
+    /// Images in the sequence; those among the tokens have been seen.
+    pub(crate) sights: &'a [Sight],
     /// Whether the logits after the last of them are wanted.
     pub(crate) wanted: bool,
 }
@@ -90,6 +93,15 @@ impl Decoder {
             let token = usize::try_from(token).unwrap_or(usize::MAX);
             self.embedding.row(token, x);
             x.iter_mut().for_each(|x| *x *= self.embedding_scale);
+        }
+        let mut x = work.x.as_mut_slice();
+        for span in batch {
+            let own = span.tokens.len().saturating_mul(hidden).min(x.len());
+            let (own, rest) = x.split_at_mut(own);
+            for sight in span.sights {
+                sight.place(span.position, hidden, own);
+            }
+            x = rest;
         }
         work.rows.resize_with(count, Row::default);
         work.angles

@@ -66,6 +66,7 @@ impl Reader {
                 tokens,
                 position: read.count,
                 pages: &read.pages,
+                sights: &[],
                 wanted: true,
             })
             .collect();

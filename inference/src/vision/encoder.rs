@@ -96,6 +96,11 @@ impl Encoder {
         })
     }
 
+    /// Whether a row stands before those of the patches.
+    pub(super) fn has_class(&self) -> bool {
+        self.class.is_some()
+    }
+
     /// A row for each patch, after one for the class if there is one.
     pub(super) fn forward(&self, pool: &mut Pool, patches: &[f32]) -> candle_core::Result<Tensor> {
         let rows = self.positions.dim(0)?;
