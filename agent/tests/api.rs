@@ -732,6 +732,17 @@ fn picture() -> String {
     format!("data:image/png;base64,{bytes}")
 }
 
+/// One whose header says that it is as large as an image may be.
+fn black() -> String {
+    use base64::Engine as _;
+    let mut webp = b"RIFF\x12\0\0\0WEBPVP8L\x05\0\0\0\x2f".to_vec();
+    // Two times 14 bits: width and height, less one.
+    webp.extend((4095_u32 | 4095 << 14).to_le_bytes());
+    webp.push(0);
+    let bytes = base64::prelude::BASE64_STANDARD.encode(webp);
+    format!("data:image/webp;base64,{bytes}")
+}
+
 fn vision(name: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     root.join("inference/reference/vision").join(name)
@@ -835,6 +846,12 @@ async fn images_that_are_none_are_refused_by_place() {
             "input",
             "empty_array",
             "Input is empty, expected at least one.".into(),
+        ),
+        (
+            json!(vec![black(); 3]),
+            "input",
+            "invalid_value",
+            "Invalid value for 'input': expected images of at most 33554432 pixels in all.".into(),
         ),
         (
             json!(vec![picture(); 9]),

@@ -482,7 +482,7 @@ impl Engine {
         }
         let (result, pending) = oneshot::channel();
         let job = classifier::Job {
-            images: processor.fit_all(images)?,
+            images: processor.fit_all(images.iter())?,
             top,
             deadline: Deadline::after(self.limits.time),
             result,

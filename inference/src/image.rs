@@ -6,42 +6,52 @@
 
 use std::fmt;
 use std::io::Cursor;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
+use crate::error::RequestError;
+
 /// An image that has not been decoded. Its bytes are not in its `Debug` form and are
 /// wiped when the last copy is dropped.
 #[derive(Clone)]
-pub struct Image(Arc<Zeroizing<Vec<u8>>>);
+pub struct Image {
+    bytes: Arc<Zeroizing<Vec<u8>>>,
+    pixels: u64,
+}
 
 impl fmt::Debug for Image {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Image({} bytes)", self.0.len())
+        write!(f, "Image({} bytes)", self.bytes.len())
     }
 }
 
 impl Image {
     /// Takes the bytes of a file whose header is that of an image of a fair size.
     pub fn new(bytes: Vec<u8>) -> Result<Self, ImageError> {
-        let image = Self(Arc::new(Zeroizing::new(bytes)));
-        image.decoder()?;
-        Ok(image)
+        let bytes = Arc::new(Zeroizing::new(bytes));
+        let (width, height) = decoder(&bytes)?.dimensions();
+        let pixels = u64::from(width).saturating_mul(u64::from(height));
+        Ok(Self { bytes, pixels })
+    }
+
+    /// As its header says; work and memory grow with them.
+    pub fn pixels(&self) -> u64 {
+        self.pixels
     }
 
     /// What tells it from all others.
     pub(crate) fn digest(&self) -> [u8; 32] {
-        Sha256::digest(self.0.as_slice()).into()
+        Sha256::digest(self.bytes.as_slice()).into()
     }
 
-    /// Decodes it; one image of all engines at a time, so that many are no more than
-    /// one in memory.
+    /// Decodes it; whoever does so has one of the [`TURNS`].
     pub(crate) fn decode(&self) -> Result<Pixels, ImageError> {
-        static TURN: Mutex<()> = Mutex::new(());
-        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut decoder = self.decoder()?;
+        let mut decoder = decoder(&self.bytes)?;
         let orientation = decoder.orientation();
         let orientation = orientation.map_err(|_| ImageError::Malformed)?;
         // The library's error may quote the bytes.
@@ -56,28 +66,70 @@ impl Image {
             levels: Zeroizing::new(image.into_raw()),
         })
     }
+}
 
-    fn decoder(&self) -> Result<impl ImageDecoder, ImageError> {
-        let bytes = Cursor::new(self.0.as_slice());
-        let format = image::guess_format(&self.0).map_err(|_| ImageError::Format)?;
-        if ![ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP].contains(&format) {
-            return Err(ImageError::Format);
+fn decoder(bytes: &[u8]) -> Result<impl ImageDecoder, ImageError> {
+    let format = image::guess_format(bytes).map_err(|_| ImageError::Format)?;
+    if ![ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP].contains(&format) {
+        return Err(ImageError::Format);
+    }
+    let mut limits = image::Limits::no_limits();
+    limits.max_alloc = Some(MAX_BYTES);
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    reader.limits(limits);
+    let decoder = reader.into_decoder().map_err(|_| ImageError::Malformed)?;
+    let (width, height) = decoder.dimensions();
+    let (short, long) = (width.min(height), width.max(height));
+    let pixels = u64::from(width).saturating_mul(u64::from(height));
+    if pixels > MAX_PIXELS || decoder.total_bytes() > MAX_BYTES {
+        return Err(ImageError::TooLarge { width, height });
+    }
+    match long <= short.saturating_mul(MAX_RATIO) && short > 0 {
+        true => Ok(decoder),
+        false => Err(ImageError::Ratio { width, height }),
+    }
+}
+
+/// Who may decode: one request at a time, so that the images of many are no more in
+/// memory than those of one. A few may wait for it, and hold up nobody else.
+#[derive(Debug, Default)]
+pub(crate) struct Turns {
+    turn: Mutex<()>,
+    /// Requests that have the turn or wait for it.
+    waiting: AtomicUsize,
+}
+
+/// For all engines.
+pub(crate) static TURNS: Turns = Turns {
+    turn: Mutex::new(()),
+    waiting: AtomicUsize::new(0),
+};
+
+impl Turns {
+    /// Waits for the turn, which lasts until what this gives is dropped.
+    pub(crate) fn take(&self) -> Result<Turn<'_>, RequestError> {
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= MAX_WAITING {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            return Err(RequestError::Busy {
+                retry_after: RETRY_AFTER,
+            });
         }
-        let mut limits = image::Limits::no_limits();
-        limits.max_alloc = Some(MAX_BYTES);
-        let mut reader = ImageReader::with_format(bytes, format);
-        reader.limits(limits);
-        let decoder = reader.into_decoder().map_err(|_| ImageError::Malformed)?;
-        let (width, height) = decoder.dimensions();
-        let (short, long) = (width.min(height), width.max(height));
-        let pixels = u64::from(width).saturating_mul(u64::from(height));
-        if pixels > MAX_PIXELS || decoder.total_bytes() > MAX_BYTES {
-            return Err(ImageError::TooLarge { width, height });
-        }
-        match long <= short.saturating_mul(MAX_RATIO) && short > 0 {
-            true => Ok(decoder),
-            false => Err(ImageError::Ratio { width, height }),
-        }
+        Ok(Turn {
+            turns: self,
+            _turn: self.turn.lock().unwrap_or_else(PoisonError::into_inner),
+        })
+    }
+}
+
+/// The right to decode.
+pub(crate) struct Turn<'a> {
+    turns: &'a Turns,
+    _turn: MutexGuard<'a, ()>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.turns.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -120,6 +172,11 @@ pub enum ImageError {
         height: u32,
     },
 }
+
+/// What these take is long enough to wait for.
+const MAX_WAITING: usize = 8;
+
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// That of a good camera; larger ones are made small for the model anyway.
 const MAX_PIXELS: u64 = 1 << 24;
@@ -234,6 +291,26 @@ mod tests {
             assert_eq!(error.to_string(), expected);
         }
         Image::new(announced(4096, 4096)).unwrap();
+    }
+
+    #[test]
+    fn a_few_wait_to_decode_and_others_are_sent_away() {
+        let turns = Turns::default();
+        let first = turns.take().unwrap();
+        std::thread::scope(|scope| {
+            let wait = || turns.take().map(drop);
+            let waiting: Vec<_> = (1..MAX_WAITING).map(|_| scope.spawn(wait)).collect();
+            while turns.waiting.load(Ordering::Relaxed) < MAX_WAITING {
+                std::thread::yield_now();
+            }
+            let refused = turns.take();
+            assert!(matches!(refused, Err(RequestError::Busy { .. })));
+            drop(first);
+            for waiting in waiting {
+                waiting.join().unwrap().unwrap();
+            }
+        });
+        drop(turns.take().unwrap());
     }
 
     #[test]

@@ -24,7 +24,7 @@
 //!   tell what another has asked, and each gets its turn;
 //! * no text of a request or an answer is in an error, a `Debug` form or a log;
 //!   prompts are wiped after use, keys and values when their room is needed, but
-//!   what the tokenizer and the template engine allocate in between is not.
+//!   what the libraries for tokens, templates and images allocate in between is not.
 //!
 //! It opens no socket and reads no file but those of the model directory.
 

@@ -25,7 +25,7 @@ use tokio::task::spawn_blocking;
 
 use super::error::ApiError;
 use super::fields::Fields;
-use super::images::{self, MAX_IMAGES};
+use super::images;
 use super::models::Models;
 use super::options::Texts;
 
@@ -83,15 +83,13 @@ fn read(input: Texts) -> Result<(Vec<String>, Vec<Image>), ApiError> {
             places.zip(urls).collect()
         }
     };
-    if urls.len() > MAX_IMAGES {
-        let message = format!("Invalid value for 'input': expected at most {MAX_IMAGES} images.");
-        return Err(ApiError::invalid("input", "invalid_value", message));
-    }
     let image = |(place, url): (String, String)| {
         let image = images::read(&place, url)?;
-        Ok((place, image))
+        Ok::<_, ApiError>((place, image))
     };
-    urls.into_iter().map(image).collect()
+    let (places, images): (_, Vec<_>) = urls.into_iter().map(image).collect::<Result<_, _>>()?;
+    images::check("input", images.iter())?;
+    Ok((places, images))
 }
 
 #[derive(Debug, Serialize)]

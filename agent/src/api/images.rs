@@ -5,7 +5,7 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use inference::{Image, Message, RequestError};
+use inference::{Image, RequestError};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
@@ -49,15 +49,22 @@ pub(super) fn part(fields: &mut Fields) -> Result<Image, ApiError> {
     Ok(image)
 }
 
-/// Refuses a conversation that shows too much.
-pub(super) fn check_count(messages: &[Message]) -> Result<(), ApiError> {
-    let count: usize = messages.iter().map(|message| message.images.len()).sum();
-    if count > MAX_IMAGES {
-        let message =
-            format!("Invalid value for 'messages': expected at most {MAX_IMAGES} images.");
-        return Err(ApiError::invalid("messages", "invalid_value", message));
-    }
-    Ok(())
+/// Refuses more images, or larger ones together, than a request may have at `place`.
+pub(super) fn check<'a>(
+    place: &str,
+    images: impl Iterator<Item = &'a Image>,
+) -> Result<(), ApiError> {
+    let (count, pixels) = images.fold((0_usize, 0_u64), |(count, pixels), image| {
+        let pixels = pixels.saturating_add(image.pixels());
+        (count.saturating_add(1), pixels)
+    });
+    let expected = match (count > MAX_IMAGES, pixels > MAX_PIXELS) {
+        (true, _) => format!("at most {MAX_IMAGES} images"),
+        (false, true) => format!("images of at most {MAX_PIXELS} pixels in all"),
+        (false, false) => return Ok(()),
+    };
+    let message = format!("Invalid value for '{place}': expected {expected}.");
+    Err(ApiError::invalid(place, "invalid_value", message))
 }
 
 /// An error of the engine, where the places of the images that it was given are known.
@@ -72,4 +79,7 @@ pub(super) fn named(error: RequestError, places: &[String]) -> ApiError {
 }
 
 /// Most images of a request.
-pub(super) const MAX_IMAGES: usize = 8;
+const MAX_IMAGES: usize = 8;
+
+/// Two of the largest that the engine takes; they are decoded for each choice.
+const MAX_PIXELS: u64 = 1 << 25;

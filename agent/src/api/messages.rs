@@ -15,7 +15,8 @@ pub(super) fn read(fields: &mut Fields, sees: bool) -> Result<Vec<Message>, ApiE
     let messages =
         messages.map(|(index, value)| message(&format!("messages[{index}]"), value, sees));
     let messages = messages.collect::<Result<Vec<_>, _>>()?;
-    images::check_count(&messages)?;
+    let images = messages.iter().flat_map(|message| &message.images);
+    images::check("messages", images.map(|(_, image)| image))?;
     Ok(messages)
 }
 

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use super::resize::{Filter, resize};
 use crate::config::{check_sizes, unsupported};
 use crate::error::{LoadError, RequestError};
-use crate::image::{Image, ImageError, Pixels};
+use crate::image::{Image, ImageError, Pixels, TURNS};
 use crate::model_dir::ModelDir;
 
 /// What is done to an image.
@@ -46,12 +46,16 @@ impl Processor {
     }
 
     /// As [`Self::fit`], for all images of a request.
-    pub(crate) fn fit_all(&self, images: &[Image]) -> Result<Vec<Pixels>, RequestError> {
+    pub(crate) fn fit_all<'a>(
+        &self,
+        images: impl Iterator<Item = &'a Image>,
+    ) -> Result<Vec<Pixels>, RequestError> {
+        let _turn = TURNS.take()?;
         let fit = |(index, image)| {
             let error = |reason| RequestError::Image { index, reason };
             self.fit(image).map_err(error)
         };
-        images.iter().enumerate().map(fit).collect()
+        images.enumerate().map(fit).collect()
     }
 
     /// Decodes an image and makes it the model's square.

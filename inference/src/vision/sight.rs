@@ -38,21 +38,24 @@ impl Placeholder {
         }
         let mut tokens = Zeroizing::new(Vec::with_capacity(self.expanded(prompt, images.len())));
         let mut sights = Vec::with_capacity(images.len());
-        let mut left = images.iter().enumerate();
+        let fitted = match images {
+            [] => Vec::new(),
+            _ => self.processor.fit_all(images.iter().copied())?,
+        };
+        let mut left = images.iter().zip(fitted);
         for token in prompt {
             let image = left.by_ref().take(usize::from(*token == self.token)).next();
-            let Some((index, image)) = image else {
+            let Some((image, pixels)) = image else {
                 tokens.push(*token);
                 continue;
             };
-            let pixels = self.processor.fit(image);
             sights.push(Sight {
                 mark: Mark {
                     start: tokens.len(),
                     count: self.count,
                     digest: image.digest(),
                 },
-                image: pixels.map_err(|reason| RequestError::Image { index, reason })?,
+                image: pixels,
                 rows: Zeroizing::default(),
             });
             tokens.extend(std::iter::repeat_n(*token, self.count));
