@@ -4,6 +4,7 @@
 //! The bits of a row depend on no thread: each is computed by one, in one order.
 
 mod attention;
+pub(crate) mod by_head;
 
 use candle_core::{Device, Tensor};
 use candle_nn::ops::layer_norm;

@@ -1,5 +1,7 @@
 //! One model, ready for requests.
 
+mod speech;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,6 +35,7 @@ use crate::tokens::Tokens;
 use crate::vision::{Llava, LlavaConfig, Placeholder, Processor, Sight, Vit};
 use crate::weights::Weights;
 use crate::weights::gguf::Gguf;
+use crate::whisper::{self, Vocabulary, Whisper};
 
 /// A loaded model with its thread, which ends with it.
 #[derive(Debug)]
@@ -59,6 +62,11 @@ enum Kind {
         tokens: Box<Tokens>,
         queue: Arc<Queue<embedder::Job>>,
     },
+    Transcription {
+        tokens: Arc<Tokens>,
+        vocabulary: Arc<Vocabulary>,
+        queue: Arc<Queue<whisper::Job>>,
+    },
 }
 
 impl fmt::Debug for Kind {
@@ -67,6 +75,7 @@ impl fmt::Debug for Kind {
             Self::Chat { .. } => "Chat",
             Self::Classification { .. } => "Classification",
             Self::Embedding { .. } => "Embedding",
+            Self::Transcription { .. } => "Transcription",
         })
     }
 }
@@ -97,6 +106,8 @@ pub enum Task {
     Classification,
     /// Embeddings of texts.
     Embedding,
+    /// Texts of what is said.
+    Transcription,
 }
 
 impl fmt::Display for Task {
@@ -105,6 +116,7 @@ impl fmt::Display for Task {
             Self::Chat => "chat",
             Self::Classification => "image classification",
             Self::Embedding => "embeddings",
+            Self::Transcription => "transcriptions",
         })
     }
 }
@@ -158,6 +170,7 @@ impl Engine {
             [Bert::ARCHITECTURE] => return Self::load_embedding(dir, limits),
             [Llava::ARCHITECTURE] => return Self::load_seeing(dir, limits),
             [Vit::ARCHITECTURE] => return Self::load_classification(dir, limits),
+            [Whisper::ARCHITECTURE] => return Self::load_transcription(dir, limits),
             [name] => Family::find(name),
             _ => None,
         };
@@ -166,7 +179,8 @@ impl Engine {
             return Err(LoadError::Architecture {
                 found: config.architectures,
                 expected: families
-                    .chain([Bert::ARCHITECTURE, Llava::ARCHITECTURE, Vit::ARCHITECTURE])
+                    .chain([Bert::ARCHITECTURE, Llava::ARCHITECTURE])
+                    .chain([Vit::ARCHITECTURE, Whisper::ARCHITECTURE])
                     .collect(),
             });
         };
@@ -528,6 +542,7 @@ impl Drop for Engine {
             Kind::Chat { queue, .. } => queue.close(),
             Kind::Classification { queue, .. } => queue.close(),
             Kind::Embedding { queue, .. } => queue.close(),
+            Kind::Transcription { queue, .. } => queue.close(),
         }
     }
 }
@@ -558,5 +573,8 @@ struct Config {
 
 /// Below this, waiting for other threads takes longer than their help saves.
 const SMALL: u64 = 10_000_000;
+
+/// Most requests that wait for a model whose requests are large and take long.
+const HEAVY: usize = 8;
 
 const RETRY_AFTER: Duration = Duration::from_secs(1);

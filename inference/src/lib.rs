@@ -30,6 +30,7 @@
 
 mod alphabet;
 mod answer;
+mod audio;
 mod bert;
 mod classifier;
 mod config;
@@ -57,10 +58,13 @@ mod stop;
 mod tokens;
 mod vision;
 mod weights;
+mod whisper;
 
 pub use answer::{Answer, Embeddings, Event, FinishReason, Label, Pending, Usage};
+pub use audio::{Audio, AudioError};
 pub use engine::{Engine, Info, Limits, Task};
 pub use error::{EngineError, LoadError, RequestError};
 pub use image::{Image, ImageError};
 pub use logprobs::{Candidate, Logprob};
 pub use request::{Message, Prompt, Request, Role, Sampling, Tenant};
+pub use whisper::{Segment, Transcript, TranscriptRequest};

@@ -8,21 +8,24 @@
 //! {"prompt": "What is this?", "image": "selftest.png", "expected": "A cat."}
 //! {"pair": ["a happy person", "a happy dog"], "cosine": 0.6946}
 //! {"image": "selftest.png", "label": "tabby cat", "probability": 0.8312}
+//! {"sound": "selftest.flac", "expected": "And so my fellow Americans ..."}
 //! ```
 //!
-//! An image is a file beside it.
+//! Images and sounds are files beside it.
 
 use futures_executor::{block_on, block_on_stream};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use crate::answer::Event;
+use crate::audio::Audio;
 use crate::config::unsupported;
 use crate::engine::Engine;
 use crate::error::LoadError;
 use crate::image::Image;
 use crate::model_dir::ModelDir;
-use crate::request::{Message, Prompt, Request, Role, Sampling};
+use crate::request::{Message, Prompt, Request, Role, Sampling, Tenant};
+use crate::whisper::TranscriptRequest;
 
 /// Runs the test if there is one; says whether there was.
 pub(crate) fn run(dir: &ModelDir, engine: &Engine) -> Result<bool, LoadError> {
@@ -42,8 +45,15 @@ pub(crate) fn run(dir: &ModelDir, engine: &Engine) -> Result<bool, LoadError> {
             image,
             label,
             probability,
-        } => recognise(engine, read(dir, &image)?, &label, probability)?,
+        } => {
+            let image = Image::new(read(dir, "image", &image)?).map_err(failed)?;
+            recognise(engine, image, &label, probability)?;
+        }
         SelfTest::Embedding { pair, cosine } => compare(engine, &pair, cosine)?,
+        SelfTest::Transcription { sound, expected } => {
+            let audio = Audio::decode(&read(dir, "sound", &sound)?).map_err(failed)?;
+            listen(engine, audio, &expected)?;
+        }
     }
     Ok(true)
 }
@@ -65,13 +75,17 @@ enum SelfTest {
         pair: [String; 2],
         cosine: f32,
     },
+    Transcription {
+        sound: String,
+        expected: String,
+    },
 }
 
-fn read(dir: &ModelDir, file: &str) -> Result<Image, LoadError> {
-    if file.contains('/') {
-        return Err(unsupported(FILE, "image", file, "a name without a slash"));
+fn read(dir: &ModelDir, key: &'static str, file: &str) -> Result<Vec<u8>, LoadError> {
+    match file.contains('/') {
+        true => Err(unsupported(FILE, key, file, "a name without a slash")),
+        false => dir.bytes(file),
     }
-    Image::new(dir.bytes(file)?).map_err(failed)
 }
 
 fn recite(
@@ -102,6 +116,24 @@ fn recite(
             break;
         }
     }
+    same(&text, expected)
+}
+
+fn listen(engine: &Engine, audio: Audio, expected: &str) -> Result<(), LoadError> {
+    let request = TranscriptRequest {
+        audio,
+        language: None,
+        translate: false,
+        prompt: Zeroizing::default(),
+        temperature: 0.0,
+        times: false,
+        tenant: Tenant::new(),
+    };
+    let heard = block_on(engine.transcribe(request).map_err(failed)?).map_err(failed)?;
+    same(&heard.text(), expected)
+}
+
+fn same(text: &str, expected: &str) -> Result<(), LoadError> {
     match text == expected {
         true => Ok(()),
         false => {

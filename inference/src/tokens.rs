@@ -129,6 +129,11 @@ impl Tokens {
         bytes.map(Vec::as_slice).unwrap_or_default()
     }
 
+    /// The token of exactly this text, if there is one.
+    pub(crate) fn id(&self, text: &str) -> Option<u32> {
+        self.tokenizer.token_to_id(text)
+    }
+
     /// The text of tokens, without control tokens; half a character becomes U+FFFD.
     pub(crate) fn decode(&self, ids: &[u32]) -> Option<String> {
         self.tokenizer.decode(ids, true).ok()
