@@ -8,6 +8,7 @@
 //! POST /v1/completions         the same
 //! POST /v1/embeddings          as numbers or as base64
 //! POST /v1/classify            labels of images
+//! POST /v1/audio/...           transcriptions and translations, of a form
 //! ```
 //!
 //! A parameter is honoured, or known to be without effect, or refused by name:
@@ -29,6 +30,7 @@ mod messages;
 mod models;
 mod options;
 mod stream;
+mod transcriptions;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
@@ -45,7 +47,16 @@ use models::Served;
 
 /// The API over `models`.
 pub fn router(models: Models) -> Router {
+    let form = DefaultBodyLimit::max(transcriptions::MAX_FORM);
     Router::new()
+        .route(
+            "/v1/audio/transcriptions",
+            post(transcriptions::transcribe).layer(form),
+        )
+        .route(
+            "/v1/audio/translations",
+            post(transcriptions::translate).layer(form),
+        )
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/classify", post(classify::create))
         .route("/v1/completions", post(completions::create))

@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderValue, StatusCode, header::RETRY_AFTER};
 use axum::response::{IntoResponse, Response};
-use inference::{EngineError, RequestError};
+use inference::{AudioError, EngineError, RequestError};
 use serde::Serialize;
 
 /// An error as clients see it: a status and `{"error": {...}}`.
@@ -50,8 +50,8 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, INVALID, message)
     }
 
-    pub(super) fn media_type() -> Self {
-        let message = "Invalid content type, expected application/json.";
+    pub(super) fn media_type(expected: &str) -> Self {
+        let message = format!("Invalid content type, expected {expected}.");
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, message)
             .with_code("unsupported_media_type")
     }
@@ -74,6 +74,22 @@ impl ApiError {
         let message = "This URL does not take this HTTP method.";
         Self::new(StatusCode::METHOD_NOT_ALLOWED, INVALID, message)
             .with_code("method_not_supported")
+    }
+
+    pub(super) fn too_large(limit: usize) -> Self {
+        let message = format!("The body has more than {limit} bytes.");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, INVALID, message).with_code("request_too_large")
+    }
+
+    /// The body did not come in time.
+    pub(super) fn request_timeout() -> Self {
+        let message = "The body took too long to arrive.";
+        Self::new(StatusCode::REQUEST_TIMEOUT, INVALID, message).with_code("timeout")
+    }
+
+    /// The file in a form is not one that can be used.
+    pub(super) fn of_file(error: &AudioError) -> Self {
+        Self::invalid("file", "invalid_value", sentence(error))
     }
 
     /// Something here failed, not the request.
@@ -183,11 +199,7 @@ impl From<EngineError> for ApiError {
 impl From<BytesRejection> for ApiError {
     fn from(rejection: BytesRejection) -> Self {
         match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => {
-                let message = format!("The body has more than {} bytes.", super::MAX_BODY);
-                Self::new(StatusCode::PAYLOAD_TOO_LARGE, INVALID, message)
-                    .with_code("request_too_large")
-            }
+            StatusCode::PAYLOAD_TOO_LARGE => Self::too_large(super::MAX_BODY),
             _ => Self::not_json("The body could not be read."),
         }
     }

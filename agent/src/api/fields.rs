@@ -31,7 +31,7 @@ impl Fields {
             .and_then(|kind| kind.split(';').next())
             .unwrap_or_default();
         if !essence.trim().eq_ignore_ascii_case("application/json") {
-            return Err(ApiError::media_type());
+            return Err(ApiError::media_type("application/json"));
         }
         let map = serde_json::from_slice(&body?).map_err(|error| {
             // The library's message may quote the body.
@@ -45,6 +45,14 @@ impl Fields {
             place: String::new(),
             map,
         })
+    }
+
+    /// What came as a form: strings, and lists of them.
+    pub(super) fn of_form(map: Map<String, Value>) -> Self {
+        Self {
+            place: String::new(),
+            map,
+        }
     }
 
     /// An object inside the request.
