@@ -1,11 +1,13 @@
 //! Asks a model directory: `ask DIR TEXT...` prints the answer, or embeds the texts, or
-//! labels the images whose files they name.
+//! labels the images, or writes down the sounds, whose files they name.
 
 use std::path::PathBuf;
 use std::time::Instant;
 
 use futures_executor::{block_on, block_on_stream};
-use inference::{Engine, Event, Image, Message, Prompt, Request, Role, Task};
+use inference::{
+    Audio, Engine, Event, Image, Message, Prompt, Request, Role, Task, TranscriptRequest,
+};
 
 fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
@@ -26,6 +28,15 @@ fn main() -> anyhow::Result<()> {
             let embeddings = block_on(engine.embed(&texts)?)?;
             println!("{:?}", embeddings.vectors);
             eprintln!("{:?} in {:?}", embeddings.usage, start.elapsed());
+        }
+        Task::Transcription => {
+            for path in texts {
+                let audio = Audio::decode(&std::fs::read(path)?)?;
+                let (long, start) = (audio.duration(), Instant::now());
+                let heard = block_on(engine.transcribe(TranscriptRequest::new(audio))?)?;
+                println!("{}", heard.text());
+                eprintln!("{long:?} in {:?}", start.elapsed());
+            }
         }
         Task::Chat => {
             let messages = texts.into_iter().map(|text| Message {

@@ -24,7 +24,7 @@ use crate::engine::Engine;
 use crate::error::LoadError;
 use crate::image::Image;
 use crate::model_dir::ModelDir;
-use crate::request::{Message, Prompt, Request, Role, Sampling, Tenant};
+use crate::request::{Message, Prompt, Request, Role, Sampling};
 use crate::whisper::TranscriptRequest;
 
 /// Runs the test if there is one; says whether there was.
@@ -120,15 +120,7 @@ fn recite(
 }
 
 fn listen(engine: &Engine, audio: Audio, expected: &str) -> Result<(), LoadError> {
-    let request = TranscriptRequest {
-        audio,
-        language: None,
-        translate: false,
-        prompt: Zeroizing::default(),
-        temperature: 0.0,
-        times: false,
-        tenant: Tenant::new(),
-    };
+    let request = TranscriptRequest::new(audio);
     let heard = block_on(engine.transcribe(request).map_err(failed)?).map_err(failed)?;
     same(&heard.text(), expected)
 }

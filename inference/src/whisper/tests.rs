@@ -296,13 +296,8 @@ fn a_setting_that_is_not_implemented_is_refused_by_name() {
 
 fn request() -> TranscriptRequest {
     TranscriptRequest {
-        audio: audio(16_000),
         language: Some("en".into()),
-        translate: false,
-        prompt: Zeroizing::default(),
-        temperature: 0.0,
-        times: false,
-        tenant: crate::request::Tenant::new(),
+        ..TranscriptRequest::new(audio(16_000))
     }
 }
 

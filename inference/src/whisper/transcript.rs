@@ -27,6 +27,22 @@ pub struct TranscriptRequest {
     pub tenant: Tenant,
 }
 
+impl TranscriptRequest {
+    /// The likeliest text of a sound, in whatever language it is.
+    #[must_use]
+    pub fn new(audio: Audio) -> Self {
+        Self {
+            audio,
+            language: None,
+            translate: false,
+            prompt: Zeroizing::default(),
+            temperature: 0.0,
+            times: false,
+            tenant: Tenant::new(),
+        }
+    }
+}
+
 impl fmt::Debug for TranscriptRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TranscriptRequest")
