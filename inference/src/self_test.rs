@@ -38,7 +38,7 @@ pub(crate) fn run(dir: &ModelDir, engine: &Engine) -> Result<bool, LoadError> {
             image,
             expected,
         } => {
-            let image = image.map(|image| read(dir, &image)).transpose()?;
+            let image = image.map(|image| look(dir, &image)).transpose()?;
             recite(engine, prompt, image, &expected)?;
         }
         SelfTest::Classification {
@@ -46,8 +46,7 @@ pub(crate) fn run(dir: &ModelDir, engine: &Engine) -> Result<bool, LoadError> {
             label,
             probability,
         } => {
-            let image = Image::new(read(dir, "image", &image)?).map_err(failed)?;
-            recognise(engine, image, &label, probability)?;
+            recognise(engine, look(dir, &image)?, &label, probability)?;
         }
         SelfTest::Embedding { pair, cosine } => compare(engine, &pair, cosine)?,
         SelfTest::Transcription { sound, expected } => {
@@ -79,6 +78,10 @@ enum SelfTest {
         sound: String,
         expected: String,
     },
+}
+
+fn look(dir: &ModelDir, file: &str) -> Result<Image, LoadError> {
+    Image::new(read(dir, "image", file)?).map_err(failed)
 }
 
 fn read(dir: &ModelDir, key: &'static str, file: &str) -> Result<Vec<u8>, LoadError> {

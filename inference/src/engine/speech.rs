@@ -108,6 +108,7 @@ impl Engine {
             architecture: Whisper::ARCHITECTURE,
             parameters: model.parameters(),
             context: model.context(),
+            images: false,
             self_tested: false,
         };
         let worker = Worker {
