@@ -1,7 +1,7 @@
 const { beginCell, toNano } = require('@ton/core');
 const { Node } = require('../wrappers/Node');
 const {
-    ATTEST, COIN, DELAY, REPORT_DATA, post, publish, sendAs, start,
+    ATTEST, COIN, DELAY, appraise, post, publish, sendAs, start,
 } = require('./world');
 
 const { errors } = Node;
@@ -22,10 +22,7 @@ describe('Node', () => {
     const offer = { gpu: 'H100', memoryGib: 80, hoursPerWeek: 168, ask: 5n };
     const refuses = (sent, error) => expect(sent.transactions)
         .toHaveTransaction({ to: node.address, exitCode: errors[error] });
-    // What it asks once it has verified the quote; a claim for this Node is made in Rust.
-    const ask = async () => sendAs(
-        world, node.address, world.collateral.address, await node.getAppraise(ATTEST, REPORT_DATA),
-    );
+    const ask = () => appraise(world);
 
     it('is attested when Collateral and Registry agree', async () => {
         await publish(world);

@@ -3,8 +3,9 @@
 const path = require('node:path');
 const { Cell, toNano } = require('@ton/core');
 const { keyPairFromSeed } = require('@ton/crypto');
-const { Blockchain } = require('@ton/sandbox');
+const { Blockchain, Executor } = require('@ton/sandbox');
 require('@ton/test-utils');
+const { follow } = require('../tools/follow');
 const { config2026 } = require('../tools/network');
 const { Collateral } = require('../wrappers/Collateral');
 const { Node } = require('../wrappers/Node');
@@ -12,8 +13,11 @@ const { FOREVER, Registry, change } = require('../wrappers/Registry');
 const fixture = require(path.join(__dirname, 'fixtures', 'attestation.json'));
 
 const NOW = fixture.now;
-const DELAY = 24 * 3600;
+const HOUR = 3600;
+const DELAY = 24 * HOUR;
 const COIN = toNano('1');
+// What the published configuration serves.
+const MODEL = 6n;
 const BUILD = BigInt(`0x${fixture.build}`);
 const CONFIGURATION = BigInt(`0x${fixture.configuration}`);
 const POSTS = fixture.posts.map((post) => Cell.fromBase64(post));
@@ -25,7 +29,7 @@ const signedBy = (...numbers) =>
     Object.fromEntries(numbers.map((number) => [number, builders[number]]));
 
 async function start() {
-    const chain = await Blockchain.create({ config: config2026() });
+    const chain = await Blockchain.create({ config: config2026(), executor: await follow(await Executor.create()) });
     chain.now = NOW;
     const [anyone, owner, deployer] = await chain.createWallets(3);
     const open = async (contract) => {
@@ -61,7 +65,13 @@ async function enact({ chain, registry, anyone }, decision) {
 async function publish(world) {
     const build = { manifest: 0n, version: 1, roles: 1, until: FOREVER };
     await enact(world, change.putBuild(BUILD, build));
-    await enact(world, change.putConfiguration(CONFIGURATION, { model: 6n, until: FOREVER }));
+    await enact(world, change.putConfiguration(CONFIGURATION, { model: MODEL, until: FOREVER }));
+}
+
+// What the Node asks once it has verified the quote; a claim for this Node is made in Rust.
+async function appraise(world) {
+    const asked = await world.node.getAppraise(ATTEST, REPORT_DATA);
+    return sendAs(world, world.node.address, world.collateral.address, asked);
 }
 
 // As only that contract can send it. The fee is where TVM 12 asks for the new form of
@@ -78,6 +88,6 @@ async function sendAs({ chain }, from, to, body) {
 }
 
 module.exports = {
-    ATTEST, BUILD, COIN, CONFIGURATION, DELAY, FOREVER, NOW, POSTS, REPORT_DATA,
-    builders, change, enact, post, publish, sendAs, signedBy, start,
+    ATTEST, BUILD, COIN, CONFIGURATION, DELAY, FOREVER, HOUR, MODEL, NOW, POSTS, REPORT_DATA,
+    appraise, builders, change, enact, post, publish, sendAs, signedBy, start,
 };

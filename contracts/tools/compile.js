@@ -24,17 +24,24 @@ const BUILDS = {
     registry: { source: 'registry', roots: INTEL },
 };
 
-// Code of one build, as a bag of cells, with the hash of its root cell.
+// Code of one build, as a bag of cells, with the hash of its root cell; and the assembly
+// that it was made from, which says of each line where it begins.
 async function compile({ source, roots }, read = readSource) {
     const result = await runTolkCompiler({
         entrypointFileName: `${source}.tolk`,
         fsReadCallback: read,
         pathMappings: roots,
+        withSrcLineComments: true,
     });
     if (result.status !== 'ok') {
         throw new Error(`${source}.tolk: ${result.message}`);
     }
-    return { boc: Buffer.from(result.codeBoc64, 'base64'), hash: result.codeHashHex.toLowerCase() };
+    return {
+        boc: Buffer.from(result.codeBoc64, 'base64'),
+        hash: result.codeHashHex.toLowerCase(),
+        fift: result.fiftCode,
+        sources: result.sourcesSnapshot,
+    };
 }
 
 // Those of a mutant, where one is tested: see mutate.js.
@@ -46,6 +53,11 @@ async function underRoot(key) {
     const read = (file) =>
         file === 'roots/test/key.tolk' ? `tolk 1.3\nconst ROOT_KEY = 0x${key}\n` : readSource(file);
     const { boc } = await compile(BUILDS['collateral-test'], read);
+    if (process.env.COCOON_REACHED) {
+        const { keep, twin } = require('./twins');
+        const folder = path.dirname(process.env.COCOON_REACHED);
+        keep(folder, 'collateral-test', await twin(BUILDS['collateral-test'], read));
+    }
     console.log(boc.toString('base64'));
 }
 

@@ -9,6 +9,7 @@ const path = require('node:path');
 const readline = require('node:readline');
 const { Address, Cell, beginCell, contractAddress, parseTuple, serializeTuple } = require('@ton/core');
 const { Blockchain, Executor, createShardAccount } = require('@ton/sandbox');
+const { follow } = require('./follow');
 const { config2026 } = require('./network');
 
 const cell = (base64) => Cell.fromBase64(base64);
@@ -24,7 +25,7 @@ const witnessed = [];
 const REQUESTS = {
     // A new world at a time, with the masterchain blocks that contracts can see.
     async start({ now, blocks }) {
-        executor ??= await Executor.create();
+        executor ??= await follow(await Executor.create());
         chain = await Blockchain.create({ config: config2026(), executor: witness });
         chain.now = now;
         chain.prevBlocks = blocks && seenBlocks(blocks);

@@ -2,12 +2,13 @@
 //!
 //! Both come from npm, as `contracts/package-lock.json` has them, and need Node 20.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::cocoon::cargo_command;
+use crate::cocoon::{cargo_command, target};
 use crate::host;
 use crate::image::Builder;
 use crate::place::{self, Key, Place};
@@ -34,62 +35,67 @@ pub fn test(builder: &Builder) -> Result<()> {
     Ok(())
 }
 
-/// Changes the sources in one place at a time, and runs the tests of the crate on each; a
-/// change that no test notices and nobody has accepted is an error.
-pub fn mutate(builder: &Builder, arguments: &[String]) -> Result<()> {
+/// Shows which lines of the sources the tests reach; what none does and nobody has accepted
+/// is an error.
+pub fn cover(builder: &Builder) -> Result<()> {
     prepare(&builder.place, &builder.progress)?;
     let step = builder.progress.step("tests of the contracts");
     let tests = test_programs(builder)?;
     step.done(format!("{} programs", tests.len()));
-    let status = Command::new("node")
-        .args(["tools/mutate.js", "run"])
-        .args(arguments)
-        .arg("--")
-        .args(tests)
-        .current_dir(folder(&builder.place))
-        .status()
-        .context("cannot start node")?;
-    ensure!(
-        status.success(),
-        "mutants survived that nobody has accepted"
-    );
+    let folder = reached(&builder.place);
+    let arguments = ["tools/cover.js".into(), folder.into(), JOBS.into()];
+    let all = node(builder, arguments.into_iter().chain(tests))?;
+    ensure!(all, "no test reaches what nobody has accepted");
     Ok(())
 }
 
-/// Those whose contracts run in the TVM, the quickest to notice first.
-fn test_programs(builder: &Builder) -> Result<Vec<String>> {
+/// Changes the sources in one place at a time, and runs the tests that come to it; a change
+/// that no test notices and nobody has accepted is an error.
+pub fn mutate(builder: &Builder, options: &[String]) -> Result<()> {
+    cover(builder)?;
+    let folder = reached(&builder.place);
+    let arguments = ["tools/mutate.js".into(), "run".into(), folder.into()];
+    let options = options.iter().map(OsString::from);
+    let all = node(builder, arguments.into_iter().chain(options))?;
+    ensure!(all, "mutants survived that nobody has accepted");
+    Ok(())
+}
+
+/// Whether a tool that says itself what it finds has found nothing.
+fn node(builder: &Builder, arguments: impl Iterator<Item = OsString>) -> Result<bool> {
+    let status = Command::new("node")
+        .args(arguments)
+        .current_dir(folder(&builder.place))
+        .status()
+        .context("cannot start node")?;
+    Ok(status.success())
+}
+
+/// All those of the package.
+fn test_programs(builder: &Builder) -> Result<Vec<OsString>> {
     let said = cargo_command(&builder.place)
-        .args(["test", "--no-run", "-p", "contracts"])
-        .args(MUTATED.iter().flat_map(|name| ["--test", name]))
+        .args(["test", "--no-run", "-p", "contracts", "--tests"])
         .arg("--message-format=json")
         .output()
         .context("cannot start cargo")?;
+    ensure!(said.status.success(), "the tests cannot be compiled");
     let said = String::from_utf8(said.stdout).context("cargo does not print text")?;
-    let lines: Vec<serde_json::Value> = said
-        .lines()
-        .filter_map(|line| serde_json::from_str(line).ok())
-        .collect();
-    let program = |name: &str| {
-        lines
-            .iter()
-            .filter(|line| {
-                line.pointer("/target/name")
-                    .is_some_and(|found| found == name)
-            })
-            .find_map(|line| line.pointer("/executable")?.as_str().map(str::to_owned))
-            .with_context(|| format!("cargo makes no test {name}"))
-    };
-    MUTATED.into_iter().map(program).collect()
+    let programs = said.lines().filter_map(|line| {
+        let line: serde_json::Value = serde_json::from_str(line).ok()?;
+        let is_test = line.pointer("/target/kind/0")? == "test";
+        let program = line.pointer("/executable")?.as_str()?;
+        is_test.then(|| program.into())
+    });
+    Ok(programs.collect())
 }
 
-const MUTATED: [&str; 6] = [
-    "registry",
-    "collateral",
-    "channel",
-    "attestation",
-    "endurance",
-    "recorded_quotes",
-];
+/// What was found of each test.
+fn reached(place: &Place) -> PathBuf {
+    target(place).join("contracts")
+}
+
+/// Tests at the same time.
+const JOBS: &str = "2";
 
 /// Installs the locked packages, unless they are there.
 pub fn prepare(place: &Place, progress: &Progress) -> Result<()> {

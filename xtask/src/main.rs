@@ -43,6 +43,7 @@ fn run(arguments: Arguments) -> Result<()> {
     match arguments.command {
         Command::Contracts { command } => match command {
             ContractsCommand::Build => contracts::build(&builder),
+            ContractsCommand::Cover => contracts::cover(&builder),
             ContractsCommand::Mutate { options } => contracts::mutate(&builder, &options),
             ContractsCommand::Test => contracts::test(&builder),
         },
@@ -220,6 +221,8 @@ enum WebCommand {
 enum ContractsCommand {
     /// Compile them all to contracts/compiled.
     Build,
+    /// Show which lines of them the tests reach.
+    Cover,
     /// Change them in one place at a time, and see whether a test notices.
     Mutate {
         /// For contracts/tools/mutate.js: --minutes N --jobs N --file NAME --every N
