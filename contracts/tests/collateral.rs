@@ -16,7 +16,7 @@ use attestation::pem;
 use contracts::collateral::{
     PostAuthority, PostAuthorityList, PostQeIdentity, PostRootList, PostTcbInfo, State,
 };
-use contracts::messages::{Appraise, Enclave, Lacks, Software};
+use contracts::messages::{Admit, Appraise, Enclave, Lacks, Software};
 use tests::collateral::Statements;
 use tests::pki::{Intel, Platform, Window};
 use tycho_types::cell::{Cell, HashBytes, Lazy};
@@ -72,6 +72,30 @@ fn a_list_needs_the_authority_that_signed_it() {
     let of_leaf = pem::certificates::<2>(parts.tcb_info_issuer_chain).unwrap();
     let signer = PostAuthority::new(1, &of_leaf[0], &root).unwrap();
     assert_eq!(post(&world, &build(&signer)), 101, "another's purpose");
+}
+
+#[test]
+fn processors_have_an_authority_of_their_own() {
+    let Some(tvm) = tvm::start(NOW) else { return };
+    let td = Emulated::new();
+    let world = td.world(&tvm);
+    let [authority, list] = td.intel.processor_ca(td.statements().valid);
+    let certificate = PostAuthority::new(1, &authority, td.intel.root()).unwrap();
+    let list = PostAuthorityList::new(1, &list, &authority).unwrap();
+    let as_platforms = PostAuthorityList {
+        is_processor_ca: false,
+        ..list.clone()
+    };
+    assert_eq!(post(&world, &build(&list)), 140);
+    assert_eq!(post(&world, &build(&certificate)), 0);
+    assert_eq!(post(&world, &build(&as_platforms)), 100, "another's name");
+    assert_eq!(post(&world, &build(&list)), 0);
+    let state: State = load(&tvm.data(&world.collateral).unwrap());
+    let authorities = state.authorities.load().unwrap();
+    let processor = authorities.processor_ca.unwrap().load().unwrap();
+    let platform = authorities.platform_ca.unwrap().load().unwrap();
+    assert!(processor.list.is_some() && platform.list.is_some());
+    assert_ne!(processor.x, platform.x);
 }
 
 #[test]
@@ -216,6 +240,51 @@ fn what_is_needed_for_an_appraisal_is_asked_for_and_must_fit_together() {
     }
     tvm.set_time(NOW + 31 * 24 * 3600);
     assert_eq!(exit(&asked), 103, "all of it is over");
+}
+
+/// Intel's "checkForRelaunch", status by status.
+#[test]
+fn what_a_td_lacks_is_what_its_host_lacked_at_launch_unless_that_was_updated() {
+    let Some(tvm) = tvm::start(NOW) else { return };
+    let td = Emulated::new();
+    let world = td.world(&tvm);
+    let attest = build(&td.attest(&world.claim(BLOCK)));
+    let data = world.claim(BLOCK).report_data().unwrap().0.to_vec();
+    let arguments = [Item::Cell(attest), Item::Slice(data)];
+    let asked = tvm.get(&world.node, "appraise", &arguments).cell();
+    let appraise: Appraise = load(&asked);
+    let software = appraise.software.load().unwrap();
+    let new = software.launch_tcb;
+    let lacks = |launch_tcb, current_tcb| {
+        let software = Software {
+            kind: 2,
+            launch_tcb,
+            current_tcb: Some(current_tcb),
+            ..software.clone()
+        };
+        let appraise = Appraise {
+            software: Lazy::new(&software).unwrap(),
+            ..appraise.clone()
+        };
+        let body = build(&appraise);
+        let sent = tvm.forge(&world.node, &world.collateral, COIN, &body);
+        load::<Admit>(&sent[1].body).lacks
+    };
+    for (status, configuration) in [
+        ("UpToDate", Lacks(0)),
+        ("ConfigurationNeeded", Lacks::CONFIGURATION),
+    ] {
+        let statements = Statements {
+            platform_status: status,
+            ..td.statements()
+        };
+        assert_eq!(post(&world, &messages(&td.intel, &statements)[3]), 0);
+        assert_eq!(lacks(new, new), configuration, "{status}");
+        assert_eq!(lacks(new, 0), configuration, "{status}");
+        assert_eq!(lacks(0, 0), Lacks::UPDATE, "{status}");
+        let again = Lacks(Lacks::RELAUNCH.0 | configuration.0);
+        assert_eq!(lacks(0, new), again, "{status}");
+    }
 }
 
 #[test]

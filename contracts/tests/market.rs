@@ -245,6 +245,30 @@ fn only_who_it_can_check_is_heard_and_only_about_now() {
 }
 
 #[test]
+fn a_price_rests_at_both_ends_of_the_dead_zone_and_moves_beyond() {
+    let Some(tvm) = tvm::start(NOW) else { return };
+    // Of ten coins that a worker could serve for, a quarter of these counts.
+    let beyond = COIN / 25;
+    for (amount, rests) in [
+        (20 * COIN - beyond, false),
+        (20 * COIN, true),
+        (28 * COIN, true),
+        (28 * COIN + beyond, false),
+    ] {
+        let mut market = Market::start(&tvm, COIN);
+        for step in [
+            Move::Presence(1, PRICE / 2, 0),
+            Move::Redeemed(1, amount, 1),
+            Move::Wait(EPOCH),
+            Move::Step,
+        ] {
+            follow(&mut market, &step);
+        }
+        assert_eq!(market.stored().price == PRICE, rests, "{amount}");
+    }
+}
+
+#[test]
 fn whoever_ends_an_epoch_gets_a_bounty_while_there_is_one() {
     let Some(tvm) = tvm::start(NOW) else { return };
     for (balance, bounty) in [(COIN / 2, false), (COIN, true)] {

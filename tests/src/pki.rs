@@ -59,6 +59,18 @@ impl Intel {
         self.root.certificate.der()
     }
 
+    /// The authority of what has one processor, under the same root, and its list: DER.
+    #[must_use]
+    pub fn processor_ca(&self, valid: Window) -> [Vec<u8>; 2] {
+        let key = Key::derive(&[0; 32], "processor CA");
+        let params = authority_params("Intel SGX PCK Processor CA", 0);
+        let authority = self.root.issue(key, params);
+        [
+            authority.certificate.der().to_vec(),
+            authority.crl(valid, None),
+        ]
+    }
+
     /// PEM: PCK certificate, platform CA, root.
     #[must_use]
     pub fn pck_chain(&self) -> String {
