@@ -34,23 +34,37 @@ class Channel {
         await provider.internal(via, { value, body });
     }
 
-    // A voucher that the payer's secret key signs.
-    async sendClaim(provider, via, value, { secretKey, amount, tokens, cap, epoch, globalId = MAINNET }) {
+    async sendClaim(provider, via, value, voucher) {
+        await provider.internal(via, { value, body: this.signed(0x434c4149, voucher) });
+    }
+
+    async sendReport(provider, via, value, voucher) {
+        await provider.internal(via, { value, body: this.signed(0x5245504f, voucher) });
+    }
+
+    // With a voucher that the payer's secret key signs.
+    signed(op, { secretKey, amount, tokens, cap, epoch, globalId = MAINNET }) {
         const voucher = beginCell()
             .storeUint(0x564f5543, 32).storeInt(globalId, 32).storeAddress(this.address)
             .storeUint(epoch, 32).storeUint(cap, 64).storeUint(amount, 64).storeUint(tokens, 64)
             .storeUint(0, 256)
             .endCell();
-        const body = beginCell()
-            .storeUint(0x434c4149, 32).storeUint(1, 64)
+        return beginCell()
+            .storeUint(op, 32).storeUint(1, 64)
             .storeBuffer(sign(voucher.hash(), secretKey)).storeRef(voucher)
             .endCell();
-        await provider.internal(via, { value, body });
     }
 
     async sendClose(provider, via, value) {
         const body = beginCell().storeUint(0x434c4f53, 32).storeUint(1, 64).endCell();
         await provider.internal(via, { value, body });
+    }
+
+    async getState(provider) {
+        const { stack } = await provider.get('state', []);
+        const state = { paid: stack.readBigNumber(), held: stack.readBigNumber(), ends: stack.readNumber() };
+        stack.skip(4);
+        return { ...state, reported: stack.readBigNumber(), tokens: stack.readBigNumber() };
     }
 }
 
