@@ -244,3 +244,83 @@ pub enum LinkError {
         expected: u32,
     },
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    use tycho_types::boc::Boc;
+    use tycho_types::cell::{Cell, CellBuilder, Lazy, LazyExotic};
+    use tycho_types::merkle::MerkleProof;
+    use tycho_types::models::{
+        Block, BlockExtra, BlockRef, McBlockExtra, PrevBlockRef, ShardIdent, ValueFlow,
+    };
+
+    use crate::tl::SignatureSet;
+
+    #[test]
+    fn a_link_from_a_block_that_names_no_validators_leads_nowhere() {
+        let (from, from_proof) = block(7, 0);
+        let (to, to_proof) = block(9, 7);
+        let link = Forward {
+            to_key_block: false,
+            from: (&from).into(),
+            to: (&to).into(),
+            dest_proof: to_proof,
+            config_proof: from_proof,
+            signatures: SignatureSet::Ordinary {
+                validator_set_hash: 0,
+                catchain_seqno: 0,
+                signatures: Vec::new(),
+            },
+        };
+        let error = Anchor::pin(from).follow(&link).unwrap_err();
+        assert!(matches!(error, LinkError::NotKey { seqno: 7 }), "{error}");
+    }
+
+    /// Of the masterchain, and no key block; with a proof in which nothing is pruned.
+    fn block(seqno: u32, prev_key_block_seqno: u32) -> (BlockId, Vec<u8>) {
+        let mut info = BlockInfo {
+            shard: ShardIdent::MASTERCHAIN,
+            seqno,
+            prev_key_block_seqno,
+            ..BlockInfo::default()
+        };
+        info.set_prev_ref(&PrevBlockRef::Single(BlockRef {
+            end_lt: 0,
+            seqno: 0,
+            root_hash: HashBytes::ZERO,
+            file_hash: HashBytes::ZERO,
+        }));
+        let extra = BlockExtra {
+            custom: Some(Lazy::new(&McBlockExtra::default()).unwrap()),
+            ..BlockExtra::default()
+        };
+        let root = CellBuilder::build_from(Block {
+            global_id: -777,
+            info: Lazy::new(&info).unwrap(),
+            value_flow: Lazy::new(&ValueFlow::default()).unwrap(),
+            state_update: LazyExotic::new(&MerkleUpdate::default()).unwrap(),
+            out_msg_queue_updates: None,
+            extra: Lazy::new(&extra).unwrap(),
+        })
+        .unwrap();
+        let id = BlockId {
+            shard: ShardIdent::MASTERCHAIN,
+            seqno,
+            root_hash: *root.repr_hash(),
+            file_hash: HashBytes::ZERO,
+        };
+        (id, Boc::encode(proof(root)))
+    }
+
+    fn proof(root: Cell) -> Cell {
+        let proof = MerkleProof {
+            hash: *root.repr_hash(),
+            depth: root.repr_depth(),
+            cell: root,
+        };
+        CellBuilder::build_from(proof).unwrap()
+    }
+}

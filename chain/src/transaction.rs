@@ -80,3 +80,70 @@ pub enum TransactionError {
 
 /// What liteservers give at once.
 pub const MOST: usize = 16;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    use tycho_types::boc::Boc;
+    use tycho_types::cell::{Cell, CellBuilder, Lazy};
+    use tycho_types::dict::Dict;
+    use tycho_types::models::{
+        AccountStatus, ComputePhase, ComputePhaseSkipReason, CurrencyCollection, HashUpdate,
+        OrdinaryTxInfo, SkippedComputePhase, TxInfo,
+    };
+
+    #[test]
+    fn a_transaction_counts_for_its_own_account_and_time_alone() {
+        let cell = transaction();
+        let bytes = Boc::encode(&cell);
+        let last = |lt| (lt, *cell.repr_hash());
+        let of = |byte| StdAddr::new(0, HashBytes([byte; 32]));
+        let found = check(&of(7), last(5), &bytes).unwrap();
+        assert_eq!(found.first().unwrap().hash, *cell.repr_hash());
+        for (account, lt) in [(8, 5), (7, 6)] {
+            let error = check(&of(account), last(lt), &bytes).unwrap_err();
+            let TransactionError::Account { found } = error else {
+                unreachable!("{error}")
+            };
+            assert_eq!(found, HashBytes([7; 32]));
+        }
+    }
+
+    /// Of account 7 at time 5, in which nothing was done.
+    fn transaction() -> Cell {
+        let info = OrdinaryTxInfo {
+            credit_first: false,
+            storage_phase: None,
+            credit_phase: None,
+            compute_phase: ComputePhase::Skipped(SkippedComputePhase {
+                reason: ComputePhaseSkipReason::NoState,
+            }),
+            action_phase: None,
+            aborted: true,
+            bounce_phase: None,
+            destroyed: false,
+        };
+        CellBuilder::build_from(Transaction {
+            account: HashBytes([7; 32]),
+            lt: 5,
+            prev_trans_hash: HashBytes::ZERO,
+            prev_trans_lt: 0,
+            now: 1,
+            out_msg_count: Default::default(),
+            orig_status: AccountStatus::Uninit,
+            end_status: AccountStatus::Uninit,
+            in_msg: None,
+            out_msgs: Dict::new(),
+            total_fees: CurrencyCollection::ZERO,
+            state_update: Lazy::new(&HashUpdate {
+                old: HashBytes::ZERO,
+                new: HashBytes::ZERO,
+            })
+            .unwrap(),
+            info: Lazy::new(&TxInfo::Ordinary(info)).unwrap(),
+        })
+        .unwrap()
+    }
+}

@@ -23,7 +23,7 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tycho_crypto::ed25519::{KeyPair, SecretKey};
 use tycho_types::cell::{Cell, HashBytes};
-use tycho_types::models::StdAddr;
+use tycho_types::models::{AccountState, StdAddr};
 
 const COIN: u128 = 1_000_000_000;
 
@@ -65,6 +65,16 @@ async fn a_wallet_sends_and_what_came_of_it_is_proved() {
     assert!(
         stranger.to_string().starts_with("the key is "),
         "{stranger}"
+    );
+    let mut other = after.clone();
+    let AccountState::Active(init) = &mut other.account.as_mut().unwrap().state else {
+        panic!("no wallet")
+    };
+    init.code = Some(Cell::default());
+    let other = Wallet::of(&from, &other, &key()).unwrap_err();
+    assert!(
+        other.to_string().starts_with("the contract's code is "),
+        "{other}"
     );
     let none = Wallet::of(&to, &client.account(&to).await.unwrap(), &key()).unwrap_err();
     assert!(
