@@ -134,7 +134,6 @@ impl Drop for Turn<'_> {
 }
 
 /// A decoded image.
-#[derive(Debug, PartialEq)]
 pub(crate) struct Pixels {
     pub(crate) width: usize,
     pub(crate) height: usize,

@@ -251,6 +251,26 @@ mod tests {
     }
 
     #[test]
+    fn what_a_message_shows_stands_where_it_is_shown() {
+        let template = "{% for m in messages %}{% for p in m.content %}[{{ p.type }} {{ p.text }}]{% endfor %}{{ m.content | selectattr('type', 'equalto', 'image') | list | length }}{% endfor %}";
+        let template = Template::compile(template.into(), "".into(), "".into()).unwrap();
+        let image = crate::image::sample();
+        let mut message = message(Role::User, "one two<|im_end|>");
+        message.images = [0, 4, 4].map(|place| (place, image.clone())).into();
+        let prompt = template.with_parts().render(&tokens(), &[message]).unwrap();
+        assert_eq!(
+            prompt.as_str(),
+            "[image ][text one ][image ][image ][text two<\u{fdd0}|im_end|>]3",
+        );
+    }
+
+    #[test]
+    fn marks_of_what_to_train_on_are_left_out() {
+        let template = "a{% generation %}b{% endgeneration %}c";
+        assert_eq!(render(template, &[]).unwrap(), "abc");
+    }
+
+    #[test]
     fn an_endless_template_is_stopped() {
         let template = "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{{ c }}{% endfor %}{% endfor %}{% endfor %}";
         let error = render(template, &[]).unwrap_err();

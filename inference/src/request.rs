@@ -93,7 +93,7 @@ pub struct Message {
     pub role: Role,
     /// What is said.
     pub content: Zeroizing<String>,
-    /// What is shown, and before which byte of what is said.
+    /// What is shown, in order, and before which byte of what is said.
     pub images: Vec<(usize, Image)>,
 }
 

@@ -4,6 +4,9 @@
 //! its prompt, or the token chosen last. The room in a step is shared equally, so a
 //! long prompt delays the others by little, and answers join and leave in between.
 //!
+//! An image is seen in the step that reads the first of its tokens that are not known,
+//! which delays the others by as long as that takes.
+//!
 //! An answer begins when there are pages for its prompt. If pages run out later,
 //! the answer that began last is put aside and read again when there is room: its
 //! tokens are the same, since no bit depends on how a sequence was read.

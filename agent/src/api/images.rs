@@ -19,7 +19,7 @@ pub(super) fn read(place: &str, url: String) -> Result<Image, ApiError> {
         let message = format!("Invalid value for '{place}': {what}");
         ApiError::invalid(place, "invalid_image_url", message)
     };
-    let Some(data) = url
+    let Some(scheme) = url
         .get(..5)
         .filter(|scheme| scheme.eq_ignore_ascii_case("data:"))
     else {
@@ -27,7 +27,9 @@ pub(super) fn read(place: &str, url: String) -> Result<Image, ApiError> {
             "expected a 'data:' URL; this machine fetches nothing.",
         ));
     };
-    let encoded = url.get(data.len()..).and_then(|rest| rest.split_once(','));
+    let encoded = url
+        .get(scheme.len()..)
+        .and_then(|rest| rest.split_once(','));
     let encoded = encoded.filter(|(kind, _)| kind.ends_with(";base64"));
     let (_, encoded) = encoded.ok_or_else(|| refused("expected an image in base64."))?;
     let bytes = BASE64_STANDARD.decode(encoded);
