@@ -1,0 +1,254 @@
+//! Hundreds of applications at one gateway, with a worker and a small model behind
+//! it: impatient ones, slow ones and hostile ones.
+#![cfg(test)]
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "helpers of tests"
+)]
+
+mod served;
+
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::http::StatusCode;
+use futures_util::future::join_all;
+use futures_util::stream;
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::Frame;
+use inference::Limits;
+use serde_json::{Value, json};
+use served::{Reply, Served};
+use tokio::time::{sleep, timeout};
+
+/// Each answer is what its request gets alone, and nobody's place is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn hundreds_of_streams_are_answered_as_if_each_were_alone() {
+    let served = Served::start(Limits::default()).await;
+    let mut alone = Vec::new();
+    for kind in 0..KINDS {
+        alone.push(said(&whole(served.ask(question(kind)).await).await));
+    }
+    assert!(alone.iter().all(|text| !text.is_empty()));
+
+    let mut most = 0;
+    for _ in 0..2 {
+        let before = resident_kib();
+        let streams = (0..STREAMS).map(|index| {
+            let (served, alone) = (&served, &alone);
+            async move {
+                let kind = index % KINDS;
+                let Some(text) = listen(served, question(kind), index).await else {
+                    return 0;
+                };
+                assert_eq!(text, alone[kind], "stream {index}");
+                1
+            }
+        });
+        let heard: usize = join_all(streams).await.into_iter().sum();
+        assert_eq!(heard, STREAMS - STREAMS / IMPATIENT);
+        most = resident_kib().saturating_sub(before);
+    }
+    assert!(most < 64 << 10, "the second wave left {most} KiB");
+
+    // As many at a time as the engine has places: none of them is held.
+    let again = (0..Limits::default().batch).map(|_| served.ask(question(0)));
+    for reply in join_all(again).await {
+        assert_eq!(reply.status(), StatusCode::OK);
+        assert_eq!(said(&whole(reply).await), alone[0]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_client_should_send_is_refused_by_name_while_others_are_served() {
+    let served = Served::start(Limits::default()).await;
+    let expected = said(&whole(served.ask(question(1)).await).await);
+    let calm = async {
+        for _ in 0..8 {
+            let text = said(&whole(served.ask(question(1)).await).await);
+            assert_eq!(text, expected);
+        }
+    };
+    let hostile = async {
+        for (name, body, status, code) in hostile() {
+            let reply = served.ask(Body::from(body)).await;
+            assert_eq!(reply.status(), status, "{name}");
+            let error: Value = serde_json::from_slice(&whole(reply).await).unwrap();
+            assert_eq!(error["error"]["code"], code, "{name}: {error}");
+            let told = error.to_string();
+            assert!(!told.contains(SECRET), "{name} is repeated: {told}");
+        }
+    };
+    // A body whose end never comes.
+    let endless = stream::iter([Ok::<_, hyper::Error>(Frame::data(Bytes::from("{")))]);
+    let endless = futures_util::StreamExt::chain(endless, stream::pending());
+    let mut stalled = Box::pin(served.ask(Body::new(StreamBody::new(endless))));
+    tokio::select! {
+        _ = &mut stalled => panic!("half a request is answered"),
+        _ = futures_util::future::join(calm, hostile) => {}
+    }
+}
+
+/// What is sent, and how it is refused.
+fn hostile() -> Vec<(&'static str, Vec<u8>, StatusCode, Value)> {
+    let of = |value: Value| value.to_string().into_bytes();
+    let with = |name: &str, value: Value| {
+        let mut request = request(0);
+        request[name] = value;
+        of(request)
+    };
+    let says = |text: String| with("messages", json!([{"role": "user", "content": text}]));
+    let bad = StatusCode::BAD_REQUEST;
+    let unknown = StatusCode::NOT_FOUND;
+    let nested = [b"{\"messages\":".as_slice(), &[b'['; 100_000]].concat();
+    let mut text = says(SECRET.into());
+    let place = text.windows(6).position(|part| part == b"secret").unwrap();
+    text[place] = 0xff;
+    vec![
+        ("deep JSON", nested, bad, Value::Null),
+        ("text that is not UTF-8", text, bad, Value::Null),
+        (
+            "half a request",
+            of(request(0))[..40].to_vec(),
+            bad,
+            Value::Null,
+        ),
+        ("no request", Vec::new(), bad, Value::Null),
+        (
+            "another model",
+            with("model", json!(SECRET)),
+            unknown,
+            json!("model_not_found"),
+        ),
+        (
+            "a huge n",
+            with("n", json!(1_u64 << 60)),
+            bad,
+            json!("invalid_value"),
+        ),
+        (
+            "a negative n",
+            with("n", json!(-1)),
+            bad,
+            json!("invalid_type"),
+        ),
+        (
+            "no number",
+            with("temperature", json!(1e300)),
+            bad,
+            json!("invalid_value"),
+        ),
+        (
+            "an unknown field",
+            with("colour", json!(SECRET)),
+            bad,
+            json!("unknown_parameter"),
+        ),
+        (
+            "a long prompt",
+            says(format!("{SECRET} ").repeat(100_000)),
+            bad,
+            json!("context_length_exceeded"),
+        ),
+        (
+            "10 MB",
+            says("x".repeat(10_000_000)),
+            StatusCode::PAYLOAD_TOO_LARGE,
+            json!("request_too_large"),
+        ),
+    ]
+}
+
+const SECRET: &str = "a secret of the user's";
+
+/// Reads an answer as this client does: patiently, slowly, or not to its end.
+async fn listen(served: &Served, question: Body, index: usize) -> Option<String> {
+    let mut body = patient(served, question).await.into_body();
+    let (mut bytes, mut frames) = (Vec::new(), 0);
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame.unwrap().into_data() {
+            bytes.extend_from_slice(&data);
+        }
+        frames += 1;
+        if index.is_multiple_of(IMPATIENT) && frames > index % 7 {
+            return None;
+        }
+        if index % SLOW == 1 {
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+    Some(said(&bytes))
+}
+
+/// Comes again when it is told to.
+async fn patient(served: &Served, question: Body) -> Reply {
+    let bytes = question.collect().await.unwrap().to_bytes();
+    for _ in 0..100 {
+        let reply = served.ask(Body::from(bytes.clone())).await;
+        if reply.status() != StatusCode::TOO_MANY_REQUESTS {
+            assert_eq!(reply.status(), StatusCode::OK);
+            return reply;
+        }
+        let after = reply.headers()["retry-after"].to_str().unwrap();
+        sleep(Duration::from_secs(after.parse().unwrap())).await;
+    }
+    panic!("always told to come again");
+}
+
+async fn whole(reply: Reply) -> Vec<u8> {
+    let bytes = timeout(Duration::from_secs(60), reply.into_body().collect()).await;
+    bytes.unwrap().unwrap().to_bytes().to_vec()
+}
+
+/// The text of a stream, which must have an end.
+fn said(stream: &[u8]) -> String {
+    let stream = str::from_utf8(stream).unwrap();
+    let mut events: Vec<&str> = stream
+        .lines()
+        .filter_map(|line| line.strip_prefix("data: "))
+        .collect();
+    assert_eq!(events.pop(), Some("[DONE]"), "{stream}");
+    let parts = events.into_iter().map(|event| {
+        let event: Value = serde_json::from_str(event).unwrap();
+        let content = event["choices"][0]["delta"]["content"].as_str();
+        content.unwrap_or_default().to_owned()
+    });
+    parts.collect()
+}
+
+/// Some are certain, some drawn.
+fn request(kind: usize) -> Value {
+    json!({
+        "model": Served::MODEL,
+        "messages": [{"role": "user", "content": format!("Recite Psalm 23:{}.", kind % 6 + 1)}],
+        "max_tokens": 48,
+        "temperature": if kind.is_multiple_of(2) { 0.0 } else { 0.9 },
+        "seed": kind,
+        "stream": true,
+    })
+}
+
+fn question(kind: usize) -> Body {
+    Body::from(request(kind).to_string())
+}
+
+fn resident_kib() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.unwrap()
+        .split_whitespace()
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap()
+}
+
+/// Every so many leave before the end.
+const IMPATIENT: usize = 3;
+/// Every so many read slowly.
+const SLOW: usize = 10;
+const KINDS: usize = 12;
+const STREAMS: usize = 300;

@@ -1,0 +1,97 @@
+//! A worker with a small model behind a gateway, both on loopback.
+
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "each user has its own part of it"
+)]
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use agent::api::{Model, Models, router};
+use axum::body::Body;
+use axum::http::request::Builder;
+use axum::http::{Request, Response};
+use client::address::Address;
+use client::gateway;
+use client::worker::{FRESH, Worker};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use inference::{Engine, Limits};
+use tests::td::Td;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+pub(crate) type Reply = Response<Incoming>;
+
+/// Ends with this.
+pub(crate) struct Served {
+    gateway: SocketAddr,
+    _running: DropGuard,
+}
+
+impl Served {
+    pub(crate) const MODEL: &str = "cocoon-tiny";
+
+    pub(crate) async fn start(limits: Limits) -> Self {
+        let models = Models::new([Model {
+            name: Self::MODEL.into(),
+            root: None,
+            engine: engine(limits),
+        }]);
+        let stop = CancellationToken::new();
+
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address: Address = listener.local_addr().unwrap().to_string().parse().unwrap();
+        let worker = session::server::Worker::start(Arc::new(Td::new()))
+            .await
+            .unwrap();
+        let stopped = stop.clone().cancelled_owned();
+        tokio::spawn(agent::serve::serve(
+            listener,
+            worker,
+            router(models),
+            stopped,
+        ));
+
+        let worker = Arc::new(Worker::new(address, Arc::new(Td::new().policy()), FRESH));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let gateway = listener.local_addr().unwrap();
+        let stopped = stop.clone().cancelled_owned();
+        tokio::spawn(gateway::serve(listener, worker, stopped));
+        Self {
+            gateway,
+            _running: stop.drop_guard(),
+        }
+    }
+
+    /// Asks for an answer, on a connection of its own, which ends with the reply.
+    pub(crate) async fn ask(&self, body: Body) -> Reply {
+        self.send(Request::post("/v1/chat/completions"), body).await
+    }
+
+    /// Asks what is served.
+    pub(crate) async fn models(&self) -> Reply {
+        self.send(Request::get("/v1/models"), Body::empty()).await
+    }
+
+    async fn send(&self, request: Builder, body: Body) -> Reply {
+        let tcp = TcpStream::connect(self.gateway).await.unwrap();
+        let (mut http, connection) = http1::handshake(TokioIo::new(tcp)).await.unwrap();
+        tokio::spawn(connection);
+        let request = request
+            .header("host", "localhost")
+            .header("content-type", "application/json")
+            .body(body);
+        http.send_request(request.unwrap()).await.unwrap()
+    }
+}
+
+/// The small model.
+pub(crate) fn engine(limits: Limits) -> Engine {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../inference/models/cocoon-tiny");
+    Engine::load_with(&dir, limits).unwrap()
+}
