@@ -277,6 +277,77 @@ mod tests {
         assert!(matches!(error, RequestError::Template { .. }));
     }
 
+    /// As Gemma's is made: a system message joins the first turn, roles are checked,
+    /// texts are trimmed.
+    const GEMMA: &str = "{{ bos_token }}{%- if messages[0]['role'] == 'system' -%}
+    {%- set first = messages[0]['content'] + '\n\n' -%}
+    {%- set turns = messages[1:] -%}
+{%- else -%}
+    {%- set first = '' -%}
+    {%- set turns = messages -%}
+{%- endif -%}
+{%- for message in turns -%}
+    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) -%}
+        {{ raise_exception('roles must take turns') }}
+    {%- endif -%}
+    {%- set role = 'model' if message['role'] == 'assistant' else message['role'] -%}
+    {{ '<start_of_turn>' + role + '\n' + (first if loop.first else '') }}
+    {%- if message['content'] is string -%}
+        {{ message['content'] | trim }}
+    {%- elif message['content'] is iterable -%}
+        {%- for item in message['content'] if item['type'] == 'text' -%}
+            {{ item['text'] | trim }}
+        {%- endfor -%}
+    {%- endif -%}
+    {{ '<end_of_turn>\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<start_of_turn>model\n' }}{%- endif -%}";
+
+    /// As DeepSeek's is made: a namespace collects system messages, and what an answer
+    /// thought aloud is left out.
+    const DEEPSEEK: &str = "{%- if not add_generation_prompt is defined -%}
+    {%- set add_generation_prompt = false -%}
+{%- endif -%}
+{%- set ns = namespace(system='', first=true) -%}
+{%- for message in messages if message['role'] == 'system' -%}
+    {%- set ns.system = ns.system + ('' if ns.first else '\n\n') + message['content'] -%}
+    {%- set ns.first = false -%}
+{%- endfor -%}
+{{ bos_token }}{{ ns.system }}
+{%- for message in messages -%}
+    {%- if message['role'] == 'user' -%}
+        {{ '<｜User｜>' + message['content'] }}
+    {%- elif message['role'] == 'assistant' and message['tool_calls'] is not defined -%}
+        {%- set content = message['content'] -%}
+        {%- if '</think>' in content -%}
+            {%- set content = content.split('</think>')[-1] -%}
+        {%- endif -%}
+        {{ '<｜Assistant｜>' + content + eos_token }}
+    {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<｜Assistant｜><think>\n' }}{%- endif -%}";
+
+    #[test]
+    fn templates_of_the_shape_of_gemma_and_deepseek_work() {
+        let messages = [
+            message(Role::System, "Be brief."),
+            message(Role::User, " Hello "),
+            message(Role::Assistant, "Why?</think>Hi"),
+            message(Role::User, "More"),
+        ];
+        assert_eq!(
+            render(GEMMA, &messages).unwrap(),
+            "<s><start_of_turn>user\nBe brief.\n\nHello<end_of_turn>\n<start_of_turn>model\nWhy?</think>Hi<end_of_turn>\n<start_of_turn>user\nMore<end_of_turn>\n<start_of_turn>model\n",
+        );
+        assert_eq!(
+            render(DEEPSEEK, &messages).unwrap(),
+            "<s>Be brief.<｜User｜> Hello <｜Assistant｜>Hi</s><｜User｜>More<｜Assistant｜><think>\n",
+        );
+        let twice = [message(Role::User, "a"), message(Role::User, "b")];
+        let error = render(GEMMA, &twice).unwrap_err();
+        assert!(matches!(error, RequestError::Template { .. }));
+    }
+
     #[test]
     fn the_tiny_model_is_asked_as_it_was_trained() {
         let dir = ModelDir::new(&crate::self_test::tiny());

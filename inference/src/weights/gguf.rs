@@ -224,38 +224,27 @@ fn hub_name(architecture: &str, name: &str) -> String {
     else {
         return whole.into();
     };
-    let shared = match architecture {
-        "deepseek2" => "shared_experts",
-        _ => "shared_expert",
-    };
     let part = match part {
         "attn_k" => "self_attn.k_proj",
-        "attn_k_b" => "self_attn.k_b_proj",
         "attn_k_norm" => "self_attn.k_norm",
-        "attn_kv_a_mqa" => "self_attn.kv_a_proj_with_mqa",
-        "attn_kv_a_norm" => "self_attn.kv_a_layernorm",
         "attn_norm" => "input_layernorm",
         "attn_output" => "self_attn.o_proj",
         "attn_q" => "self_attn.q_proj",
-        "attn_q_a" => "self_attn.q_a_proj",
-        "attn_q_a_norm" => "self_attn.q_a_layernorm",
-        "attn_q_b" => "self_attn.q_b_proj",
         "attn_q_norm" => "self_attn.q_norm",
         "attn_v" => "self_attn.v_proj",
-        "attn_v_b" => "self_attn.v_b_proj",
         "ffn_down" => "mlp.down_proj",
         "ffn_down_exps" => "mlp.experts.*.down_proj",
-        "ffn_down_shexp" => &format!("mlp.{shared}.down_proj"),
+        "ffn_down_shexp" => "mlp.shared_expert.down_proj",
         "ffn_gate" => "mlp.gate_proj",
         "ffn_gate_exps" => "mlp.experts.*.gate_proj",
         "ffn_gate_inp" => "mlp.gate",
         "ffn_gate_inp_shexp" => "mlp.shared_expert_gate",
-        "ffn_gate_shexp" => &format!("mlp.{shared}.gate_proj"),
+        "ffn_gate_shexp" => "mlp.shared_expert.gate_proj",
         "ffn_norm" if architecture == "gemma3" => "pre_feedforward_layernorm",
         "ffn_norm" => "post_attention_layernorm",
         "ffn_up" => "mlp.up_proj",
         "ffn_up_exps" => "mlp.experts.*.up_proj",
-        "ffn_up_shexp" => &format!("mlp.{shared}.up_proj"),
+        "ffn_up_shexp" => "mlp.shared_expert.up_proj",
         "post_attention_norm" => "post_attention_layernorm",
         "post_ffw_norm" => "post_feedforward_layernorm",
         part => part,
@@ -524,6 +513,40 @@ mod tests {
         let tensor = weights.tensor(name, &[1, 2]).unwrap();
         assert_eq!(tensor.to_vec2::<f32>().unwrap(), [[1.5, -2.0]]);
         assert_eq!(weights.vector("model.norm.weight", 2).unwrap(), [1.0, -2.0]);
+    }
+
+    #[test]
+    fn experts_that_stand_together_are_found_one_by_one() {
+        let name = "blk.0.ffn_gate_exps.weight";
+        let data = [1.0_f32, 2.0, 3.0, 4.0].map(f32::to_le_bytes).concat();
+        let bytes = file(&[], &[tensor(name, &[1, 2, 2], 0, 0)], &data);
+        let mut weights = open(&bytes).unwrap().weights;
+        for (expert, numbers) in [(0, [[1.0], [2.0]]), (1, [[3.0], [4.0]])] {
+            let name = format!("model.layers.0.mlp.experts.{expert}.gate_proj.weight");
+            let tensor = weights.tensor(&name, &[2, 1]).unwrap();
+            assert_eq!(tensor.to_vec2::<f32>().unwrap(), numbers);
+        }
+        assert!(!weights.contains("model.layers.0.mlp.experts.2.gate_proj.weight"));
+    }
+
+    #[test]
+    fn more_experts_than_any_model_has_take_no_room() {
+        let tensor = tensor("blk.0.ffn_gate_exps.weight", &[0, 0, 1 << 60], 0, 0);
+        let weights = open(&file(&[], &[tensor], &[])).unwrap().weights;
+        assert!(weights.entries.is_empty());
+    }
+
+    #[test]
+    fn blocks_are_not_turned_into_columns() {
+        let tensor = tensor("blk.0.attn_kv_b.weight", &[32, 2], 8, 0);
+        let mut weights = open(&file(&[], &[tensor], &[0; 68])).unwrap().weights;
+        let mut pool = crate::kernel::pool::Pool::with(1, crate::kernel::level::Cpu::PORTABLE);
+        let name = "model.layers.0.attn_kv_b.weight";
+        let turned = weights.turned(pool.as_mut().unwrap(), name, [2, 32], 0..1);
+        assert_eq!(
+            turned.unwrap_err().to_string(),
+            format!("weights: {name} has dtype Q8_0, expected F32, F16 or BF16"),
+        );
     }
 
     #[test]

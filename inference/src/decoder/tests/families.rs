@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::*;
+use crate::weights::gguf::Gguf;
 
 /// Made by reference/families.py.
 const NAMES: [&str; 11] = [
@@ -124,6 +125,87 @@ fn any_interleaving(name: &str, open: impl Fn(usize, Cpu) -> Reader) {
             }
         }
         assert!(found == alone, "{name} {cpu:?}");
+    }
+}
+
+/// Those that reference/families.py also writes as GGUF.
+const IN_GGUF: [&str; 4] = [
+    "qwen2_moe.gguf",
+    "qwen3_moe.gguf",
+    "mixtral.gguf",
+    "gemma3.gguf",
+];
+
+fn open_gguf(name: &str, threads: usize, cpu: Cpu) -> Reader {
+    let gguf = Gguf::open(path(name).join("model.gguf")).unwrap();
+    let shape = Shape::of_gguf(&gguf).unwrap();
+    Reader::with(shape, gguf.weights, threads, cpu).unwrap()
+}
+
+#[test]
+fn quantised_experts_and_norms_of_gguf_give_the_logits_of_transformers() {
+    for name in IN_GGUF {
+        let expected = Expected::of(name);
+        let most = expected.most(&mut open_gguf(name, 1, Cpu::detect()));
+        println!("{name}: {most}");
+        // Rows are quantised here, too.
+        assert!(most < 0.1, "{name}: a logit differs by {most}");
+        any_interleaving(name, |threads, cpu| open_gguf(name, threads, cpu));
+    }
+}
+
+#[test]
+fn every_setting_is_felt() {
+    let yarn = |key: &str, value: Value| {
+        let mut yarn = config("deepseek_v3")["rope_parameters"].clone();
+        yarn[key] = value;
+        yarn
+    };
+    for (name, key, value) in [
+        ("mistral", "sliding_window", json!(51)),
+        ("phi3", "sliding_window", json!(null)),
+        ("gemma3", "sliding_window", json!(46)),
+        ("gemma3", "query_pre_attn_scalar", json!(32)),
+        (
+            "gemma3",
+            "layer_types",
+            json!(["full_attention", "sliding_attention"]),
+        ),
+        ("mixtral", "num_experts_per_tok", json!(3)),
+        ("qwen2_moe", "norm_topk_prob", json!(true)),
+        ("qwen3_moe", "norm_topk_prob", json!(false)),
+        ("deepseek_v2", "topk_method", json!("greedy")),
+        ("deepseek_v2", "routed_scaling_factor", json!(1.6)),
+        ("deepseek_v3", "topk_group", json!(4)),
+        ("deepseek_v3", "norm_topk_prob", json!(false)),
+        ("deepseek_v3", "rope_interleave", json!(false)),
+        ("deepseek_v3", "rope_parameters", yarn("mscale", json!(1.2))),
+        (
+            "deepseek_v3",
+            "rope_parameters",
+            yarn("mscale_all_dim", json!(0.7)),
+        ),
+        (
+            "deepseek_v3",
+            "rope_parameters",
+            yarn("attention_factor", json!(1)),
+        ),
+        (
+            "deepseek_v3",
+            "rope_parameters",
+            yarn("beta_fast", json!(1)),
+        ),
+        (
+            "deepseek_v3",
+            "rope_parameters",
+            yarn("beta_slow", json!(8)),
+        ),
+        ("deepseek_v3", "rope_parameters", yarn("factor", json!(4))),
+    ] {
+        let mut config = config(name);
+        config[key] = value;
+        let most = Expected::of(name).most(&mut open(name, config).unwrap());
+        assert!(most > TOLERANCE, "{name} {key}: {most}");
     }
 }
 
