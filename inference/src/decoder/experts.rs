@@ -117,7 +117,9 @@ impl Experts {
 
     /// The forms of rows that it needs.
     pub(super) fn forms(&self) -> Forms {
-        self.shared.as_ref().map(Gated::forms).unwrap_or_default()
+        let shared = self.shared.iter().map(Gated::forms);
+        let gate = self.shared_gate.iter().map(Linear::forms);
+        shared.chain(gate).fold(self.router.forms(), Forms::and)
     }
 
     /// Adds to what rows were made from.

@@ -24,6 +24,16 @@ pub(crate) struct Forms {
     pub(crate) by_256: bool,
 }
 
+impl Forms {
+    /// What either wants.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            by_32: self.by_32 || other.by_32,
+            by_256: self.by_256 || other.by_256,
+        }
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Quantised {
     /// Four numbers each, the first in the lowest byte.

@@ -19,12 +19,8 @@ impl Product {
     }
 
     pub(super) fn forms(&self) -> Forms {
-        let mut forms = Forms::default();
-        for part in &self.0 {
-            forms.by_32 |= part.forms().by_32;
-            forms.by_256 |= part.forms().by_256;
-        }
-        forms
+        let parts = self.0.iter().map(|part| part.forms());
+        parts.fold(Forms::default(), Forms::and)
     }
 
     /// The columns from `first` up to `last`.

@@ -155,6 +155,25 @@ fn quantised_experts_and_norms_of_gguf_give_the_logits_of_transformers() {
 }
 
 #[test]
+fn a_router_may_be_in_blocks_where_nothing_else_asks_for_them() {
+    let mut bytes = std::fs::read(path("qwen3_moe.gguf").join("model.gguf")).unwrap();
+    let name = b"blk.1.ffn_gate_inp.weight";
+    let found = bytes.windows(name.len()).position(|part| part == name);
+    // After its name come how many sizes it has, these, and the type.
+    let kind = found.unwrap() + name.len() + 4 + 2 * 8;
+    assert_eq!(bytes[kind], 0);
+    bytes[kind] = 8;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("model.gguf");
+    std::fs::write(&file, bytes).unwrap();
+    let gguf = Gguf::open(file).unwrap();
+    let shape = Shape::of_gguf(&gguf).unwrap();
+    let mut reader = Reader::with(shape, gguf.weights, 1, Cpu::detect()).unwrap();
+    let logits = reader.logits(&mut Read::default(), &[3, 1, 4]);
+    assert_eq!(logits.len(), 96);
+}
+
+#[test]
 fn every_setting_is_felt() {
     let yarn = |key: &str, value: Value| {
         let mut yarn = config("deepseek_v3")["rope_parameters"].clone();
