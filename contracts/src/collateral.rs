@@ -348,7 +348,7 @@ impl PostQeIdentity {
 /// A document with the certificate of its signer.
 ///
 /// ```text
-/// _ signer:^Cell signer_signature:Signature text:^Cell text_signature:Signature
+/// _ signer:^Cell signer_signature:^Signature text:^Cell text_signature:^Signature
 ///   = Document;
 /// ```
 #[derive(Clone, Debug, Load, Store)]
@@ -356,11 +356,11 @@ pub struct Document {
     /// Body of the signer's certificate.
     pub signer: Cell,
     /// By the root.
-    pub signer_signature: Signature,
+    pub signer_signature: Lazy<Signature>,
     /// What is signed.
     pub text: Cell,
     /// By the signer.
-    pub text_signature: Signature,
+    pub text_signature: Lazy<Signature>,
 }
 
 impl Document {
@@ -369,14 +369,18 @@ impl Document {
         let (signed, signature, text) = evidence::document(kind, text)?;
         Ok(Self {
             signer: evidence::certificate(signer.signed.body)?,
-            signer_signature: hint_der("TCB signing certificate", &root, &signer.signed)?,
+            signer_signature: Lazy::new(&hint_der(
+                "TCB signing certificate",
+                &root,
+                &signer.signed,
+            )?)?,
             text,
-            text_signature: hint(
+            text_signature: Lazy::new(&hint(
                 "document",
                 &evidence::key(&signer)?,
                 signed.as_bytes(),
                 &signature,
-            )?,
+            )?)?,
         })
     }
 }

@@ -15,10 +15,11 @@ use attestation::der::{
 use attestation::pem::PemError;
 use attestation::tdx::Document;
 use sha2::{Digest as _, Sha256};
-use tycho_types::cell::{Cell, CellBuilder};
+use tycho_types::cell::{Cell, CellBuilder, HashBytes};
 use tycho_types::error::Error;
 
-use crate::cells::{Bytes, chain};
+use crate::cells::{Bytes, Rest, chain};
+use crate::messages::Enclave;
 use crate::p256::{HintError, Signature};
 
 /// Why evidence cannot be brought to a contract.
@@ -95,21 +96,13 @@ pub(crate) fn key(certificate: &Certificate<'_>) -> Result<[u8; 64], EvidenceErr
 
 /// What varies in a quote's signed part.
 pub(crate) struct QuoteCut<'a> {
-    first: Vec<u8>,
-    rest: Vec<Vec<u8>>,
+    pub first: [u8; 120],
+    pub rest: Cell,
     pub configuration: &'a [u8; 48],
     pub launch_tcb: &'a [u8; 16],
     /// As `messages.tolk` numbers them.
     pub kind: u8,
     pub current_tcb: Option<&'a [u8; 16]>,
-}
-
-impl QuoteCut<'_> {
-    /// The first of its cells, which refers to the next and to what has no other place.
-    pub(crate) fn cell(&self, enclave: Cell, certificate: Cell) -> Result<Cell, EvidenceError> {
-        let rest: Vec<&[u8]> = self.rest.iter().map(Vec::as_slice).collect();
-        cell_of(&[&self.first], &[chain(&rest)?, enclave, certificate])
-    }
 }
 
 pub(crate) fn quote(signed: &[u8]) -> Result<QuoteCut<'_>, EvidenceError> {
@@ -159,8 +152,8 @@ pub(crate) fn quote(signed: &[u8]) -> Result<QuoteCut<'_>, EvidenceError> {
     }
     cut.end()?;
     Ok(QuoteCut {
-        first: [&versions[..], user, seam, register3].concat(),
-        rest,
+        first: sized(&[&versions[..], user, seam, register3].concat())?,
+        rest: chain(&rest.iter().map(Vec::as_slice).collect::<Vec<_>>())?,
         configuration,
         launch_tcb,
         kind,
@@ -169,24 +162,30 @@ pub(crate) fn quote(signed: &[u8]) -> Result<QuoteCut<'_>, EvidenceError> {
 }
 
 /// What varies in a quoting enclave's report: what Collateral is to know, and the rest.
-pub(crate) fn qe_report(report: &[u8; 384]) -> Result<([u8; 56], [u8; 48]), EvidenceError> {
+pub(crate) fn qe_report(report: &[u8; 384]) -> Result<(Enclave, [u8; 48]), EvidenceError> {
     let mut cut = Cut::new("QE report", report);
     let cpu_svn: &[u8; 16] = cut.take()?;
-    let misc_select: &[u8; 4] = cut.take()?;
+    let misc_select = cut.take()?;
     cut.zeros(28)?;
-    let attributes: &[u8; 16] = cut.take()?;
+    let attributes = cut.take()?;
     let measurement: &[u8; 32] = cut.take()?;
     cut.zeros(32)?;
-    let signer: &[u8; 32] = cut.take()?;
+    let signer = cut.take()?;
     cut.zeros(96)?;
-    let versions: &[u8; 4] = cut.take()?;
+    let product_id = cut.take()?;
+    let svn = cut.take()?;
     cut.zeros(60)?;
     let _key: &[u8; 32] = cut.take()?;
     cut.zeros(32)?;
     cut.end()?;
-    let known = [&misc_select[..], attributes, signer, versions].concat();
-    let rest = [&cpu_svn[..], measurement].concat();
-    Ok((sized(&known)?, sized(&rest)?))
+    let enclave = Enclave {
+        misc_select: u32::from_be_bytes(*misc_select),
+        attributes: u128::from_be_bytes(*attributes),
+        signer: HashBytes(*signer),
+        product_id: u16::from_be_bytes(*product_id),
+        svn: u16::from_be_bytes(*svn),
+    };
+    Ok((enclave, sized(&[&cpu_svn[..], measurement].concat())?))
 }
 
 /// The body of any certificate of Intel's.
@@ -197,11 +196,31 @@ pub(crate) fn certificate(body: &[u8]) -> Result<Cell, EvidenceError> {
 
 /// The body of a PCK certificate.
 pub(crate) struct PckCut<'a> {
-    pub certificate: Cell,
-    /// Components and PCESVN.
-    pub versions: [u8; 17],
-    /// PCEID, FMSPC, and the serial number with its length.
-    pub platform: [&'a [u8]; 3],
+    head: [u8; 90],
+    before: &'a [u8],
+    after: Vec<u8>,
+    pub components: u128,
+    pub pce_svn: u8,
+    pub pce_id: u16,
+    pub fmspc: Bytes<6>,
+    /// With its length.
+    pub serial: &'a [u8],
+}
+
+impl PckCut<'_> {
+    /// With its signature. What is before the TCB fills what its cells have no use for.
+    pub(crate) fn cell(&self, signature: &Signature) -> Result<Cell, EvidenceError> {
+        let mut before = self.before;
+        let mut cut = |len: usize| {
+            let (piece, rest) = before.split_at_checked(len).unwrap_or((before, &[]));
+            before = rest;
+            piece
+        };
+        let head = [&self.head[..], cut(CELL.saturating_sub(self.head.len()))].concat();
+        let pieces = chain(&[cut(CELL), cut(CELL)])?;
+        let signed = CellBuilder::build_from((signature, Rest(before.to_vec())))?;
+        cell_of(&[&head], &[pieces, cell_of(&[&self.after], &[])?, signed])
+    }
 }
 
 pub(crate) fn pck(body: &[u8]) -> Result<PckCut<'_>, EvidenceError> {
@@ -222,22 +241,28 @@ pub(crate) fn pck(body: &[u8]) -> Result<PckCut<'_>, EvidenceError> {
         entry.value(OID, field)?;
         entry.value(tag, field)
     };
-    let mut versions = [0; 17];
-    for version in &mut versions {
-        let field = "SGX TCB components";
-        let Bytes([svn]) = Bytes::of_end(next(INTEGER, field)?).ok_or(DerError::Value { field })?;
-        *version = svn;
+    let mut components = [0; 16];
+    let mut svn = |field| {
+        let svn = Bytes::of_end(next(INTEGER, field)?);
+        svn.map(|Bytes([svn])| svn).ok_or(DerError::Value { field })
+    };
+    for component in &mut components {
+        *component = svn("SGX TCB components")?;
     }
-    let cpu_svn = next(OCTET_STRING, "CPUSVN")?;
-    let pce_id = next(OCTET_STRING, "PCEID")?;
-    let fmspc = next(OCTET_STRING, "FMSPC")?;
-    let sgx_type = next(ENUMERATED, "SGX type")?;
-    let after = chunks(entries.rest())?;
-    let values = [&head.fixed[..], cpu_svn, sgx_type];
+    let pce_svn = svn("PCESVN")?;
+    let cpu_svn: [u8; 16] = sized(next(OCTET_STRING, "CPUSVN")?)?;
+    let pce_id = sized(next(OCTET_STRING, "PCEID")?)?;
+    let fmspc = sized(next(OCTET_STRING, "FMSPC")?)?;
+    let sgx_type: [u8; 1] = sized(next(ENUMERATED, "SGX type")?)?;
     Ok(PckCut {
-        certificate: cell_of(&values, &[chunks(before)?, after])?,
-        platform: [pce_id, fmspc, head.serial],
-        versions,
+        head: head.fixed,
+        before,
+        after: [&cpu_svn[..], &sgx_type, entries.rest()].concat(),
+        components: u128::from_be_bytes(components),
+        pce_svn,
+        pce_id: u16::from_be_bytes(pce_id),
+        fmspc: Bytes(fmspc),
+        serial: head.serial,
     })
 }
 

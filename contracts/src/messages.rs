@@ -15,21 +15,22 @@ use crate::node::Attestation;
 /// Numbers are as in the bytes that were signed: what Intel writes little-endian is so.
 ///
 /// ```text
-/// _ misc_select:uint32 attributes:uint128 signer:uint256 product_id:uint16 svn:uint16
-///   components:uint128 pce_svn:uint8 pce_id:uint16 fmspc:uint48 serial:Bytes = Platform;
+/// _ issuer:uint256 is_processor_ca:Bool misc_select:uint32 attributes:uint128
+///   signer:uint256 product_id:uint16 svn:uint16 components:uint128 pce_svn:uint8
+///   serial:Bytes = Platform;
 /// ```
 #[derive(Clone, Debug, Eq, Load, PartialEq, Store)]
 pub struct Platform {
+    /// Coordinate of the key that issued the certificate.
+    pub issuer: HashBytes,
+    /// Under which of two names.
+    pub is_processor_ca: bool,
     /// MISCSELECT, ATTRIBUTES, MRSIGNER, ISVPRODID, ISVSVN.
     pub enclave: Enclave,
     /// SVNs of 16 SGX components.
     pub components: u128,
     /// SVN of the provisioning certification enclave.
     pub pce_svn: u8,
-    /// Which of those enclaves.
-    pub pce_id: u16,
-    /// Family of the processor.
-    pub fmspc: Bytes<6>,
     /// Of the certificate, with its length.
     pub serial: Rest,
 }
@@ -49,14 +50,21 @@ pub struct Enclave {
     pub svn: u16,
 }
 
-/// What a quote says of a TD and of the TDX module.
+/// What a quote says of a TD and of the TDX module, and what the platform's cell has no
+/// place for.
 ///
 /// ```text
-/// _ configuration:bits384 launch_tcb:uint128 kind:(## 2) current_tcb:(kind >= 2)?uint128
+/// _ build:uint256 pce_id:uint16 fmspc:uint48 configuration:bits384 launch_tcb:uint128 kind:(## 2) current_tcb:(kind >= 2)?uint128
 ///   = Software;
 /// ```
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Software {
+    /// SHA-256 of MRTD and RTMR0 to RTMR3.
+    pub build: HashBytes,
+    /// Which provisioning certification enclave.
+    pub pce_id: u16,
+    /// Family of the processor.
+    pub fmspc: Bytes<6>,
     /// MRCONFIGID.
     pub configuration: Bytes<48>,
     /// TEE_TCB_SVN.
@@ -76,6 +84,9 @@ impl Store for Software {
         if self.current_tcb.is_some() != (self.kind >= 2) {
             return Err(Error::InvalidData);
         }
+        self.build.store_into(builder, context)?;
+        builder.store_u16(self.pce_id)?;
+        self.fmspc.store_into(builder, context)?;
         self.configuration.store_into(builder, context)?;
         builder.store_u128(self.launch_tcb)?;
         builder.store_small_uint(self.kind, 2)?;
@@ -88,6 +99,9 @@ impl Store for Software {
 
 impl<'a> Load<'a> for Software {
     fn load_from(slice: &mut CellSlice<'a>) -> Result<Self, Error> {
+        let build = HashBytes::load_from(slice)?;
+        let pce_id = slice.load_u16()?;
+        let fmspc = Bytes::load_from(slice)?;
         let configuration = Bytes::load_from(slice)?;
         let launch_tcb = slice.load_u128()?;
         let kind = slice.load_small_uint(2)?;
@@ -96,6 +110,9 @@ impl<'a> Load<'a> for Software {
             false => None,
         };
         Ok(Self {
+            build,
+            pce_id,
+            fmspc,
             configuration,
             launch_tcb,
             kind,
@@ -107,9 +124,8 @@ impl<'a> Load<'a> for Software {
 /// Node asks Collateral, and names the Registry to go on with.
 ///
 /// ```text
-/// appraise#41505031 query_id:uint64 registry:MsgAddressInt issuer:uint256
-///   is_processor_ca:Bool until:uint40 build:uint256 platform:^Platform software:^Software
-///   claim:^Claim = Appraise;
+/// appraise#41505031 query_id:uint64 registry:MsgAddressInt until:uint40
+///   platform:^Platform software:^Software claim:^Claim = Appraise;
 /// ```
 #[derive(Clone, Debug, Load, Store)]
 #[tlb(tag = "#41505031")]
@@ -118,14 +134,8 @@ pub struct Appraise {
     pub query_id: u64,
     /// Who goes on.
     pub registry: StdAddr,
-    /// Coordinate of the key that issued the platform's certificate.
-    pub issuer: HashBytes,
-    /// Under which of two names.
-    pub is_processor_ca: bool,
-    /// The end of that certificate.
+    /// The end of the platform's certificate.
     pub until: Moment,
-    /// SHA-256 of MRTD and RTMR0 to RTMR3.
-    pub build: HashBytes,
     /// Where.
     pub platform: Lazy<Platform>,
     /// What runs there.
@@ -138,7 +148,7 @@ pub struct Appraise {
 ///
 /// ```text
 /// admit#41444d31 query_id:uint64 node:MsgAddressInt lacks:uint8 evaluation:uint32
-///   until:uint40 build:uint256 configuration:uint256 claim:^Claim = Admit;
+///   until:uint40 software:^Software claim:^Claim = Admit;
 /// ```
 #[derive(Clone, Debug, Load, Store)]
 #[tlb(tag = "#41444d31")]
@@ -153,10 +163,8 @@ pub struct Admit {
     pub evaluation: u32,
     /// The end of everything that this rests on.
     pub until: Moment,
-    /// SHA-256 of MRTD and RTMR0 to RTMR3.
-    pub build: HashBytes,
-    /// The first 256 bits of MRCONFIGID.
-    pub configuration: HashBytes,
+    /// What runs there.
+    pub software: Lazy<Software>,
     /// Comes back with the answer.
     pub claim: Cell,
 }

@@ -3,15 +3,16 @@
 use attestation::certificate::Certificate;
 use attestation::pem;
 use attestation::tdx::Quote;
-use tycho_types::cell::{Cell, HashBytes, Lazy, Load, Store};
+use tycho_types::cell::{Cell, CellBuilder, HashBytes, Lazy, Load, Store};
 use tycho_types::models::StdAddr;
 use tycho_types::num::Tokens;
 
-use crate::cells::{Bytes, Moment, number};
+use crate::cells::{Bytes, Moment, Rest, number};
 use crate::claim::Claim;
 use crate::evidence::{self, EvidenceError, cell_of, hint, hint_der};
 use crate::messages::{Platform, Software};
 use crate::p256::Signature;
+use crate::registry::build_key;
 
 /// What a Node keeps.
 ///
@@ -97,21 +98,16 @@ pub struct Host {
 /// Anyone brings a quote, as what varies in the bytes that were signed.
 ///
 /// ```text
-/// attest#41545431 query_id:uint64 issuer:uint256 is_processor_ca:Bool
-///   attestation_key:bits512 platform:^Platform software:^Software claim:^Claim
-///   more:^AttestMore = Attest;
-/// _ quote_signature:Signature enclave_signature:Signature
-///   certificate_signature:Signature quote:^Cell = AttestMore;
+/// attest#41545431 query_id:uint64 attestation_key:bits512 platform:^Platform
+///   software:^Software claim:^Claim more:^AttestMore = Attest;
+/// _ quote:(120 * Byte) td:^Cell quote_signature:^Signature enclave:^Cell
+///   certificate:^Cell = AttestMore;
 /// ```
 #[derive(Clone, Debug, Load, Store)]
 #[tlb(tag = "#41545431")]
 pub struct Attest {
     /// Of the sender's choice.
     pub query_id: u64,
-    /// Coordinate of the key that issued the certificate.
-    pub issuer: HashBytes,
-    /// Under which of two names.
-    pub is_processor_ca: bool,
     /// `x || y`.
     pub attestation_key: Bytes<64>,
     /// What Collateral is to know of the platform.
@@ -124,17 +120,19 @@ pub struct Attest {
     pub more: Lazy<AttestMore>,
 }
 
-/// Of an [`Attest`].
+/// Of an [`Attest`]: what only the Node reads, in cells as `node-types.tolk` says.
 #[derive(Clone, Debug, Load, Store)]
 pub struct AttestMore {
+    /// What varies in the quote first.
+    pub quote: Bytes<120>,
+    /// What follows.
+    pub td: Cell,
     /// Of the quote by the attestation key.
-    pub quote_signature: Signature,
-    /// Of the QE report by the PCK.
-    pub enclave_signature: Signature,
-    /// Of the PCK certificate by its CA.
-    pub certificate_signature: Signature,
-    /// What else the quote says; refers to the enclave and the certificate too.
-    pub quote: Cell,
+    pub quote_signature: Lazy<Signature>,
+    /// The QE report, with its signature by the PCK.
+    pub enclave: Cell,
+    /// The PCK certificate, with its signature by the CA.
+    pub certificate: Cell,
 }
 
 impl Attest {
@@ -144,42 +142,53 @@ impl Attest {
         let parts = quote.unverified_parts();
         let [leaf, ca, _] = pem::certificates(parts.pck_chain)?;
         let (leaf, ca) = (Certificate::parse(&leaf)?, Certificate::parse(&ca)?);
-        let issuer = evidence::key(&ca)?;
         let cut = evidence::quote(parts.signed)?;
         let (known, enclave) = evidence::qe_report(parts.qe_report)?;
-        let enclave = cell_of(&[&enclave, parts.qe_auth_data], &[])?;
+        let enclave_signature = hint(
+            "QE report",
+            &evidence::key(&leaf)?,
+            parts.qe_report,
+            parts.qe_report_signature,
+        )?;
+        let quote_signature = hint(
+            "quote",
+            parts.attestation_key,
+            parts.signed,
+            parts.signature,
+        )?;
         let pck = evidence::pck(leaf.signed.body)?;
-        let [pce_id, fmspc, serial] = pck.platform;
-        let platform = cell_of(&[&known, &pck.versions, pce_id, fmspc, serial], &[])?;
+        let certificate_signature = hint_der("PCK certificate", &ca, &leaf.signed)?;
+        let key = evidence::key(&ca)?;
+        let (issuer, _) = key.split_at(32);
+        let platform = Platform {
+            issuer: number(issuer).unwrap_or_default(),
+            is_processor_ca: ca.common_name()? == "Intel SGX PCK Processor CA",
+            enclave: known,
+            components: pck.components,
+            pce_svn: pck.pce_svn,
+            serial: Rest(pck.serial.to_vec()),
+        };
         let software = Software {
+            build: build_key(&quote.unverified_body().registers),
+            pce_id: pck.pce_id,
+            fmspc: pck.fmspc,
             configuration: Bytes(*cut.configuration),
             launch_tcb: u128::from_be_bytes(*cut.launch_tcb),
             kind: cut.kind,
             current_tcb: cut.current_tcb.map(|tcb| u128::from_be_bytes(*tcb)),
         };
+        let enclave_signature = CellBuilder::build_from(&enclave_signature)?;
         let more = AttestMore {
-            quote_signature: hint(
-                "quote",
-                parts.attestation_key,
-                parts.signed,
-                parts.signature,
-            )?,
-            enclave_signature: hint(
-                "QE report",
-                &evidence::key(&leaf)?,
-                parts.qe_report,
-                parts.qe_report_signature,
-            )?,
-            certificate_signature: hint_der("PCK certificate", &ca, &leaf.signed)?,
-            quote: cut.cell(enclave, pck.certificate)?,
+            quote: Bytes(cut.first),
+            td: cut.rest,
+            quote_signature: Lazy::new(&quote_signature)?,
+            enclave: cell_of(&[&enclave, parts.qe_auth_data], &[enclave_signature])?,
+            certificate: pck.cell(&certificate_signature)?,
         };
-        let (x, _) = issuer.split_at(32);
         Ok(Self {
             query_id,
-            issuer: number(x).unwrap_or_default(),
-            is_processor_ca: ca.common_name()? == "Intel SGX PCK Processor CA",
             attestation_key: Bytes(*parts.attestation_key),
-            platform: Lazy::from_raw(platform)?,
+            platform: Lazy::new(&platform)?,
             software: Lazy::new(&software)?,
             claim: Lazy::new(claim)?,
             more: Lazy::new(&more)?,

@@ -1,13 +1,14 @@
 //! P-256 signatures in the form that a contract can check.
 //!
 //! ```text
-//! signature$_ point:bits264 numbers:^[ u:uint256 r:uint256 v:uint256 ] = Signature;
+//! signature$_ u:uint256 v:uint256 point:bits264 = Signature;
 //! ```
 //!
 //! The TVM hashes whatever it checks a signature over, and takes 127 bytes at most.
-//! With `u`, `v` in the place of `s`, and one point of the curve, which anyone can compute
-//! from what is public, it can check a signature over a digest instead. Neither needs to be trusted: with
-//! others, the contract refuses. The argument is in `contracts/P256.md`.
+//! With `u`, `v` in the place of `r`, `s`, and one point of the curve, which anyone can
+//! compute from what is public, it can check a signature over a digest instead. None of
+//! them needs to be trusted: with others, the contract refuses. The argument is in
+//! `contracts/P256.md`.
 
 use core::ops::Sub as _;
 
@@ -15,28 +16,19 @@ use p256::elliptic_curve::PrimeField as _;
 use p256::elliptic_curve::ops::{MulByGenerator as _, Reduce};
 use p256::elliptic_curve::sec1::{FromEncodedPoint as _, ToEncodedPoint as _};
 use p256::{AffinePoint, EncodedPoint, ProjectivePoint, Scalar, U256};
-use tycho_types::cell::{HashBytes, Lazy, Load, Store};
+use tycho_types::cell::{HashBytes, Load, Store};
 
 use crate::cells::Bytes;
 
 /// A signature with the help that the contract needs.
 #[derive(Clone, Debug, Eq, Load, PartialEq, Store)]
 pub struct Signature {
-    /// (u / x) Q - (E / x) G, compressed; E is SHA-256 of nothing.
-    pub point: Bytes<33>,
-    /// What a cell has no place for.
-    pub numbers: Lazy<Numbers>,
-}
-
-/// Of a [`Signature`].
-#[derive(Clone, Copy, Debug, Eq, Load, PartialEq, Store)]
-pub struct Numbers {
-    /// E (x - r) / e.
+    /// E (x - r) / e; E is SHA-256 of nothing.
     pub u: HashBytes,
-    /// First number of the signature.
-    pub r: HashBytes,
-    /// s u / x, where s is its second number.
+    /// s u / x.
     pub v: HashBytes,
+    /// (u / x) Q - (E / x) G, compressed.
+    pub point: Bytes<33>,
 }
 
 impl Signature {
@@ -48,18 +40,14 @@ impl Signature {
         let key = EncodedPoint::from_affine_coordinates(&x.into(), &y.into(), false);
         let key = Option::<AffinePoint>::from(AffinePoint::from_encoded_point(&key))
             .ok_or(HintError::Key)?;
-        let (t, u, point) =
-            hint(key, scalar(&x), scalar(digest), scalar(&r)).ok_or(HintError::None)?;
-        let s = Option::<Scalar>::from(Scalar::from_repr(s.into())).ok_or(HintError::None)?;
+        let part = |number: [u8; 32]| Option::<Scalar>::from(Scalar::from_repr(number.into()));
+        let (r, s) = part(r).zip(part(s)).ok_or(HintError::None)?;
+        let (t, u, point) = hint(key, scalar(&x), scalar(digest), r).ok_or(HintError::None)?;
         let number = |scalar: Scalar| HashBytes(scalar.to_bytes().into());
-        let numbers = Numbers {
-            r: HashBytes(r),
-            v: number(s.multiply(&t)),
-            u: number(u),
-        };
         Ok(Self {
             point: Bytes::of_end(point.to_encoded_point(true).as_bytes()).ok_or(HintError::None)?,
-            numbers: Lazy::new(&numbers).map_err(|_| HintError::None)?,
+            u: number(u),
+            v: number(s.multiply(&t)),
         })
     }
 }

@@ -59,10 +59,12 @@ describe('Registry', () => {
     });
 
     it('listens to Collateral alone, and gives the value back', async () => {
+        const software = beginCell()
+            .storeUint(BUILD, 256).storeUint(0, 16 + 48).storeUint(0, 384).storeUint(0, 128 + 2)
+            .endCell();
         const admit = beginCell()
             .storeUint(0x41444d31, 32).storeUint(0, 64).storeAddress(world.owner.address)
-            .storeUint(0, 8 + 32 + 40).storeUint(BUILD, 256).storeUint(0, 256)
-            .storeRef(beginCell().endCell())
+            .storeUint(0, 8 + 32 + 40).storeRef(software).storeRef(beginCell().endCell())
             .endCell();
         const forged = await sendAs(world, anyone.address, registry.address, admit);
         expect(forged.transactions).toHaveTransaction({ to: registry.address, exitCode: errors.Sender });

@@ -16,9 +16,10 @@ use attestation::tdx::Quote;
 use contracts::cells::{Bytes, Moment};
 use contracts::claim::Claim;
 use contracts::code::Code;
-use contracts::messages::{Admit, Admitted, Appraise, Excesses, Lacks, Refused};
-use contracts::node::{Attest, AttestMore, Attestation, Host, Leave, Offer, Present, Withdraw};
+use contracts::messages::{Admit, Admitted, Appraise, Excesses, Lacks, Platform, Refused};
+use contracts::node::{Attest, Attestation, Host, Leave, Offer, Present, Withdraw};
 use contracts::p256::Signature;
+use contracts::registry::build_key;
 use contracts::reports::Presence;
 use sha2::{Digest as _, Sha256};
 use tests::td::Td;
@@ -27,7 +28,7 @@ use tycho_types::num::Tokens;
 
 use emulated::{BLOCK, BLOCK_ROOT, Emulated, LAST, NOW};
 use tvm::{Item, Tx, load};
-use world::{COIN, POLICY, World, build};
+use world::{COIN, POLICY, World, build, software};
 
 #[test]
 fn a_claimed_quote_is_admitted_and_remembered_until_its_first_end() {
@@ -54,10 +55,7 @@ fn a_claimed_quote_is_admitted_and_remembered_until_its_first_end() {
     let attestation = state.attestation.unwrap().load().unwrap();
     assert_eq!(attestation.claim.load().unwrap(), claim);
     assert_eq!(attestation.model, HashBytes([6; 32]));
-    assert_eq!(
-        attestation.build,
-        contracts::registry::build_key(&Td::REGISTERS)
-    );
+    assert_eq!(attestation.build, build_key(&Td::REGISTERS));
     let until = u64::from(NOW + POLICY.lifetime);
     assert_eq!(
         attestation.until,
@@ -231,8 +229,7 @@ fn nobody_can_speak_for_another() {
         lacks: Lacks(0),
         evaluation: 20,
         until: Moment::FOREVER,
-        build: contracts::registry::build_key(&Td::REGISTERS),
-        configuration: contracts::registry::configuration_key(&Td::MRCONFIGID),
+        software: Lazy::new(&software(build_key(&Td::REGISTERS), &Td::MRCONFIGID)).unwrap(),
         claim: build(&world.claim(BLOCK)),
     };
     let sent = tvm.send("mallory", &world.registry, COIN, &build(&admit));
@@ -357,11 +354,9 @@ fn a_td_that_could_not_keep_a_secret_is_refused_before_any_signature_is_checked(
         ("processor trace", 113, 9, 0x03),
         ("another signed byte", 101, 112 - 1, 1),
     ] {
-        let mut more = good.more.load().unwrap();
-        more.quote = changed(&more.quote, &[0], at, byte);
-        let more = Lazy::new(&more).unwrap();
+        let more = changed(good.more.inner(), &[0], at, byte);
         let attest = Attest {
-            more,
+            more: Lazy::from_raw(more).unwrap(),
             ..good.clone()
         };
         let sent = tvm.send("anyone", &world.node, COIN, &build(&attest));
@@ -381,39 +376,33 @@ fn every_byte_that_was_signed_is_covered() {
         let sent = tvm.send("anyone", &world.node, COIN, &build(attest));
         assert_eq!(sent[0].exit, Some(exit), "{name}");
     };
-    let with_more = |change: &dyn Fn(&mut AttestMore)| {
-        let mut more = good.more.load().unwrap();
-        change(&mut more);
-        let more = Lazy::new(&more).unwrap();
-        Attest {
-            more,
-            ..good.clone()
-        }
-    };
     // Each cell that only the Node reads, by its way from the first one of the quote.
     for (name, path) in [
         ("quote, first cell", &[][..]),
         ("quote, third cell", &[0, 0]),
-        ("QE report", &[1]),
-        ("certificate", &[2]),
-        ("certificate before its TCB", &[2, 0]),
-        ("certificate before its TCB, second cell", &[2, 0, 0]),
-        ("certificate after its TCB", &[2, 1]),
+        ("signature of the quote", &[1]),
+        ("QE report", &[2]),
+        ("signature of the QE report", &[2, 0]),
+        ("certificate", &[3]),
+        ("certificate before its TCB", &[3, 0]),
+        ("certificate before its TCB, second cell", &[3, 0, 0]),
+        ("certificate after its TCB", &[3, 1]),
+        ("signature of the certificate", &[3, 2]),
     ] {
-        let bytes = usize::from(
-            at_path(&with_more(&|_| {}).more.load().unwrap().quote, path).bit_len() / 8,
-        );
+        let bytes = usize::from(at_path(good.more.inner(), path).bit_len() / 8);
         for at in [0, bytes / 2, bytes - 1] {
             // A date may be none, or not now.
-            let exit = if path == [2] && (2..26).contains(&at) {
+            let exit = if path == [3] && (2..26).contains(&at) {
                 103
             } else {
                 101
             };
-            let change = |more: &mut AttestMore| {
-                more.quote = flipped(&more.quote, path, at);
+            let more = flipped(good.more.inner(), path, at);
+            let attest = Attest {
+                more: Lazy::from_raw(more).unwrap(),
+                ..good.clone()
             };
-            refuse(&format!("{name}, byte {at}"), exit, &with_more(&change));
+            refuse(&format!("{name}, byte {at}"), exit, &attest);
         }
     }
     // Each byte that goes on to Collateral.
@@ -453,26 +442,22 @@ fn every_byte_that_was_signed_is_covered() {
         ..good.clone()
     };
     refuse("another key", 101, &other_key);
-    let other_ca = Attest {
-        is_processor_ca: true,
-        ..good.clone()
+    let of_platform = |change: &dyn Fn(&mut Platform)| {
+        let mut platform = good.platform.load().unwrap();
+        change(&mut platform);
+        Attest {
+            platform: Lazy::new(&platform).unwrap(),
+            ..good.clone()
+        }
     };
+    let other_ca = of_platform(&|platform| platform.is_processor_ca = true);
     refuse("the other CA's name", 101, &other_ca);
-    let other_issuer = Attest {
-        issuer: HashBytes([1; 32]),
+    let other_issuer = of_platform(&|platform| platform.issuer = HashBytes([1; 32]));
+    refuse("another issuer", 101, &other_issuer);
+    let short = Attest {
+        more: Lazy::from_raw(tvm::bytes(&[0; 10])).unwrap(),
         ..good.clone()
     };
-    refuse("another issuer", 101, &other_issuer);
-    let signatures: [&dyn Fn(&mut AttestMore) -> &mut Signature; 3] = [
-        &|more| &mut more.quote_signature,
-        &|more| &mut more.enclave_signature,
-        &|more| &mut more.certificate_signature,
-    ];
-    for (index, signature) in signatures.iter().enumerate() {
-        let change = |more: &mut AttestMore| signature(more).point.0[32] ^= 1;
-        refuse(&format!("signature {index}"), 101, &with_more(&change));
-    }
-    let short = with_more(&|more| more.quote = tvm::bytes(&[0; 10]));
     refuse("too few cells", 9, &short);
     refuse("as it is", 0, &good);
 }
@@ -563,7 +548,8 @@ fn a_quote_that_says_what_must_be_zero_has_no_form_that_a_contract_takes() {
         }
         let digest = Sha256::digest(&bytes).into();
         let mut more = good.more.load().unwrap();
-        more.quote_signature = Signature::new(&key, &digest, &signature).unwrap();
+        let signature = Signature::new(&key, &digest, &signature).unwrap();
+        more.quote_signature = Lazy::new(&signature).unwrap();
         let more = Lazy::new(&more).unwrap();
         let attest = Attest {
             more,

@@ -192,13 +192,8 @@ fn what_is_needed_for_an_appraisal_is_asked_for_and_must_fit_together() {
             ..appraise.clone()
         }))
     };
-    let with_issuer = |change: &dyn Fn(&mut Appraise)| {
-        let mut appraise = appraise.clone();
-        change(&mut appraise);
-        exit(&build(&appraise))
-    };
-    assert_eq!(with_issuer(&|asked| asked.issuer = HashBytes([1; 32])), 144);
-    assert_eq!(with_issuer(&|asked| asked.is_processor_ca = true), 140);
+    assert_eq!(with(&|platform| platform.issuer = HashBytes([1; 32])), 144);
+    assert_eq!(with(&|platform| platform.is_processor_ca = true), 140);
     let with_software = |change: &dyn Fn(&mut Software)| {
         let mut software = appraise.software.load().unwrap();
         change(&mut software);
@@ -208,8 +203,8 @@ fn what_is_needed_for_an_appraisal_is_asked_for_and_must_fit_together() {
             ..appraise.clone()
         }))
     };
-    assert_eq!(with(&|platform| platform.fmspc.0[0] ^= 1), 140);
-    assert_eq!(with(&|platform| platform.pce_id = 1), 146);
+    assert_eq!(with_software(&|software| software.fmspc.0[0] ^= 1), 140);
+    assert_eq!(with_software(&|software| software.pce_id = 1), 146);
     assert_eq!(
         with(&|platform| platform.components = 0),
         0,

@@ -25,10 +25,11 @@ use contracts::code::Code;
 use contracts::market::{Children, Step};
 use contracts::messages::{Admit, Lacks};
 use contracts::node::{Leave, Offer, Present};
-use contracts::registry::{Apply, Change, Decide, Order, Policy};
+use contracts::registry::{Apply, Change, Decide, Order, Policy, build_key};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
+use tests::td::Td;
 use tycho_types::cell::{Cell, CellBuilder, Lazy};
 use tycho_types::dict::Dict;
 use tycho_types::models::StdAddr;
@@ -37,7 +38,7 @@ use emulated::{BLOCK, Emulated};
 use payment::{DAY, NOW, Payment, UNTIL};
 use pricing::{Market, PRICE, host, want};
 use tvm::Tvm;
-use world::{COIN, GLOBAL_ID, POLICY, World, build, builder};
+use world::{COIN, GLOBAL_ID, POLICY, World, build, builder, software};
 
 #[test]
 fn two_tvms_do_the_same_with_whatever_anyone_sends() {
@@ -221,23 +222,21 @@ fn messages(tvm: &Tvm) -> Vec<(StdAddr, StdAddr, Cell)> {
         ]
         .map(|(from, body)| (from, market.address.clone(), body)),
     );
-    let admit = (world.collateral.clone(), build(&admit(tvm, &td)));
+    let admit = (world.collateral.clone(), build(&admit(tvm)));
     let orders = orders(&world).map(|order| (tvm.wallet("anyone"), build(&order)));
     let to_registry = orders.into_iter().chain([admit]);
     messages.extend(to_registry.map(|(from, body)| (from, world.registry.clone(), body)));
     messages
 }
 
-fn admit(tvm: &Tvm, td: &Emulated) -> Admit {
-    let published = td.published();
+fn admit(tvm: &Tvm) -> Admit {
     Admit {
         query_id: 1,
         node: tvm.wallet("node"),
         lacks: Lacks(0),
         evaluation: 20,
         until: Moment::FOREVER,
-        build: published.builds.keys().next().unwrap().unwrap(),
-        configuration: published.configurations.keys().next().unwrap().unwrap(),
+        software: Lazy::new(&software(build_key(&Td::REGISTERS), &Td::MRCONFIGID)).unwrap(),
         claim: Cell::default(),
     }
 }

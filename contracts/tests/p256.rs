@@ -12,13 +12,13 @@ mod tvm;
 
 use contracts::cells::Bytes;
 use contracts::code::Code;
-use contracts::p256::{Numbers, Signature};
+use contracts::p256::Signature;
 use p256::ecdsa::signature::hazmat::{PrehashSigner as _, PrehashVerifier as _};
 use p256::ecdsa::{Signature as Reference, SigningKey, VerifyingKey};
 use p256::elliptic_curve::PrimeField as _;
 use p256::{EncodedPoint, Scalar};
 use sha2::{Digest as _, Sha256};
-use tycho_types::cell::{Cell, CellBuilder, HashBytes, Lazy};
+use tycho_types::cell::{Cell, CellBuilder, HashBytes};
 use tycho_types::models::StdAddr;
 
 use tvm::{Got, Item, Tvm};
@@ -74,14 +74,6 @@ struct Question {
     signature: Signature,
 }
 
-impl Question {
-    fn numbers(&mut self, change: &dyn Fn(&mut Numbers)) {
-        let mut numbers = self.signature.numbers.load().unwrap();
-        change(&mut numbers);
-        self.signature.numbers = Lazy::new(&numbers).unwrap();
-    }
-}
-
 #[test]
 fn the_contract_says_of_random_signatures_what_a_library_says() {
     let Some(tvm) = tvm::start(NOW) else { return };
@@ -122,8 +114,8 @@ fn wrong_help_helps_nobody() {
             let at = bit / 8 % bytes.len();
             bytes[at] ^= 1 << (bit % 8);
         };
-        push("u", &|q| q.numbers(&|numbers| flip(&mut numbers.u.0)));
-        push("v", &|q| q.numbers(&|numbers| flip(&mut numbers.v.0)));
+        push("u", &|q| flip(&mut q.signature.u.0));
+        push("v", &|q| flip(&mut q.signature.v.0));
         push("point", &|q| flip(&mut q.signature.point.0));
         push("point of another", &|q| {
             q.signature.point = other.signature.point
@@ -151,9 +143,8 @@ fn numbers_at_the_edge_are_refused_and_honest_ones_near_it_are_not() {
         questions.push((name.into(), question, false));
     };
     for (name, value) in [("0", [0; 32]), ("order", order), ("2^256 - 1", [0xff; 32])] {
-        push(&format!("r = {name}"), &|q| q.numbers(&|n| n.r.0 = value));
-        push(&format!("v = {name}"), &|q| q.numbers(&|n| n.v.0 = value));
-        push(&format!("u = {name}"), &|q| q.numbers(&|n| n.u.0 = value));
+        push(&format!("v = {name}"), &|q| q.signature.v.0 = value);
+        push(&format!("u = {name}"), &|q| q.signature.u.0 = value);
         push(&format!("x = {name}"), &|q| q.x = value);
         push(&format!("digest = {name}"), &|q| q.digest = value);
         push(&format!("point at x = {name}"), &|q| {
@@ -161,18 +152,14 @@ fn numbers_at_the_edge_are_refused_and_honest_ones_near_it_are_not() {
             q.signature.point = Bytes(point.try_into().unwrap());
         });
     }
-    let as_x = |q: &mut Question, u: Option<[u8; 32]>| {
-        let x = q.x;
-        q.numbers(&|numbers| {
-            numbers.r.0 = x;
-            numbers.u.0 = u.unwrap_or(numbers.u.0);
-        });
-    };
-    push("r = x", &|q| as_x(q, None));
-    push("r = x and u = 0", &|q| as_x(q, Some([0; 32])));
+    // What the contract takes for r is x - u e / E.
     push("r = x and digest = 0", &|q| {
-        as_x(q, None);
+        q.signature.u.0 = [0; 32];
         q.digest = [0; 32];
+    });
+    push("r = 0", &|q| {
+        let u = scalar(&q.x) * scalar(&Sha256::digest([])) * scalar(&q.digest).invert().unwrap();
+        q.signature.u.0 = u.to_bytes().into();
     });
     push("point at infinity", &|q| q.signature.point = Bytes([0; 33]));
 
@@ -235,7 +222,7 @@ fn run(tvm: &Tvm, probe: &StdAddr, batch: &[(String, Question, bool)]) -> Got {
         case.store_raw(&question.digest, 256).unwrap();
         case.store_raw(&question.x, 256).unwrap();
         let signature = CellBuilder::build_from(&question.signature).unwrap();
-        case.store_slice(signature.as_slice_allow_exotic()).unwrap();
+        case.store_reference(signature).unwrap();
         case.store_bit(next.is_some()).unwrap();
         if let Some(next) = next {
             case.store_reference(next).unwrap();

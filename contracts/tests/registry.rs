@@ -24,7 +24,7 @@ use tycho_types::dict::Dict;
 use tycho_types::models::StdAddr;
 
 use tvm::{Tvm, load};
-use world::{COIN, GLOBAL_ID, POLICY, World, build, builder};
+use world::{COIN, GLOBAL_ID, POLICY, World, build, builder, software};
 
 const NOW: u32 = 1_800_000_000;
 const DELAY: u32 = 24 * 3600;
@@ -247,8 +247,12 @@ fn hardware_is_held_to_the_policy() {
         assert_eq!(exit(&|admit| admit.lacks = lacks), 172);
     }
     let other = HashBytes([9; 32]);
-    assert_eq!(exit(&|admit| admit.build = other), 170);
-    assert_eq!(exit(&|admit| admit.configuration = other), 171);
+    let of_other = |build, configuration| {
+        let software = Lazy::new(&software(build, &configuration)).unwrap();
+        exit(&|admit| admit.software = software.clone())
+    };
+    assert_eq!(of_other(other, Digest384::from_bytes(CONFIGURATION)), 170);
+    assert_eq!(of_other(KEY, Digest384::from_bytes([9; 48])), 171);
     for (min_evaluation, expected) in [(20, 0), (21, 173)] {
         let policy = Policy {
             min_evaluation,
@@ -441,8 +445,7 @@ impl<'a> Registry<'a> {
             lacks: Lacks(0),
             evaluation: 20,
             until: Moment::FOREVER,
-            build: KEY,
-            configuration: configuration_key(&Digest384::from_bytes(CONFIGURATION)),
+            software: Lazy::new(&software(KEY, &Digest384::from_bytes(CONFIGURATION))).unwrap(),
             claim: Cell::default(),
         }
     }

@@ -17,7 +17,7 @@ use contracts::messages::{
     Admit, Admitted, Appraise, Enclave, Excesses, Lacks, Platform, Refused, Software,
 };
 use contracts::node::{self, Attestation, Host, Leave, Offer, Present, Withdraw};
-use contracts::p256::{Numbers, Signature};
+use contracts::p256::Signature;
 use contracts::registry::{
     self, Apply, Build, Change, Configuration, Governance, Model, Order, Policy, Published, Waiting,
 };
@@ -173,12 +173,8 @@ fn samples(seed: [u8; 32], some: bool) -> Vec<(&'static str, Cell, Reader)> {
     };
     let signature = Signature {
         point: Bytes([byte; 33]),
-        numbers: Lazy::new(&Numbers {
-            u: hash,
-            r: hash,
-            v: hash,
-        })
-        .unwrap(),
+        u: hash,
+        v: hash,
     };
     let policy = Policy {
         tolerated: Lacks(byte),
@@ -212,9 +208,9 @@ fn samples(seed: [u8; 32], some: bool) -> Vec<(&'static str, Cell, Reader)> {
     };
     let document = collateral::Document {
         signer: lazy.clone(),
-        signer_signature: signature.clone(),
+        signer_signature: Lazy::new(&signature).unwrap(),
         text: lazy.clone(),
-        text_signature: signature.clone(),
+        text_signature: Lazy::new(&signature).unwrap(),
     };
     let host = Host {
         gpu: Bytes([byte; 16]),
@@ -227,15 +223,18 @@ fn samples(seed: [u8; 32], some: bool) -> Vec<(&'static str, Cell, Reader)> {
         Claim = claim.clone();
         Keys = Keys { receipt: hash, seal: hash, tls: wide };
         Platform = Platform {
+            issuer: hash,
+            is_processor_ca: some,
             enclave: enclave.clone(),
             components: number,
             pce_svn: byte,
-            pce_id: 0,
-            fmspc,
             serial: Rest(seed[..21].to_vec()),
         };
         Enclave = enclave;
         Software = Software {
+            build: hash,
+            pce_id: 0,
+            fmspc,
             configuration: wide,
             launch_tcb: number,
             kind: if some { 2 } else { 1 },
@@ -244,10 +243,7 @@ fn samples(seed: [u8; 32], some: bool) -> Vec<(&'static str, Cell, Reader)> {
         Appraise = Appraise {
             query_id,
             registry: address.clone(),
-            issuer: hash,
-            is_processor_ca: some,
             until: moment,
-            build: hash,
             platform: Lazy::from_raw(lazy.clone()).unwrap(),
             software: Lazy::from_raw(lazy.clone()).unwrap(),
             claim: lazy.clone(),
@@ -258,8 +254,7 @@ fn samples(seed: [u8; 32], some: bool) -> Vec<(&'static str, Cell, Reader)> {
             lacks: Lacks(byte),
             evaluation: short,
             until: moment,
-            build: hash,
-            configuration: hash,
+            software: Lazy::from_raw(lazy.clone()).unwrap(),
             claim: lazy.clone(),
         };
         Admitted = Admitted {
@@ -331,8 +326,6 @@ fn samples(seed: [u8; 32], some: bool) -> Vec<(&'static str, Cell, Reader)> {
         };
         node::Attest = node::Attest {
             query_id,
-            issuer: hash,
-            is_processor_ca: some,
             attestation_key: Bytes([byte; 64]),
             platform: Lazy::from_raw(lazy.clone()).unwrap(),
             software: Lazy::from_raw(lazy.clone()).unwrap(),
@@ -340,10 +333,11 @@ fn samples(seed: [u8; 32], some: bool) -> Vec<(&'static str, Cell, Reader)> {
             more: Lazy::from_raw(lazy.clone()).unwrap(),
         };
         node::AttestMore = node::AttestMore {
-            quote_signature: signature.clone(),
-            enclave_signature: signature.clone(),
-            certificate_signature: signature.clone(),
-            quote: lazy.clone(),
+            quote: Bytes([byte; 120]),
+            td: lazy.clone(),
+            quote_signature: Lazy::new(&signature).unwrap(),
+            enclave: lazy.clone(),
+            certificate: lazy.clone(),
         };
         Signature = signature;
         Host = host.clone();

@@ -13,6 +13,7 @@
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 
 use attestation::pem::{self, PemError};
+use attestation::register::Digest384;
 use attestation::tdx::{CollateralParts, Quote};
 use contracts::EvidenceError;
 use contracts::cells::{Bytes, Moment};
@@ -21,7 +22,7 @@ use contracts::code::Code;
 use contracts::collateral::{
     self, PostAuthority, PostAuthorityList, PostQeIdentity, PostRootList, PostTcbInfo,
 };
-use contracts::messages::Lacks;
+use contracts::messages::{Lacks, Software};
 use contracts::node::{self, Attest};
 use contracts::registry::{
     self, Build, Configuration, Governance, Policy, Published, build_key, configuration_key,
@@ -181,6 +182,19 @@ pub fn published(quote: &Quote<'_>) -> Published {
         .set(configuration_key(&body.mrconfigid), configuration)
         .unwrap();
     published
+}
+
+/// Of a quote of version 4.
+pub fn software(build: HashBytes, configuration: &Digest384) -> Software {
+    Software {
+        build,
+        pce_id: 0,
+        fmspc: Bytes([0; 6]),
+        configuration: Bytes(*configuration.as_bytes()),
+        launch_tcb: 0,
+        kind: 0,
+        current_tcb: None,
+    }
 }
 
 /// Three of them, each with a key of its own.
