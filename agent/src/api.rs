@@ -9,6 +9,7 @@
 //! POST /v1/embeddings          as numbers or as base64
 //! POST /v1/classify            labels of images
 //! POST /v1/audio/...           transcriptions and translations, of a form
+//! POST /v1/images/generations  images of texts
 //! ```
 //!
 //! A parameter is honoured, or known to be without effect, or refused by name:
@@ -24,6 +25,7 @@ mod completions;
 mod embeddings;
 mod error;
 mod fields;
+mod generations;
 mod images;
 mod logprobs;
 mod messages;
@@ -61,6 +63,7 @@ pub fn router(models: Models) -> Router {
         .route("/v1/classify", post(classify::create))
         .route("/v1/completions", post(completions::create))
         .route("/v1/embeddings", post(embeddings::create))
+        .route("/v1/images/generations", post(generations::create))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::retrieve))
         .fallback(async || ApiError::unknown_url())

@@ -1,12 +1,15 @@
 //! Asks a model directory: `ask DIR TEXT...` prints the answer, or embeds the texts, or
-//! labels the images, or writes down the sounds, whose files they name.
+//! labels the images, or writes down the sounds, whose files they name, or
+//! draws what the texts say, as PNG.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use futures_executor::{block_on, block_on_stream};
 use inference::{
-    Audio, Engine, Event, Image, Message, Prompt, Request, Role, Task, TranscriptRequest,
+    Audio, Engine, Event, Image, Message, PictureRequest, Prompt, Request, Role, Task,
+    TranscriptRequest,
 };
 
 fn main() -> anyhow::Result<()> {
@@ -28,6 +31,14 @@ fn main() -> anyhow::Result<()> {
             let embeddings = block_on(engine.embed(&texts)?)?;
             println!("{:?}", embeddings.vectors);
             eprintln!("{:?} in {:?}", embeddings.usage, start.elapsed());
+        }
+        Task::Generation => {
+            let prompt = texts.join(" ").into();
+            let drawn = block_on(engine.picture(PictureRequest::new(prompt))?)?;
+            for file in &drawn.files {
+                std::io::stdout().write_all(file)?;
+            }
+            eprintln!("seed {} in {:?}", drawn.seed, start.elapsed());
         }
         Task::Transcription => {
             for path in texts {

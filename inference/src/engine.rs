@@ -1,5 +1,6 @@
 //! One model, ready for requests.
 
+mod pictures;
 mod speech;
 
 use std::fmt;
@@ -18,6 +19,7 @@ use crate::classifier;
 use crate::config::{FILE, unsupported};
 use crate::deadline::Deadline;
 use crate::decoder::{Decoder, FAMILIES, Family, Shape};
+use crate::diffusion::{self, Diffusion, Prompts};
 use crate::embedder;
 use crate::error::{LoadError, RequestError};
 use crate::generation::{Defaults, Generation, Ids};
@@ -62,6 +64,12 @@ enum Kind {
         tokens: Box<Tokens>,
         queue: Arc<Queue<embedder::Job>>,
     },
+    Generation {
+        prompts: Box<Prompts>,
+        /// Pixels that a side is a multiple of, and those that it has at most.
+        sides: (usize, usize),
+        queue: Arc<Queue<diffusion::Job>>,
+    },
     Transcription {
         tokens: Arc<Tokens>,
         vocabulary: Arc<Vocabulary>,
@@ -75,6 +83,7 @@ impl fmt::Debug for Kind {
             Self::Chat { .. } => "Chat",
             Self::Classification { .. } => "Classification",
             Self::Embedding { .. } => "Embedding",
+            Self::Generation { .. } => "Generation",
             Self::Transcription { .. } => "Transcription",
         })
     }
@@ -106,6 +115,8 @@ pub enum Task {
     Classification,
     /// Embeddings of texts.
     Embedding,
+    /// Images of texts.
+    Generation,
     /// Texts of what is said.
     Transcription,
 }
@@ -116,6 +127,7 @@ impl fmt::Display for Task {
             Self::Chat => "chat",
             Self::Classification => "image classification",
             Self::Embedding => "embeddings",
+            Self::Generation => "image generation",
             Self::Transcription => "transcriptions",
         })
     }
@@ -156,6 +168,7 @@ impl Engine {
         let dir = ModelDir::new(dir);
         let mut engine = match dir.gguf()? {
             Some(path) => Self::load_gguf(&dir, path, limits)?,
+            None if dir.path(Diffusion::INDEX).exists() => Self::load_generation(&dir, limits)?,
             None => Self::load_hub(&dir, limits)?,
         };
         engine.info.self_tested = self_test::run(&dir, &engine)?;
@@ -542,6 +555,7 @@ impl Drop for Engine {
             Kind::Chat { queue, .. } => queue.close(),
             Kind::Classification { queue, .. } => queue.close(),
             Kind::Embedding { queue, .. } => queue.close(),
+            Kind::Generation { queue, .. } => queue.close(),
             Kind::Transcription { queue, .. } => queue.close(),
         }
     }

@@ -176,6 +176,16 @@ pub enum RequestError {
         /// The range.
         expected: &'static str,
     },
+    /// The model cannot make images of this size.
+    #[error("size is {}x{}, expected sides of multiples of {unit} up to {most}", found[0], found[1])]
+    Size {
+        /// Pixels of both sides, as asked for.
+        found: [usize; 2],
+        /// What each must be a multiple of.
+        unit: usize,
+        /// What each may be at most.
+        most: usize,
+    },
     /// The engine's thread is gone.
     #[error("the engine has stopped")]
     Stopped,

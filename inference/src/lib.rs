@@ -1,5 +1,5 @@
-//! Answers of language models, embeddings of texts, labels of images and transcripts
-//! of speech, computed on this machine.
+//! Answers of language models, embeddings of texts, labels of images, transcripts of
+//! speech and images of texts, computed on this machine.
 //!
 //! An [`Engine`] is one model of one directory: in the layout of the Hugging Face
 //! hub, or a GGUF file of a decoder with numbers of the types F32, F16, BF16, Q8_0,
@@ -10,7 +10,7 @@
 //! Qwen2 and Qwen3 with experts, DeepSeek V2 and V3; what DeepSeek distilled into
 //! Qwen2 and Llama is of those families. In GGUF: `llama` (Mixtral and Mistral are
 //! that, too), `qwen2`, `qwen3`, `qwen2moe`, `qwen3moe` and `gemma3`. BERT embeds,
-//! ViT classifies, Whisper hears. LLaVA sees: Llama, Qwen2 or Qwen3 with the tower of CLIP or SigLIP.
+//! ViT classifies, Whisper hears, Stable Diffusion draws. LLaVA sees: Llama, Qwen2 or Qwen3 with the tower of CLIP or SigLIP.
 //!
 //! It has one thread, which decodes many answers at a time, with helpers; callers
 //! talk to it through channels and need no particular async runtime.
@@ -19,7 +19,7 @@
 //! * with a seed, or greedily, the same request gives the same tokens, bit for
 //!   bit, whatever else is being decoded, however it was read, however many threads
 //!   work and whether the processor has AVX-512, AVX2 or neither; with feature
-//!   `cuda` the GPU's library decides, and this is not promised; nor is it of speech
+//!   `cuda` the GPU's library decides, and this is not promised; nor is it of speech and drawings
 //!   on another kind of processor, where the tensor library's products differ;
 //! * what a tenant's earlier requests have read is not read again, but no tenant can
 //!   tell what another has asked, and each gets its turn;
@@ -38,6 +38,7 @@ mod config;
 mod deadline;
 mod decoder;
 mod detokenizer;
+mod diffusion;
 mod embedder;
 mod encoder;
 mod engine;
@@ -63,6 +64,7 @@ mod whisper;
 
 pub use answer::{Answer, Embeddings, Event, FinishReason, Label, Pending, Usage};
 pub use audio::{Audio, AudioError};
+pub use diffusion::{PictureRequest, Pictures};
 pub use engine::{Engine, Info, Limits, Task};
 pub use error::{EngineError, LoadError, RequestError};
 pub use image::{Image, ImageError};

@@ -17,6 +17,11 @@ impl ModelDir {
         Self(path.to_owned())
     }
 
+    /// A folder of it.
+    pub(crate) fn part(&self, folder: &str) -> Self {
+        Self(self.path(folder))
+    }
+
     pub(crate) fn path(&self, file: &str) -> PathBuf {
         self.0.join(file)
     }

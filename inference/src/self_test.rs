@@ -9,9 +9,10 @@
 //! {"pair": ["a happy person", "a happy dog"], "cosine": 0.6946}
 //! {"image": "selftest.png", "label": "tabby cat", "probability": 0.8312}
 //! {"sound": "selftest.flac", "expected": "And so my fellow Americans ..."}
+//! {"picture": "a red ball", "seed": 1, "steps": 4, "levels": [203, 17, 40]}
 //! ```
 //!
-//! Images and sounds are files beside it.
+//! Of a picture these are bytes of the pixels, evenly apart. Images and sounds are files beside it.
 
 use futures_executor::{block_on, block_on_stream};
 use serde::Deserialize;
@@ -20,6 +21,7 @@ use zeroize::Zeroizing;
 use crate::answer::Event;
 use crate::audio::Audio;
 use crate::config::unsupported;
+use crate::diffusion::PictureRequest;
 use crate::engine::Engine;
 use crate::error::LoadError;
 use crate::image::Image;
@@ -49,6 +51,19 @@ pub(crate) fn run(dir: &ModelDir, engine: &Engine) -> Result<bool, LoadError> {
             recognise(engine, look(dir, &image)?, &label, probability)?;
         }
         SelfTest::Embedding { pair, cosine } => compare(engine, &pair, cosine)?,
+        SelfTest::Generation {
+            picture,
+            seed,
+            steps,
+            levels,
+        } => {
+            let request = PictureRequest {
+                seed: Some(seed),
+                steps,
+                ..PictureRequest::new(Zeroizing::new(picture))
+            };
+            draw(engine, request, &levels)?;
+        }
         SelfTest::Transcription { sound, expected } => {
             let audio = Audio::decode(&read(dir, "sound", &sound)?).map_err(failed)?;
             listen(engine, audio, &expected)?;
@@ -73,6 +88,12 @@ enum SelfTest {
     Embedding {
         pair: [String; 2],
         cosine: f32,
+    },
+    Generation {
+        picture: String,
+        seed: u64,
+        steps: usize,
+        levels: Vec<u8>,
     },
     Transcription {
         sound: String,
@@ -120,6 +141,24 @@ fn recite(
         }
     }
     same(&text, expected)
+}
+
+fn draw(engine: &Engine, request: PictureRequest, expected: &[u8]) -> Result<(), LoadError> {
+    let drawn = block_on(engine.picture(request).map_err(failed)?).map_err(failed)?;
+    let file = drawn.files.first().map(|file| file.to_vec());
+    let pixels = Image::new(file.unwrap_or_default()).and_then(|image| image.decode());
+    let levels = pixels.map_err(failed)?.levels;
+    let step = levels.len().checked_div(expected.len()).unwrap_or(0);
+    let levels = levels.iter().step_by(step.max(1));
+    // Another kind of processor may round otherwise.
+    let near = levels.zip(expected).filter(|(a, b)| a.abs_diff(**b) <= 2);
+    match (near.count(), expected.len()) {
+        (found, all) if found == all && all > 0 => Ok(()),
+        (found, all) => Err(LoadError::SelfTest {
+            found: format!("{found} levels are right"),
+            expected: format!("{all}, and one at least"),
+        }),
+    }
 }
 
 fn listen(engine: &Engine, audio: Audio, expected: &str) -> Result<(), LoadError> {

@@ -42,7 +42,8 @@ impl Tokens {
         }
     }
 
-    fn parse(json: &[u8], vocabulary: usize) -> Result<Self, LoadError> {
+    /// Of the text of a `tokenizer.json`.
+    pub(crate) fn parse(json: &[u8], vocabulary: usize) -> Result<Self, LoadError> {
         let tokenizer = Tokenizer::from_bytes(json);
         let mut tokenizer = tokenizer.map_err(|source| LoadError::Tokenizer { source })?;
         tokenizer

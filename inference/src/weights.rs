@@ -64,7 +64,12 @@ impl Open {
 impl Weights {
     /// Of `model.safetensors`, or of the parts that its index lists.
     pub(crate) fn open(dir: &ModelDir) -> Result<Self, LoadError> {
-        safetensors::open(dir)
+        Self::open_as(dir, "model")
+    }
+
+    /// The same, of files that have another name than `model`.
+    pub(crate) fn open_as(dir: &ModelDir, name: &str) -> Result<Self, LoadError> {
+        safetensors::open(dir, name)
     }
 
     pub(crate) fn contains(&self, name: &str) -> bool {

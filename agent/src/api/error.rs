@@ -172,6 +172,7 @@ impl From<RequestError> for ApiError {
             RequestError::UnknownToken { parameter } => {
                 Self::invalid(parameter, "invalid_value", message)
             }
+            RequestError::Size { .. } => Self::invalid("size", "invalid_value", message),
             RequestError::Tokenize => Self::not_json(message),
             RequestError::WrongTask { .. } => Self {
                 status: StatusCode::NOT_FOUND,

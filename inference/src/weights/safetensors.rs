@@ -20,10 +20,10 @@ use crate::error::LoadError;
 use crate::kernel::matrix::Format;
 use crate::model_dir::ModelDir;
 
-pub(super) fn open(dir: &ModelDir) -> Result<Weights, LoadError> {
-    let index: Option<Index> = dir.optional_json(INDEX)?;
+pub(super) fn open(dir: &ModelDir, name: &str) -> Result<Weights, LoadError> {
+    let index: Option<Index> = dir.optional_json(&format!("{name}.safetensors.index.json"))?;
     let names = match index {
-        None => BTreeSet::from([WHOLE.into()]),
+        None => BTreeSet::from([format!("{name}.safetensors")]),
         Some(index) => index.weight_map.into_values().collect(),
     };
     let mut weights = Weights {
@@ -128,9 +128,6 @@ impl Header {
 
 /// The header of a model with 100,000 tensors has about 12 MB.
 const MAX_HEADER: u64 = 16 << 20;
-
-const WHOLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
 
 #[cfg(test)]
 mod tests {
