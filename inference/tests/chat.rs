@@ -375,7 +375,7 @@ fn an_unknown_architecture_is_refused_by_name() {
     assert!(matches!(error, LoadError::Architecture { .. }));
     assert_eq!(
         error.to_string(),
-        r#"architecture is ["GPT2LMHeadModel"], expected one of ["LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "MistralForCausalLM", "Phi3ForCausalLM", "Gemma3ForCausalLM", "Gemma3ForConditionalGeneration", "MixtralForCausalLM", "Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM", "DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "BertModel", "LlavaForConditionalGeneration", "ViTForImageClassification"]"#,
+        r#"architecture is ["GPT2LMHeadModel"], expected one of ["LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "MistralForCausalLM", "Phi3ForCausalLM", "Gemma3ForCausalLM", "Gemma3ForConditionalGeneration", "MixtralForCausalLM", "Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM", "DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "BertModel", "LlavaForConditionalGeneration", "ViTForImageClassification", "WhisperForConditionalGeneration"]"#,
     );
 }
 
