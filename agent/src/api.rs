@@ -6,10 +6,13 @@
 //! GET  /v1/models/{id}
 //! POST /v1/chat/completions    whole, or as server-sent events
 //! POST /v1/completions         the same
+//! POST /v1/responses           the same, as events of another kind
 //! POST /v1/embeddings          as numbers or as base64
 //! POST /v1/classify            labels of images
 //! POST /v1/audio/...           transcriptions and translations, of a form
 //! POST /v1/images/generations  images of texts
+//! GET  /health                 answers if anything does
+//! GET  /metrics                counts for Prometheus
 //! ```
 //!
 //! A parameter is honoured, or known to be without effect, or refused by name:
@@ -29,13 +32,16 @@ mod generations;
 mod images;
 mod logprobs;
 mod messages;
+mod metrics;
 mod models;
 mod options;
+mod responses;
 mod stream;
+mod tools;
 mod transcriptions;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::{self, Next};
 use axum::response::Response;
@@ -45,12 +51,18 @@ use serde::Serialize;
 pub use models::{Model, Models};
 
 use error::ApiError;
+use metrics::Metrics;
 use models::Served;
 
 /// The API over `models`.
 pub fn router(models: Models) -> Router {
+    let metrics = Metrics::default();
+    let shown = metrics.clone();
+    let show = async move |State(models): State<Models>| shown.show(&models);
     let form = DefaultBodyLimit::max(transcriptions::MAX_FORM);
     Router::new()
+        .route("/health", get(metrics::health))
+        .route("/metrics", get(show))
         .route(
             "/v1/audio/transcriptions",
             post(transcriptions::transcribe).layer(form),
@@ -66,10 +78,12 @@ pub fn router(models: Models) -> Router {
         .route("/v1/images/generations", post(generations::create))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::retrieve))
+        .route("/v1/responses", post(responses::create))
         .fallback(async || ApiError::unknown_url())
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn(with_request_id))
+        .layer(middleware::from_fn_with_state(metrics, Metrics::count))
         .with_state(models)
 }
 

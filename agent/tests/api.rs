@@ -197,6 +197,7 @@ async fn parameters_that_change_nothing_are_accepted() {
         ("response_format", json!({"type": "text"})),
         ("tools", json!([])),
         ("tool_choice", json!("none")),
+        ("parallel_tool_calls", json!(true)),
     ] {
         body = with(body, name, value);
     }
@@ -239,8 +240,21 @@ async fn what_is_wrong_is_named() {
         (
             "messages",
             json!([{"role": "assistant", "content": "x", "tool_calls": [{}]}]),
-            "messages[0].tool_calls",
-            "unsupported_parameter",
+            "messages[0].tool_calls[0].type",
+            "missing_required_parameter",
+        ),
+        (
+            "messages",
+            json!([{"role": "assistant", "tool_calls": [{"id": "c", "type": "function",
+                "function": {"name": "f", "arguments": "[]"}}]}]),
+            "messages[0].tool_calls[0].function.arguments",
+            "invalid_type",
+        ),
+        (
+            "messages",
+            json!([{"role": "tool", "content": "x"}]),
+            "messages[0].tool_call_id",
+            "missing_required_parameter",
         ),
         (
             "messages",
@@ -279,14 +293,44 @@ async fn what_is_wrong_is_named() {
         (
             "tools",
             json!([{"type": "function"}]),
+            "tools[0].function",
+            "missing_required_parameter",
+        ),
+        (
             "tools",
-            "unsupported_parameter",
+            json!([{"type": "retrieval"}]),
+            "tools[0].type",
+            "invalid_value",
+        ),
+        (
+            "tools",
+            json!([{"type": "function", "function": {"name": "a b"}}]),
+            "tools",
+            "invalid_value",
+        ),
+        (
+            "tool_choice",
+            json!("required"),
+            "tool_choice",
+            "invalid_value",
+        ),
+        (
+            "tool_choice",
+            json!("often"),
+            "tool_choice",
+            "invalid_value",
         ),
         (
             "response_format",
-            json!({"type": "json_object"}),
+            json!({"type": "xml"}),
+            "response_format.type",
+            "invalid_value",
+        ),
+        (
             "response_format",
-            "unsupported_parameter",
+            json!({"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}}),
+            "response_format",
+            "invalid_json_schema",
         ),
         ("logprobs", json!(5), "logprobs", "invalid_type"),
         ("top_logprobs", json!(5), "top_logprobs", "invalid_value"),
@@ -370,6 +414,227 @@ async fn probabilities_come_with_the_tokens_that_make_the_text() {
         .flatten()
         .collect();
     assert_eq!(Value::Array(streamed), content);
+}
+
+#[tokio::test]
+async fn a_call_that_must_be_follows_the_schema_of_its_tool() {
+    let body = with(recite(), "tools", weather());
+    for (choice, parallel) in [
+        (json!("required"), false),
+        (json!("required"), true),
+        (
+            json!({"type": "function", "function": {"name": "weather"}}),
+            true,
+        ),
+    ] {
+        let body = with(body.clone(), "tool_choice", choice);
+        let body = with(body, "parallel_tool_calls", json!(parallel));
+        let whole = ok(chat(body.clone()).await).await;
+        let choice = &whole["choices"][0];
+        assert_eq!(choice["finish_reason"], "tool_calls");
+        assert_eq!(choice["message"]["content"], Value::Null);
+        let calls = choice["message"]["tool_calls"].as_array().unwrap();
+        assert!(parallel || calls.len() == 1);
+        let function = &calls[0]["function"];
+        assert_eq!(function["name"], "weather");
+        let arguments = parse(function["arguments"].as_str().unwrap());
+        assert_eq!(arguments["town"], "Oslo");
+        assert!((1..=9).contains(&arguments["days"].as_i64().unwrap()));
+
+        let chunks = events(chat(with(body, "stream", json!(true))).await).await;
+        let mut streamed = Vec::<Value>::new();
+        for chunk in &chunks[..chunks.len() - 1] {
+            let delta = &parse(chunk)["choices"][0]["delta"]["tool_calls"][0];
+            if delta["id"].is_string() {
+                assert_eq!(delta["index"], streamed.len());
+                streamed.push(delta["function"].clone());
+            } else if let Some(more) = delta["function"]["arguments"].as_str() {
+                let last = streamed.last_mut().unwrap();
+                let text = last["arguments"].as_str().unwrap().to_owned() + more;
+                last["arguments"] = json!(text);
+            }
+        }
+        let functions: Vec<_> = calls.iter().map(|call| call["function"].clone()).collect();
+        assert_eq!(streamed, functions);
+    }
+}
+
+#[tokio::test]
+async fn earlier_calls_and_their_results_are_read() {
+    let messages = json!([
+        {"role": "user", "content": "How is Oslo?"},
+        {"role": "assistant", "content": null, "tool_calls": [{
+            "id": "call_1", "type": "function",
+            "function": {"name": "weather", "arguments": "{\"town\": \"Oslo\", \"days\": 1}"},
+        }]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "rain"},
+    ]);
+    let body = with(with(recite(), "messages", messages), "max_tokens", json!(3));
+    let without = ok(chat(body.clone()).await).await;
+    let with_tools = ok(chat(with(body.clone(), "tools", weather())).await).await;
+    let hidden = with(with(body, "tools", weather()), "tool_choice", json!("none"));
+    let hidden = ok(chat(hidden).await).await;
+    let read = |answer: &Value| answer["usage"]["prompt_tokens"].as_u64().unwrap();
+    assert!(read(&with_tools) > read(&without));
+    assert_eq!(read(&hidden), read(&without));
+}
+
+#[tokio::test]
+async fn an_answer_has_the_form_that_was_asked_for_with_every_seed() {
+    let schema = json!({
+        "type": "object",
+        "properties": {"kind": {"enum": ["cat", "dog"]}, "size": {"type": "number"}},
+        "required": ["kind", "size"],
+    });
+    let format = json!({"type": "json_schema", "json_schema": {"name": "pet", "schema": schema}});
+    let body = with(recite(), "response_format", format);
+    let body = with(with(body, "temperature", json!(1.5)), "n", json!(8));
+    let whole = ok(chat(with(body, "seed", json!(1))).await).await;
+    for choice in whole["choices"].as_array().unwrap() {
+        assert_eq!(choice["finish_reason"], "stop");
+        let value = parse(choice["message"]["content"].as_str().unwrap());
+        assert!(["cat", "dog"].contains(&value["kind"].as_str().unwrap()));
+        assert!(value["size"].is_number());
+    }
+    let body = with(recite(), "response_format", json!({"type": "json_object"}));
+    let whole = ok(chat(with(body, "max_tokens", json!(5))).await).await;
+    let text = whole["choices"][0]["message"]["content"].as_str().unwrap();
+    assert!(text.starts_with('{'), "{text}");
+}
+
+#[tokio::test]
+async fn a_response_is_told_in_order() {
+    let body =
+        json!({"model": "cocoon-tiny", "input": "Recite Genesis 1:1.", "instructions": null});
+    let whole = ok(post("/v1/responses", "application/json", body.to_string()).await).await;
+    assert_eq!(whole["object"], "response");
+    assert_eq!(whole["status"], "completed");
+    assert_eq!(whole["output"][0]["content"][0]["text"], GENESIS);
+    assert_eq!(whole["usage"]["output_tokens"], 14);
+
+    let body = with(body, "stream", json!(true));
+    let response = post("/v1/responses", "application/json", body.to_string()).await;
+    let text = text(response).await;
+    let mut kinds = Vec::new();
+    for (number, event) in text.trim_end().split("\n\n").enumerate() {
+        let (kind, data) = event.split_once('\n').unwrap();
+        let data = parse(data.strip_prefix("data: ").unwrap());
+        assert_eq!(format!("event: {}", data["type"].as_str().unwrap()), kind);
+        assert_eq!(data["sequence_number"], number);
+        kinds.push(data["type"].as_str().unwrap().to_owned());
+    }
+    kinds.dedup();
+    assert_eq!(
+        kinds,
+        [
+            "response.created",
+            "response.in_progress",
+            "response.output_item.added",
+            "response.content_part.added",
+            "response.output_text.delta",
+            "response.output_text.done",
+            "response.content_part.done",
+            "response.output_item.done",
+            "response.completed",
+        ],
+    );
+}
+
+#[tokio::test]
+async fn a_response_may_call_and_go_on_from_the_result() {
+    let mut tool = weather()[0]["function"].take();
+    tool["type"] = json!("function");
+    let body = json!({
+        "model": "cocoon-tiny", "input": "How is Oslo?", "tools": [tool],
+        "tool_choice": {"type": "function", "name": "weather"},
+    });
+    let whole = ok(post("/v1/responses", "application/json", body.to_string()).await).await;
+    let call = &whole["output"][0];
+    assert_eq!(
+        (&call["type"], &call["name"]),
+        (&json!("function_call"), &json!("weather"))
+    );
+    let input = json!([
+        {"role": "user", "content": [{"type": "input_text", "text": "How is Oslo?"}]},
+        call,
+        {"type": "function_call_output", "call_id": call["call_id"], "output": "rain"},
+    ]);
+    let body = json!({"model": "cocoon-tiny", "input": input, "max_output_tokens": 2});
+    let whole = ok(post("/v1/responses", "application/json", body.to_string()).await).await;
+    assert_eq!(whole["incomplete_details"]["reason"], "max_output_tokens");
+}
+
+#[tokio::test]
+async fn what_a_response_cannot_have_is_named() {
+    for (name, value, param, code) in [
+        ("store", json!(true), "store", "unsupported_parameter"),
+        (
+            "previous_response_id",
+            json!("resp_1"),
+            "previous_response_id",
+            "unsupported_parameter",
+        ),
+        ("input", json!(7), "input", "invalid_type"),
+        ("input", json!([]), "input", "empty_array"),
+        (
+            "input",
+            json!([{"type": "item_reference"}]),
+            "input[0].type",
+            "invalid_value",
+        ),
+        (
+            "input",
+            json!("a ".repeat(2000)),
+            "input",
+            "context_length_exceeded",
+        ),
+        (
+            "max_output_tokens",
+            json!(0),
+            "max_output_tokens",
+            "invalid_value",
+        ),
+        (
+            "tools",
+            json!([{"type": "web_search"}]),
+            "tools[0].type",
+            "invalid_value",
+        ),
+        ("messages", json!([]), "messages", "unknown_parameter"),
+    ] {
+        let body = with(json!({"model": "cocoon-tiny", "input": "x"}), name, value);
+        let response = post("/v1/responses", "application/json", body.to_string()).await;
+        let error = error(response, StatusCode::BAD_REQUEST).await;
+        assert_eq!(
+            (&error["param"], &error["code"]),
+            (&json!(param), &json!(code))
+        );
+    }
+}
+
+#[tokio::test]
+async fn counts_are_told_and_no_content() {
+    let app = router(serve(Engine::load(&tiny_dir()).unwrap()));
+    let ask = |path: &str| {
+        app.clone()
+            .oneshot(Request::get(path).body(Body::empty()).unwrap())
+    };
+    assert_eq!(
+        ok(ask("/health").await.unwrap()).await,
+        json!({"status": "ok"})
+    );
+    ok(send(app.clone(), "/v1/chat/completions", recite()).await).await;
+    text(ask("/secret").await.unwrap()).await;
+    let counts = text(ask("/metrics").await.unwrap()).await;
+    for line in [
+        "# TYPE cocoon_responses_total counter",
+        "cocoon_responses_total{path=\"/v1/chat/completions\",status=\"200\"} 1",
+        "cocoon_responses_total{path=\"other\",status=\"404\"} 1",
+        "cocoon_tokens_total{model=\"cocoon-tiny\",kind=\"answer\"} 0",
+    ] {
+        assert!(counts.lines().any(|found| found == line), "{counts}");
+    }
+    assert!(!counts.contains("secret"));
 }
 
 #[tokio::test]
@@ -688,10 +953,34 @@ async fn embeddings_come_as_numbers_or_as_base64() {
 }
 
 #[tokio::test]
+async fn tokens_are_embedded_as_the_text_that_they_are_and_vectors_are_shortened() {
+    let Some(app) = minilm() else { return };
+    let body = json!({"model": "minilm", "input": "happy"});
+    let text = ok(send(app.clone(), "/v1/embeddings", body.clone()).await).await;
+    let ids = with(body.clone(), "input", json!([[3407]]));
+    let ids = ok(send(app.clone(), "/v1/embeddings", ids).await).await;
+    assert_eq!(text["data"], ids["data"]);
+    let short = with(body, "dimensions", json!(8));
+    let short = ok(send(app, "/v1/embeddings", short).await).await;
+    let numbers = |answer: &Value| -> Vec<f64> {
+        let numbers = answer["data"][0]["embedding"].as_array().unwrap();
+        numbers.iter().map(|x| x.as_f64().unwrap()).collect()
+    };
+    let (long, short) = (numbers(&text), numbers(&short));
+    let length = long[..8].iter().map(|x| x * x).sum::<f64>().sqrt();
+    assert_eq!(short.len(), 8);
+    for (short, long) in short.iter().zip(long) {
+        assert!((short - long / length).abs() < 1e-6);
+    }
+}
+
+#[tokio::test]
 async fn embeddings_that_cannot_be_are_refused_by_name() {
     let Some(app) = minilm() else { return };
     for (name, value, param, code) in [
-        ("input", json!([1, 2]), "input", "invalid_type"),
+        ("input", json!([1, 99_999]), "input", "invalid_value"),
+        ("input", json!([[]]), "input", "empty_array"),
+        ("input", json!([1, "x"]), "input", "invalid_type"),
         ("input", json!([]), "input", "empty_array"),
         (
             "input",
@@ -700,12 +989,7 @@ async fn embeddings_that_cannot_be_are_refused_by_name() {
             "context_length_exceeded",
         ),
         ("input", json!(vec!["x"; 2049]), "input", "invalid_value"),
-        (
-            "dimensions",
-            json!(8),
-            "dimensions",
-            "unsupported_parameter",
-        ),
+        ("dimensions", json!(385), "dimensions", "invalid_value"),
         (
             "encoding_format",
             json!("hex"),
@@ -1000,6 +1284,23 @@ fn minilm() -> Option<axum::Router> {
 
 fn recite() -> Value {
     json!({"model": "cocoon-tiny", "messages": user(json!("Recite Genesis 1:1."))})
+}
+
+fn weather() -> Value {
+    json!([{"type": "function", "function": {
+        "name": "weather",
+        "description": "The weather of a town.",
+        "strict": true,
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "town": {"const": "Oslo"},
+                "days": {"type": "integer", "minimum": 1, "maximum": 9},
+            },
+            "required": ["town", "days"],
+            "additionalProperties": false,
+        },
+    }}])
 }
 
 fn user(content: Value) -> Value {

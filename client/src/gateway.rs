@@ -31,10 +31,13 @@ pub async fn serve(
         .context("the gateway failed")
 }
 
-/// `/v1/*` goes to the worker; `/cocoon/trust` tells what was verified.
+/// `/v1/*`, `/health` and `/metrics` go to the worker; `/cocoon/trust` tells what was
+/// verified.
 pub fn router(worker: Arc<Worker>) -> Router {
     Router::new()
         .route("/v1/{*path}", any(forward))
+        .route("/health", get(forward))
+        .route("/metrics", get(forward))
         .route("/cocoon/trust", get(trust))
         .fallback(|| async { error(StatusCode::NOT_FOUND, "not_found", "no such path") })
         .with_state(worker)

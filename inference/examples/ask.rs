@@ -50,11 +50,7 @@ fn main() -> anyhow::Result<()> {
             }
         }
         Task::Chat => {
-            let messages = texts.into_iter().map(|text| Message {
-                role: Role::User,
-                content: text.into(),
-                images: Vec::new(),
-            });
+            let messages = texts.into_iter().map(|text| Message::new(Role::User, text));
             let request = Request {
                 prompt: Prompt::Chat(messages.collect()),
                 ..Request::default()
@@ -62,6 +58,7 @@ fn main() -> anyhow::Result<()> {
             for event in block_on_stream(engine.answer(request)?) {
                 match event? {
                     Event::Text { text, .. } => print!("{text}"),
+                    call @ (Event::Call(_) | Event::Arguments(_)) => eprintln!("{call:?}"),
                     end @ Event::Finish { .. } => eprintln!("\n{end:?} in {:?}", start.elapsed()),
                 }
             }

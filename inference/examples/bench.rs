@@ -63,11 +63,7 @@ impl Bench {
         let start = Instant::now();
         let answers = (0..streams).map(|_| {
             self.engine.answer(Request {
-                prompt: Prompt::Chat(vec![Message {
-                    role: Role::User,
-                    content: "a".repeat(prompt).into(),
-                    images: Vec::new(),
-                }]),
+                prompt: Prompt::Chat(vec![Message::new(Role::User, "a".repeat(prompt))]),
                 max_tokens: Some(tokens),
                 sampling: Sampling {
                     temperature: Some(0.0),
@@ -106,7 +102,9 @@ async fn hear(mut answer: Answer, start: Instant) -> anyhow::Result<(usize, Dura
     while let Some(event) = answer.next().await {
         let now = start.elapsed();
         match event? {
-            Event::Text { .. } => first = first.or(Some(now)),
+            Event::Text { .. } | Event::Call(_) | Event::Arguments(_) => {
+                first = first.or(Some(now))
+            }
             Event::Finish { usage, .. } => return Ok((usage.prompt, first.unwrap_or(now), now)),
         }
     }

@@ -1,5 +1,6 @@
 //! What a caller gets.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use futures_channel::{mpsc, oneshot};
 use futures_core::Stream;
 
+use crate::calls::{Calls, Part};
 use crate::error::EngineError;
 use crate::logprobs::Logprob;
 
@@ -18,6 +20,10 @@ use crate::logprobs::Logprob;
 pub struct Answer {
     /// `None` once it has ended.
     pub(crate) events: Option<mpsc::UnboundedReceiver<Result<Event, EngineError>>>,
+    /// Finds calls in it, if it may have any.
+    pub(crate) calls: Option<Calls>,
+    /// What has been found and not been told.
+    pub(crate) ready: VecDeque<Event>,
 }
 
 /// A part of an answer. Its text is not in its `Debug` form.
@@ -30,6 +36,10 @@ pub enum Event {
         /// The tokens that it is made of, if they were asked for.
         logprobs: Vec<Logprob>,
     },
+    /// A call of the tool of this name begins; text may come before it.
+    Call(String),
+    /// More of the arguments of the call that began last: JSON, once it is whole.
+    Arguments(String),
     /// The end.
     Finish {
         /// Why here.
@@ -43,6 +53,8 @@ impl fmt::Debug for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Text { text, .. } => write!(f, "Text({} bytes)", text.len()),
+            Self::Call(_) => f.write_str("Call"),
+            Self::Arguments(text) => write!(f, "Arguments({} bytes)", text.len()),
             Self::Finish { reason, usage } => f
                 .debug_struct("Finish")
                 .field("reason", reason)
@@ -59,6 +71,8 @@ pub enum FinishReason {
     Length,
     /// The model ended it, or a stop text came.
     Stop,
+    /// The model ended it, and tools are to be called.
+    ToolCalls,
 }
 
 /// Tokens, as the engine counted them.
@@ -76,14 +90,61 @@ impl Stream for Answer {
     type Item = Result<Event, EngineError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Some(events) = &mut self.events else {
-            return Poll::Ready(None);
-        };
-        let event = ready!(Pin::new(events).poll_next(cx)).unwrap_or(Err(EngineError::Stopped));
-        if !matches!(event, Ok(Event::Text { .. })) {
-            self.events = None;
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Poll::Ready(Some(Ok(event)));
+            }
+            let Some(events) = &mut self.events else {
+                return Poll::Ready(None);
+            };
+            let event = ready!(Pin::new(events).poll_next(cx)).unwrap_or(Err(EngineError::Stopped));
+            if !matches!(event, Ok(Event::Text { .. })) {
+                self.events = None;
+            }
+            match event {
+                Ok(event) => self.sort(event),
+                Err(error) => return Poll::Ready(Some(Err(error))),
+            }
         }
-        Poll::Ready(Some(event))
+    }
+}
+
+impl Answer {
+    /// Finds calls in an event.
+    fn sort(&mut self, event: Event) {
+        let Some(calls) = &mut self.calls else {
+            return self.ready.push_back(event);
+        };
+        let (parts, mut logprobs) = match &event {
+            Event::Text { text, logprobs } => (calls.push(text), logprobs.clone()),
+            _ => (calls.finish(), Vec::new()),
+        };
+        let called = calls.called;
+        for part in parts {
+            self.ready.push_back(match part {
+                Part::Text(text) => Event::Text {
+                    text,
+                    logprobs: std::mem::take(&mut logprobs),
+                },
+                Part::Call(name) => Event::Call(name),
+                Part::Arguments(text) => Event::Arguments(text),
+            });
+        }
+        match event {
+            Event::Text { .. } if logprobs.is_empty() => {}
+            Event::Text { .. } => self.ready.push_back(Event::Text {
+                text: String::new(),
+                logprobs,
+            }),
+            Event::Finish {
+                reason: FinishReason::Stop,
+                usage,
+            } if called => self.ready.push_back(Event::Finish {
+                reason: FinishReason::ToolCalls,
+                usage,
+            }),
+            other => self.ready.push_back(other),
+        }
     }
 }
 

@@ -3,9 +3,10 @@
 mod pictures;
 mod speech;
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -13,8 +14,10 @@ use futures_channel::{mpsc, oneshot};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
+use crate::activity::{Activity, Counters};
 use crate::answer::{Answer, Embeddings, Label, Pending};
 use crate::bert::Bert;
+use crate::calls::Calls;
 use crate::classifier;
 use crate::config::{FILE, unsupported};
 use crate::deadline::Deadline;
@@ -23,6 +26,7 @@ use crate::diffusion::{self, Diffusion, Prompts};
 use crate::embedder;
 use crate::error::{LoadError, RequestError};
 use crate::generation::{Defaults, Generation, Ids};
+use crate::grammar::{Form, Grammars};
 use crate::image::{Image, ImageError};
 use crate::kernel::pool::Pool;
 use crate::memory::Memory;
@@ -54,6 +58,11 @@ enum Kind {
         /// What stands for images, if the model takes them.
         placeholder: Option<Placeholder>,
         defaults: Defaults,
+        /// Tokens that end an answer.
+        ends: Vec<u32>,
+        /// Made when the first answer has to be of a form.
+        grammars: Box<OnceLock<Option<Grammars>>>,
+        counters: Arc<Counters>,
         queue: Arc<Queue<scheduler::Job>>,
     },
     Classification {
@@ -282,6 +291,8 @@ impl Engine {
         if info.parameters < SMALL {
             pool = Pool::new(true).map_err(spawn)?;
         }
+        let ends: Vec<u32> = ends.into();
+        let counters = Arc::<Counters>::default();
         let tokens = Arc::new(tokens);
         let (placeholder, tower) = chat.tower.unzip();
         let scheduler = Scheduler {
@@ -290,8 +301,9 @@ impl Engine {
             pool,
             memory,
             tokens: Arc::clone(&tokens),
-            ends: ends.into(),
+            ends: ends.clone(),
             batch: limits.batch.max(1),
+            counters: Arc::clone(&counters),
         };
         let queue = Arc::new(Queue::new(limits.queue));
         let jobs = Arc::clone(&queue);
@@ -302,6 +314,9 @@ impl Engine {
             template: Box::new(chat.template),
             placeholder,
             defaults: chat.defaults,
+            ends,
+            grammars: Box::default(),
+            counters,
             queue,
         };
         Ok(Self { info, limits, kind })
@@ -372,16 +387,32 @@ impl Engine {
             template,
             placeholder,
             defaults,
+            ends,
+            grammars,
             queue,
+            ..
         } = &self.kind
         else {
             return Err(self.wrong_task(Task::Chat));
         };
         request.check()?;
-        let prompt = self.prompt(tokens, template, &request.prompt)?;
+        let style = match request.tools.list.is_empty() {
+            true => None,
+            false => Some(template.style.ok_or(RequestError::Tools)?),
+        };
+        let form = Form::of(&request, style)?;
+        let prompt = self.prompt(tokens, template, &request)?;
         let (prompt, sights) = self.place(placeholder.as_ref(), prompt, &request.prompt)?;
         let room = self.check_context(prompt.len(), request.max_tokens)?;
-        let sampler = defaults.sampler(request.sampling, &prompt)?;
+        let grammar = match form {
+            None => None,
+            Some(form) => {
+                let grammars = grammars.get_or_init(|| Grammars::new(tokens, ends));
+                let grammars = grammars.as_ref().ok_or(RequestError::Tokenize)?;
+                Some(grammars.compile(form)?)
+            }
+        };
+        let sampler = defaults.sampler(request.sampling, &prompt)?.under(grammar);
         let (events, answer) = mpsc::unbounded();
         let job = scheduler::Job {
             prompt,
@@ -396,6 +427,8 @@ impl Engine {
         enqueue(queue, request.tenant, job)?;
         Ok(Answer {
             events: Some(answer),
+            calls: style.map(Calls::new),
+            ready: VecDeque::new(),
         })
     }
 
@@ -404,13 +437,13 @@ impl Engine {
         &self,
         tokens: &Tokens,
         template: &Template,
-        prompt: &Prompt,
+        request: &Request,
     ) -> Result<Zeroizing<Vec<u32>>, RequestError> {
-        match prompt {
+        match &request.prompt {
             Prompt::Chat(messages) => {
                 let bytes = messages.iter().map(|message| message.content.len());
                 self.check_context(tokens.at_least(bytes.sum()), None)?;
-                let prompt = template.render(tokens, messages)?;
+                let prompt = template.render(tokens, messages, &request.tools)?;
                 tokens.encode_prompt(&prompt)
             }
             Prompt::Text(text) => {
@@ -466,24 +499,45 @@ impl Engine {
 
     /// Queues texts to embed; all or none.
     pub fn embed(&self, texts: &[String]) -> Result<Pending<Embeddings>, RequestError> {
+        self.embed_each(texts, |tokens, text| {
+            self.check_context(tokens.at_least(text.len()), Some(0))?;
+            match text.is_empty() {
+                true => Err(RequestError::Empty { parameter: "input" }),
+                false => tokens.encode(text),
+            }
+        })
+    }
+
+    /// The same for texts that are tokens of this model already, without those that
+    /// frame a text.
+    pub fn embed_tokens(&self, texts: &[Vec<u32>]) -> Result<Pending<Embeddings>, RequestError> {
+        let parameter = "input";
+        self.embed_each(texts, |tokens, ids| {
+            match (ids.is_empty(), tokens.know(ids)) {
+                (true, _) => Err(RequestError::Empty { parameter }),
+                (_, false) => Err(RequestError::UnknownToken { parameter }),
+                _ => tokens.frame(ids),
+            }
+        })
+    }
+
+    fn embed_each<T>(
+        &self,
+        texts: &[T],
+        encode: impl Fn(&Tokens, &T) -> Result<Vec<u32>, RequestError>,
+    ) -> Result<Pending<Embeddings>, RequestError> {
         let Kind::Embedding { tokens, queue } = &self.kind else {
             return Err(self.wrong_task(Task::Embedding));
         };
         if texts.is_empty() {
             return Err(RequestError::Empty { parameter: "input" });
         }
-        let texts = texts
-            .iter()
-            .map(|text| {
-                if text.is_empty() {
-                    return Err(RequestError::Empty { parameter: "input" });
-                }
-                self.check_context(tokens.at_least(text.len()), Some(0))?;
-                let tokens = Zeroizing::new(tokens.encode(text)?);
-                self.check_context(tokens.len(), Some(0))?;
-                Ok(tokens)
-            })
-            .collect::<Result<_, _>>()?;
+        let texts = texts.iter().map(|text| {
+            let tokens = Zeroizing::new(encode(tokens, text)?);
+            self.check_context(tokens.len(), Some(0))?;
+            Ok(tokens)
+        });
+        let texts = texts.collect::<Result<_, _>>()?;
         let (result, pending) = oneshot::channel();
         let job = embedder::Job {
             texts,
@@ -516,6 +570,14 @@ impl Engine {
         };
         enqueue(queue, Tenant::new(), job)?;
         Ok(Pending { result: pending })
+    }
+
+    /// What a chat model has done and is doing.
+    pub fn activity(&self) -> Activity {
+        match &self.kind {
+            Kind::Chat { counters, .. } => counters.activity(),
+            _ => Activity::default(),
+        }
     }
 
     /// The room that a prompt leaves for the answer, if that is enough.

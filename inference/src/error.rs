@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::engine::Task;
 use crate::image::ImageError;
+use crate::schema::SchemaError;
 
 /// Why a directory is not a model that this crate can serve.
 #[derive(Debug, thiserror::Error)]
@@ -176,6 +177,14 @@ pub enum RequestError {
         /// The range.
         expected: &'static str,
     },
+    /// A form that no grammar can be made of.
+    #[error("the schema in {parameter} is refused")]
+    Schema {
+        /// Field of the request.
+        parameter: &'static str,
+        /// What is wrong with it.
+        source: SchemaError,
+    },
     /// The model cannot make images of this size.
     #[error("size is {}x{}, expected sides of multiples of {unit} up to {most}", found[0], found[1])]
     Size {
@@ -198,6 +207,9 @@ pub enum RequestError {
     /// The tokenizer could not encode the text.
     #[error("the tokenizer cannot encode the text")]
     Tokenize,
+    /// The chat template does not say how tools are called.
+    #[error("the model has not learnt to call tools")]
+    Tools,
     /// A token that the model does not have.
     #[error("{parameter} has a token id that the model does not know")]
     UnknownToken {
@@ -218,6 +230,9 @@ pub enum RequestError {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
+    /// The form that the answer must have took too many steps to follow.
+    #[error("the form of the answer is too complex")]
+    Constraint,
     /// It took too long, waiting included.
     #[error("no answer within {} s", limit.as_secs())]
     Deadline {

@@ -21,6 +21,8 @@
 //!   work and whether the processor has AVX-512, AVX2 or neither; with feature
 //!   `cuda` the GPU's library decides, and this is not promised; nor is it of speech and drawings
 //!   on another kind of processor, where the tensor library's products differ;
+//! * if it must be JSON, follow a schema or call a tool, it cannot be anything else;
+//!   only how long it may be can cut it off;
 //! * what a tenant's earlier requests have read is not read again, but no tenant can
 //!   tell what another has asked, and each gets its turn;
 //! * no text of a request or an answer is in an error, a `Debug` form or a log;
@@ -29,10 +31,12 @@
 //!
 //! It opens no socket and reads no file but those of the model directory.
 
+mod activity;
 mod alphabet;
 mod answer;
 mod audio;
 mod bert;
+mod calls;
 mod classifier;
 mod config;
 mod deadline;
@@ -44,6 +48,7 @@ mod encoder;
 mod engine;
 mod error;
 mod generation;
+mod grammar;
 mod image;
 mod kernel;
 mod linear;
@@ -55,13 +60,16 @@ mod queue;
 mod request;
 mod sampler;
 mod scheduler;
+mod schema;
 mod self_test;
 mod stop;
 mod tokens;
+mod tools;
 mod vision;
 mod weights;
 mod whisper;
 
+pub use activity::Activity;
 pub use answer::{Answer, Embeddings, Event, FinishReason, Label, Pending, Usage};
 pub use audio::{Audio, AudioError};
 pub use diffusion::{PictureRequest, Pictures};
@@ -69,5 +77,7 @@ pub use engine::{Engine, Info, Limits, Task};
 pub use error::{EngineError, LoadError, RequestError};
 pub use image::{Image, ImageError};
 pub use logprobs::{Candidate, Logprob};
-pub use request::{Message, Prompt, Request, Role, Sampling, Tenant};
+pub use request::{Format, Message, Prompt, Request, Role, Sampling, Tenant, ToolCall};
+pub use schema::SchemaError;
+pub use tools::{Tool, ToolChoice, Tools};
 pub use whisper::{Segment, Transcript, TranscriptRequest};

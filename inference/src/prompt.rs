@@ -1,15 +1,22 @@
 //! Messages to a prompt, by the model's own chat template.
 //!
 //! Templates are Jinja as transformers runs it: blocks trimmed, Python's string
-//! methods, and `raise_exception`. A template is part of the model and as trusted
-//! as its weights, but it is given a bounded number of steps.
+//! methods, `raise_exception`, and JSON as Python writes it. Control tokens in what a
+//! template is given are plain text, in calls and results of tools too. A template is
+//! part of the model and as trusted as its weights, but it is given a bounded number
+//! of steps.
 
+use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::ops::Range;
 
 use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Serde};
 use minijinja::{Environment, ErrorKind, Value, context};
 use minijinja_contrib::pycompat::unknown_method_callback;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize as _};
+use serde_json::json;
+use serde_json::ser::{Formatter, PrettyFormatter};
 use zeroize::Zeroizing;
 
 use crate::config::unsupported;
@@ -17,6 +24,7 @@ use crate::error::{LoadError, RequestError};
 use crate::model_dir::ModelDir;
 use crate::request::{Message, Role};
 use crate::tokens::Tokens;
+use crate::tools::{Style, Tools};
 use crate::weights::gguf::Gguf;
 
 /// A compiled chat template and the texts it may use.
@@ -27,6 +35,8 @@ pub(crate) struct Template {
     eos_token: String,
     /// Whether it takes what a message says and shows as a list.
     parts: bool,
+    /// How it writes calls of tools, if it knows any.
+    pub(crate) style: Option<&'static Style>,
 }
 
 impl Template {
@@ -106,15 +116,18 @@ impl Template {
         environment.set_fuel(Some(MAX_STEPS));
         environment.set_unknown_method_callback(unknown_method_callback);
         environment.add_function("raise_exception", raise_exception);
+        environment.add_filter("tojson", tojson);
         // They mark what a model may be trained on, for transformers alone.
         let source = source.replace("{% generation %}", "");
         let source = source.replace("{% endgeneration %}", "");
+        let style = Style::of(&source);
         environment.add_template_owned(NAME, source)?;
         Ok(Self {
             environment,
             bos_token,
             eos_token,
             parts: false,
+            style,
         })
     }
 
@@ -123,23 +136,24 @@ impl Template {
         &self,
         tokens: &Tokens,
         messages: &[Message],
+        tools: &Tools,
     ) -> Result<Zeroizing<String>, RequestError> {
-        let messages: Vec<Value> = messages
+        let messages: Vec<_> = messages
             .iter()
-            .map(|message| {
-                let role = role_name(message.role);
-                let content = match self.parts {
-                    true => parts(tokens, message),
-                    false => tokens.disarm(&message.content).as_str().into(),
-                };
-                context! { role, content }
-            })
+            .map(|message| self.shown(tokens, message))
             .collect();
+        let tools: Vec<_> = tools.shown().iter().map(|t| tokens.disarm_all(t)).collect();
+        // Templates ask whether there are any in one of two ways.
+        let tools = match tools.is_empty() {
+            true => Value::from(()),
+            false => Value::from(Serde(tools)),
+        };
         let template = self.environment.get_template(NAME);
         template
             .and_then(|template| {
                 template.render(context! {
                     messages,
+                    tools,
                     add_generation_prompt => true,
                     bos_token => self.bos_token.as_str(),
                     eos_token => self.eos_token.as_str(),
@@ -150,6 +164,34 @@ impl Template {
             .map_err(|error| RequestError::Template {
                 line: error.line().unwrap_or(0),
             })
+    }
+
+    /// A message as templates know it.
+    fn shown(&self, tokens: &Tokens, message: &Message) -> BTreeMap<&'static str, Value> {
+        let content = match self.parts {
+            _ if message.content.is_empty() && !message.calls.is_empty() => Value::from(()),
+            true => parts(tokens, message),
+            false => tokens.disarm(&message.content).as_str().into(),
+        };
+        let mut shown = BTreeMap::from([
+            ("role", Value::from(role_name(message.role))),
+            ("content", content),
+        ]);
+        if let Some(id) = &message.answers {
+            shown.insert("tool_call_id", Value::from(tokens.disarm(id).as_str()));
+        }
+        if !message.calls.is_empty() {
+            let calls = message.calls.iter().map(|call| {
+                tokens.disarm_all(&json!({
+                    "id": call.id,
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": call.arguments},
+                }))
+            });
+            let calls: Vec<_> = calls.collect();
+            shown.insert("tool_calls", Value::from(Serde(calls)));
+        }
+        shown
     }
 }
 
@@ -172,6 +214,50 @@ fn parts(tokens: &Tokens, message: &Message) -> Value {
     parts.into()
 }
 
+/// As Python's `json.dumps`: a space after commas and colons, nothing escaped for HTML.
+fn tojson(value: &Value, options: Kwargs) -> Result<Value, minijinja::Error> {
+    let indent: Option<usize> = options.get("indent")?;
+    // It has no effect here: text is never escaped, and keys are in their order.
+    let _ensure_ascii: Option<bool> = options.get("ensure_ascii")?;
+    options.assert_all_used()?;
+    let failed = |error: serde_json::Error| {
+        minijinja::Error::new(ErrorKind::BadSerialization, error.to_string())
+    };
+    let mut json = Vec::new();
+    match indent {
+        Some(indent) => {
+            let spaces = " ".repeat(indent.min(MAX_INDENT));
+            let style = PrettyFormatter::with_indent(spaces.as_bytes());
+            let mut to = serde_json::Serializer::with_formatter(&mut json, style);
+            value.serialize(&mut to).map_err(failed)?;
+        }
+        None => {
+            let mut to = serde_json::Serializer::with_formatter(&mut json, Spaced);
+            value.serialize(&mut to).map_err(failed)?;
+        }
+    }
+    Ok(Value::from_safe_string(
+        String::from_utf8_lossy(&json).into_owned(),
+    ))
+}
+
+/// `{"a": 1, "b": 2}`
+struct Spaced;
+
+impl Formatter for Spaced {
+    fn begin_array_value<W: Write + ?Sized>(&mut self, to: &mut W, first: bool) -> io::Result<()> {
+        to.write_all(if first { b"" } else { b", " })
+    }
+
+    fn begin_object_key<W: Write + ?Sized>(&mut self, to: &mut W, first: bool) -> io::Result<()> {
+        self.begin_array_value(to, first)
+    }
+
+    fn begin_object_value<W: Write + ?Sized>(&mut self, to: &mut W) -> io::Result<()> {
+        to.write_all(b": ")
+    }
+}
+
 fn raise_exception(message: String) -> Result<Value, minijinja::Error> {
     Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
 }
@@ -180,6 +266,7 @@ fn role_name(role: Role) -> &'static str {
     match role {
         Role::Assistant => "assistant",
         Role::System => "system",
+        Role::Tool => "tool",
         Role::User => "user",
     }
 }
@@ -212,26 +299,25 @@ const GGUF: &str = "gguf";
 const NAME: &str = "chat";
 /// A thousand messages take some ten thousand steps.
 const MAX_STEPS: u64 = 10_000_000;
+const MAX_INDENT: usize = 8;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::request::ToolCall;
+    use crate::tools::Tool;
 
     fn tokens() -> Tokens {
         Tokens::load(&ModelDir::new(&crate::self_test::tiny()), 3072).unwrap()
     }
 
     fn message(role: Role, content: &str) -> Message {
-        Message {
-            role,
-            content: Zeroizing::new(content.into()),
-            images: Vec::new(),
-        }
+        Message::new(role, content.to_owned())
     }
 
     fn render(template: &str, messages: &[Message]) -> Result<String, RequestError> {
         let template = Template::compile(template.into(), "<s>".into(), "</s>".into()).unwrap();
-        let prompt = template.render(&tokens(), messages)?;
+        let prompt = template.render(&tokens(), messages, &Tools::default())?;
         Ok(prompt.as_str().to_owned())
     }
 
@@ -257,10 +343,50 @@ mod tests {
         let image = crate::image::sample();
         let mut message = message(Role::User, "one two<|im_end|>");
         message.images = [0, 4, 4].map(|place| (place, image.clone())).into();
-        let prompt = template.with_parts().render(&tokens(), &[message]).unwrap();
+        let prompt = template
+            .with_parts()
+            .render(&tokens(), &[message], &Tools::default())
+            .unwrap();
         assert_eq!(
             prompt.as_str(),
             "[image ][text one ][image ][image ][text two<\u{fdd0}|im_end|>]3",
+        );
+    }
+
+    #[test]
+    fn tools_and_calls_are_shown_in_their_order_and_disarmed() {
+        let tools = Tools {
+            list: vec![Tool {
+                name: "f".into(),
+                description: Some("a <|im_end|> & 'b'".into()),
+                parameters: Some(json!({"type": "object", "properties": {"z": {}, "a": {}}})),
+            }],
+            ..Tools::default()
+        };
+        let mut call = message(Role::Assistant, "");
+        call.calls.push(ToolCall {
+            id: "call_1".into(),
+            name: "f".into(),
+            arguments: json!({"z": 1, "a": "<|im_end|>"}),
+        });
+        let mut result = message(Role::Tool, "rain");
+        result.answers = Some("call_1".into());
+        let messages = [message(Role::User, "x"), call, result];
+        let dir = ModelDir::new(&crate::self_test::tiny());
+        let template = Template::load(&dir).unwrap();
+        let prompt = template.render(&tokens(), &messages, &tools).unwrap();
+        // Nothing of it but the template's own may be a control token.
+        assert_eq!(prompt.matches("<|im_end|>").count(), 4);
+        assert_eq!(
+            prompt.replace('\u{fdd0}', ""),
+            "<|im_start|>system\n# Tools\n\
+             {\"type\": \"function\", \"function\": {\"name\": \"f\", \"description\": \"a <|im_end|> & 'b'\", \
+             \"parameters\": {\"type\": \"object\", \"properties\": {\"z\": {}, \"a\": {}}}}}\n\
+             To call one, answer:\n<tool_call>\n{\"name\": NAME, \"arguments\": OBJECT}\n</tool_call><|im_end|>\n\
+             <|im_start|>user\nx<|im_end|>\n\
+             <|im_start|>assistant\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"z\": 1, \"a\": \"<|im_end|>\"}}\n</tool_call><|im_end|>\n\
+             <|endoftext|><|im_start|>tool\nrain<|im_end|>\n\
+             <|im_start|>assistant\n",
         );
     }
 
@@ -357,7 +483,9 @@ mod tests {
             message(Role::Assistant, "For God"),
             message(Role::User, "Recite John 3:17."),
         ];
-        let prompt = template.render(&tokens(), &messages).unwrap();
+        let prompt = template
+            .render(&tokens(), &messages, &Tools::default())
+            .unwrap();
         assert_eq!(
             prompt.as_str(),
             "<|im_start|>user\nRecite John 3:16.<|im_end|>\n<|im_start|>assistant\nFor God<|im_end|>\n<|endoftext|><|im_start|>user\nRecite John 3:17.<|im_end|>\n<|im_start|>assistant\n",

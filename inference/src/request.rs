@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde_json::Value;
 use zeroize::Zeroizing;
 
 use crate::error::RequestError;
 use crate::image::Image;
+use crate::tools::Tools;
 
 /// Whoever asks. Requests of one tenant may share what the engine has read; those
 /// of others can neither share it nor delay them by more than their own turn.
@@ -35,6 +37,10 @@ impl Default for Tenant {
 pub struct Request {
     /// What is to be continued.
     pub prompt: Prompt,
+    /// What may be called, in a conversation.
+    pub tools: Tools,
+    /// What the answer has to be, unless it is a call.
+    pub format: Format,
     /// Most tokens of the answer; as many as the context has room for if `None`.
     pub max_tokens: Option<usize>,
     /// How to choose among the likely tokens.
@@ -51,11 +57,35 @@ impl fmt::Debug for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Request")
             .field("prompt", &self.prompt)
+            .field("tools", &self.tools)
+            .field("format", &self.format)
             .field("max_tokens", &self.max_tokens)
             .field("sampling", &self.sampling)
             .field("stops", &self.stop.len())
             .field("logprobs", &self.logprobs)
             .finish()
+    }
+}
+
+/// What an answer has to be.
+#[derive(Clone, Default)]
+pub enum Format {
+    /// Anything.
+    #[default]
+    Text,
+    /// A JSON object.
+    Json,
+    /// JSON of this schema.
+    Schema(Value),
+}
+
+impl fmt::Debug for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Text => "Text",
+            Self::Json => "Json",
+            Self::Schema(_) => "Schema",
+        })
     }
 }
 
@@ -95,6 +125,23 @@ pub struct Message {
     pub content: Zeroizing<String>,
     /// What is shown, in order, and before which byte of what is said.
     pub images: Vec<(usize, Image)>,
+    /// What the model called, if it says it.
+    pub calls: Vec<ToolCall>,
+    /// Which call a tool answers.
+    pub answers: Option<String>,
+}
+
+impl Message {
+    /// Text, and nothing else.
+    pub fn new(role: Role, content: impl Into<Zeroizing<String>>) -> Self {
+        Self {
+            role,
+            content: content.into(),
+            images: Vec::new(),
+            calls: Vec::new(),
+            answers: None,
+        }
+    }
 }
 
 impl fmt::Debug for Message {
@@ -103,7 +150,25 @@ impl fmt::Debug for Message {
             .field("role", &self.role)
             .field("bytes", &self.content.len())
             .field("images", &self.images.len())
+            .field("calls", &self.calls.len())
             .finish()
+    }
+}
+
+/// A call that the model made earlier.
+#[derive(Clone)]
+pub struct ToolCall {
+    /// What the answer refers to.
+    pub id: String,
+    /// Name of the tool.
+    pub name: String,
+    /// A JSON object.
+    pub arguments: Value,
+}
+
+impl fmt::Debug for ToolCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ToolCall")
     }
 }
 
@@ -114,6 +179,8 @@ pub enum Role {
     Assistant,
     /// The application.
     System,
+    /// A function that the model called.
+    Tool,
     /// The human.
     User,
 }
@@ -157,6 +224,7 @@ impl Request {
             Prompt::Tokens(tokens) if tokens.is_empty() => return empty("prompt"),
             _ => {}
         }
+        self.tools.check()?;
         let sampling = &self.sampling;
         for (parameter, found, low, high, expected) in [
             ("temperature", sampling.temperature, 0.0, 2.0, "0 to 2"),

@@ -2,12 +2,14 @@
 //!
 //! The draw for token `i` of an answer depends on the seed and `i` alone, and
 //! equal probabilities are ordered by token id: nothing else can change a choice.
-//! The order is that of vLLM: bias and penalties change the logits, then come
-//! temperature, top-k, top-p and min-p. A token less likely than the likeliest by
+//! The order is that of vLLM: bias and penalties change the logits, then a grammar
+//! takes tokens away, then come temperature, top-k, top-p and min-p. A token less likely than the likeliest by
 //! a factor of 2^40 is never chosen.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::error::EngineError;
+use crate::grammar::Grammar;
 use crate::kernel::level::{Cpu, Kernel, LANES, Level};
 use crate::kernel::row::for_lanes;
 
@@ -20,6 +22,8 @@ pub(crate) struct Sampler {
     read: BTreeSet<u32>,
     /// Tokens of the answer, and how often each came.
     said: BTreeMap<u32, u32>,
+    /// What the answer has to be.
+    grammar: Option<Grammar>,
 }
 
 /// How to choose.
@@ -57,23 +61,40 @@ impl Sampler {
         Self {
             read: prompt.iter().copied().filter(|_| matter).collect(),
             said: BTreeMap::new(),
+            grammar: None,
             settings,
             random: SplitMix64(seed),
         }
     }
 
-    /// The chosen token, or `None` if a logit is not a number or all are minus infinity.
-    pub(crate) fn next(&mut self, cpu: Cpu, logits: &mut [f32]) -> Option<u32> {
+    /// The same, for an answer that has to be of a form.
+    pub(crate) fn under(self, grammar: Option<Grammar>) -> Self {
+        Self { grammar, ..self }
+    }
+
+    /// The chosen token; a fault if a logit is not a number or all are minus infinity.
+    pub(crate) fn next(&mut self, cpu: Cpu, logits: &mut [f32]) -> Result<u32, EngineError> {
         let draw = self.random.next_unit();
         self.change(logits);
-        let most = cpu.run(Most { logits })?;
+        if let Some(grammar) = &mut self.grammar {
+            grammar.mask(logits)?;
+        }
+        let most = cpu.run(Most { logits }).ok_or(EngineError::Fault)?;
         let token = match self.settings.temperature == 0.0 {
-            true => first(logits, most)?,
+            true => first(logits, most).ok_or(EngineError::Fault)?,
             false => self.draw(draw, logits, f64::from(most)),
         };
+        if let Some(grammar) = &mut self.grammar {
+            grammar.accept(token)?;
+        }
         let count = self.said.entry(token).or_default();
         *count = count.saturating_add(1);
-        Some(token)
+        Ok(token)
+    }
+
+    /// Whether the form of the answer leaves no room for more.
+    pub(crate) fn is_over(&self) -> bool {
+        self.grammar.as_ref().is_some_and(Grammar::is_over)
     }
 
     /// Applies bias and penalties.
@@ -312,7 +333,7 @@ mod tests {
     fn without_temperature_the_first_of_the_likeliest_wins() {
         assert_eq!(
             sampler(0.0, 1.0, 1).next(Cpu::detect(), &mut LOGITS.clone()),
-            Some(1)
+            Ok(1)
         );
     }
 
@@ -354,16 +375,16 @@ mod tests {
     #[test]
     fn top_p_of_zero_keeps_one() {
         let mut sampler = sampler(2.0, 0.0, 42);
-        assert!((0..100).all(|_| sampler.next(Cpu::detect(), &mut LOGITS.clone()) == Some(1)));
+        assert!((0..100).all(|_| sampler.next(Cpu::detect(), &mut LOGITS.clone()) == Ok(1)));
     }
 
     #[test]
     fn numbers_that_are_none_are_not_sampled() {
         let next = |logits: &[f32]| sampler(1.0, 1.0, 1).next(Cpu::detect(), &mut logits.to_vec());
-        assert_eq!(next(&[1.0, f32::NAN]), None);
-        assert_eq!(next(&[f32::NEG_INFINITY; 2]), None);
-        assert_eq!(next(&[f32::INFINITY, 0.0]), None);
-        assert_eq!(next(&[]), None);
+        assert_eq!(next(&[1.0, f32::NAN]), Err(EngineError::Fault));
+        assert_eq!(next(&[f32::NEG_INFINITY; 2]), Err(EngineError::Fault));
+        assert_eq!(next(&[f32::INFINITY, 0.0]), Err(EngineError::Fault));
+        assert_eq!(next(&[]), Err(EngineError::Fault));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use std::time::Instant;
 use futures_channel::mpsc::UnboundedSender;
 use zeroize::Zeroizing;
 
+use crate::activity::Counters;
 use crate::answer::{Event, FinishReason, Usage};
 use crate::deadline::Deadline;
 use crate::decoder::{Decoder, Span, Workspace};
@@ -63,6 +64,7 @@ pub(crate) struct Scheduler {
     pub(crate) ends: Vec<u32>,
     /// Most answers at a time.
     pub(crate) batch: usize,
+    pub(crate) counters: Arc<Counters>,
 }
 
 impl Scheduler {
@@ -72,13 +74,18 @@ impl Scheduler {
         let mut aside = Vec::new();
         let mut work = Workspace::default();
         loop {
-            if running.is_empty() && aside.is_empty() && !queue.wait() {
-                return;
+            if running.is_empty() && aside.is_empty() {
+                self.counters.set_running(0);
+                if !queue.wait() {
+                    return;
+                }
             }
             queue.retain(|job| wanted(job.deadline, &job.events));
             self.release(&mut running);
             self.release(&mut aside);
             self.admit(queue, &mut running, &mut aside);
+            let under_way = running.len().saturating_add(aside.len());
+            self.counters.set_running(under_way);
             self.step(&mut running, &mut aside, &mut work);
         }
     }
@@ -107,7 +114,10 @@ impl Scheduler {
                 None => {
                     let share = |tenant| running.iter().filter(|s| s.tenant == tenant).count();
                     match queue.pop(share, |job| fits(&job.prompt)) {
-                        Some((tenant, job)) => Sequence::new(tenant, job),
+                        Some((tenant, job)) => {
+                            self.counters.add_prompt(job.prompt.len());
+                            Sequence::new(tenant, job)
+                        }
                         None => return,
                     }
                 }
@@ -148,6 +158,7 @@ impl Scheduler {
         self.pool.each_mut(&mut chosen, |_, (sequence, logits)| {
             sequence.choose(cpu, tokens, logits);
         });
+        self.counters.add_completion(chosen.len());
         for sequence in running.iter_mut() {
             let read = sequence.settle(&mut self.memory);
             sequence.over = read && sequence.advance(&self.tokens, &self.ends);
@@ -232,8 +243,8 @@ struct Sequence {
     next: usize,
     pages: Vec<usize>,
     sampler: Sampler,
-    /// The next token, if all have been read.
-    chosen: Option<u32>,
+    /// The next token, once all have been read.
+    chosen: Result<u32, EngineError>,
     over: bool,
     text: Detokenizer,
     stop: Stop,
@@ -265,7 +276,7 @@ impl Sequence {
             next: 0,
             pages: Vec::new(),
             sampler: job.sampler,
-            chosen: None,
+            chosen: Err(EngineError::Fault),
             over: false,
             text: Detokenizer::default(),
             stop: job.stop,
@@ -332,15 +343,16 @@ impl Sequence {
     fn choose(&mut self, cpu: Cpu, tokens: &Tokens, logits: &mut [f32]) {
         let scores = self.logprobs.map(|_| Scores::new(logits));
         self.chosen = self.sampler.next(cpu, logits);
-        if let (Some(count), Some(scores), Some(token)) = (self.logprobs, scores, self.chosen) {
+        if let (Some(count), Some(scores), Ok(token)) = (self.logprobs, scores, self.chosen) {
             self.unsaid.push(scores.of(tokens, token, count));
         }
     }
 
     /// Takes the chosen token; says whether the answer is over.
     fn advance(&mut self, tokens: &Tokens, ends: &[u32]) -> bool {
-        let Some(token) = self.chosen.take() else {
-            return self.fail(EngineError::Fault);
+        let token = match self.chosen {
+            Ok(token) => token,
+            Err(error) => return self.fail(error),
         };
         self.usage.completion = self.usage.completion.saturating_add(1);
         if ends.contains(&token) {
@@ -357,6 +369,9 @@ impl Sequence {
                 self.unsaid = Unsaid::default();
                 return self.finish(FinishReason::Stop);
             }
+        }
+        if self.sampler.is_over() {
+            return self.finish(FinishReason::Stop);
         }
         if self.usage.completion >= self.max_tokens {
             return self.finish(FinishReason::Length);

@@ -120,9 +120,8 @@ fn recite(
 ) -> Result<(), LoadError> {
     let request = Request {
         prompt: Prompt::Chat(vec![Message {
-            role: Role::User,
-            content: Zeroizing::new(prompt),
             images: image.into_iter().map(|image| (0, image)).collect(),
+            ..Message::new(Role::User, prompt)
         }]),
         sampling: Sampling {
             temperature: Some(0.0),

@@ -47,7 +47,7 @@ impl Stop {
 }
 
 /// Length of the longest end of `held` that `text` begins with.
-fn overlap(held: &str, text: &str) -> usize {
+pub(crate) fn overlap(held: &str, text: &str) -> usize {
     let ends = held
         .char_indices()
         .map(|(at, _)| held.get(at..).unwrap_or_default());

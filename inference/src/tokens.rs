@@ -1,9 +1,10 @@
 //! Text to tokens and back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use llguidance::toktrie::TokTrie;
 use serde_json::{Value, json};
-use tokenizers::Tokenizer;
+use tokenizers::{Encoding, Token, Tokenizer};
 use zeroize::Zeroizing;
 
 use crate::alphabet;
@@ -86,6 +87,16 @@ impl Tokens {
         self.encode_with(text, true)
     }
 
+    /// Puts the tokens around a text that frame it for an encoder.
+    pub(crate) fn frame(&self, ids: &[u32]) -> Result<Vec<u32>, RequestError> {
+        let token = |id: &u32| Token::new(*id, String::new(), (0, 0));
+        let text = Encoding::from_tokens(ids.iter().map(token).collect(), 0);
+        let framed = self.tokenizer.post_process(text, None, true);
+        framed
+            .map(|framed| framed.get_ids().to_vec())
+            .map_err(|_| RequestError::Tokenize)
+    }
+
     /// Encodes a prompt; a control token is recognised where no [`CUT`] parts it.
     pub(crate) fn encode_prompt(&self, prompt: &str) -> Result<Zeroizing<Vec<u32>>, RequestError> {
         let mut ids = Zeroizing::new(Vec::new());
@@ -101,6 +112,21 @@ impl Tokens {
         encoding
             .map(|encoding| encoding.get_ids().to_vec())
             .map_err(|_| RequestError::Tokenize)
+    }
+
+    /// As [`Self::disarm`], for every text in a value.
+    pub(crate) fn disarm_all(&self, value: &Value) -> Value {
+        match value {
+            Value::String(text) => Value::String(self.disarm(text).to_string()),
+            Value::Array(values) => values.iter().map(|value| self.disarm_all(value)).collect(),
+            Value::Object(map) => {
+                let disarmed = map
+                    .iter()
+                    .map(|(name, value)| (self.disarm(name).to_string(), self.disarm_all(value)));
+                Value::Object(disarmed.collect())
+            }
+            other => other.clone(),
+        }
     }
 
     /// Makes sure that nothing in `text` can become a control token.
@@ -133,6 +159,17 @@ impl Tokens {
     /// The token of exactly this text, if there is one.
     pub(crate) fn id(&self, text: &str) -> Option<u32> {
         self.tokenizer.token_to_id(text)
+    }
+
+    /// What each token stands for, as the grammar library wants it: control tokens
+    /// are marked, so that no text is made of them.
+    pub(crate) fn words(&self) -> Vec<Vec<u8>> {
+        let special: BTreeSet<_> = self.special.iter().map(String::as_bytes).collect();
+        let word = |bytes: &Vec<u8>| match special.contains(bytes.as_slice()) {
+            true => [&[TokTrie::SPECIAL_TOKEN_MARKER], bytes.as_slice()].concat(),
+            false => bytes.clone(),
+        };
+        self.bytes.iter().map(word).collect()
     }
 
     /// The text of tokens, without control tokens; half a character becomes U+FFFD.

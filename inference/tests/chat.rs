@@ -15,8 +15,8 @@ use std::time::Duration;
 use futures_executor::{block_on, block_on_stream};
 use futures_util::StreamExt as _;
 use inference::{
-    Answer, Engine, EngineError, Event, FinishReason, Limits, LoadError, Message, Prompt, Request,
-    RequestError, Role, Sampling, Task, Tenant, Usage,
+    Answer, Engine, EngineError, Event, FinishReason, Format, Limits, LoadError, Message, Prompt,
+    Request, RequestError, Role, Sampling, Task, Tenant, Usage,
 };
 
 #[test]
@@ -80,6 +80,39 @@ fn a_seed_gives_the_same_answer_whatever_else_is_answered() {
     for (length, other) in (1..).zip(others) {
         assert_eq!(hear(other).2.completion, length);
     }
+}
+
+#[test]
+fn a_form_holds_and_its_answer_is_the_same_in_company() {
+    let engine = tiny();
+    let schema = serde_json::json!({
+        "type": "object",
+        "properties": {"name": {"type": "string", "maxLength": 12}, "age": {"type": "integer"}},
+        "required": ["name", "age"],
+    });
+    let request = || Request {
+        format: Format::Schema(schema.clone()),
+        max_tokens: Some(80),
+        sampling: Sampling {
+            temperature: Some(1.0),
+            seed: Some(3),
+            ..Sampling::default()
+        },
+        ..ask("Who is in the house?")
+    };
+    let alone = hear(engine.answer(request()).unwrap());
+    let others: Vec<_> = (1..30)
+        .map(|i| {
+            engine
+                .answer(ask(&"and the king said ".repeat(i % 9)))
+                .unwrap()
+        })
+        .collect();
+    let among = hear(engine.answer(request()).unwrap());
+    drop(others);
+    assert_eq!((alone.1, &alone.0), (FinishReason::Stop, &among.0));
+    let value: serde_json::Value = serde_json::from_str(&alone.0).unwrap();
+    assert!(value["name"].is_string() && value["age"].is_i64());
 }
 
 #[test]
@@ -402,11 +435,7 @@ fn without_self_test() -> tempfile::TempDir {
 
 fn ask(text: &str) -> Request {
     Request {
-        prompt: Prompt::Chat(vec![Message {
-            role: Role::User,
-            content: text.to_owned().into(),
-            images: Vec::new(),
-        }]),
+        prompt: Prompt::Chat(vec![Message::new(Role::User, text.to_owned())]),
         ..Request::default()
     }
 }
@@ -416,6 +445,7 @@ fn hear(answer: Answer) -> (String, FinishReason, Usage) {
     for event in block_on_stream(answer) {
         match event.unwrap() {
             Event::Text { text: more, .. } => text += &more,
+            Event::Call(_) | Event::Arguments(_) => panic!("no tools were given"),
             Event::Finish { reason, usage } => return (text, reason, usage),
         }
     }

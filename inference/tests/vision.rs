@@ -237,9 +237,8 @@ fn ask(text: &str, images: &[Image]) -> Request {
 fn ask_at(text: &str, place: usize, images: &[Image]) -> Request {
     Request {
         prompt: Prompt::Chat(vec![Message {
-            role: Role::User,
-            content: text.to_owned().into(),
             images: images.iter().map(|image| (place, image.clone())).collect(),
+            ..Message::new(Role::User, text.to_owned())
         }]),
         sampling: Sampling {
             temperature: Some(0.0),
@@ -255,6 +254,7 @@ fn hear(engine: &Engine, request: Request) -> (String, Usage) {
     for event in block_on_stream(engine.answer(request).unwrap()) {
         match event.unwrap() {
             Event::Text { text, .. } => heard += &text,
+            Event::Call(_) | Event::Arguments(_) => panic!("no tools were given"),
             Event::Finish { usage, .. } => return (heard, usage),
         }
     }

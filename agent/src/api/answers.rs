@@ -4,6 +4,8 @@ use futures_util::StreamExt as _;
 use inference::{Answer, EngineError, Event, FinishReason, Logprob};
 use serde::Serialize;
 
+use super::random_id;
+
 /// The answers to one request.
 #[derive(Debug)]
 pub(super) struct Answers {
@@ -17,8 +19,28 @@ pub(super) struct Answers {
 #[derive(Debug)]
 pub(super) struct Whole {
     pub(super) text: String,
+    pub(super) calls: Vec<Call>,
     pub(super) logprobs: Vec<Logprob>,
     pub(super) reason: &'static str,
+}
+
+/// What a model wants called.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) id: String,
+    pub(super) name: String,
+    pub(super) arguments: String,
+}
+
+impl Call {
+    /// A new one, whose arguments are still to come.
+    pub(super) fn new(name: String) -> Self {
+        Self {
+            id: random_id("call_"),
+            name,
+            arguments: String::new(),
+        }
+    }
 }
 
 impl Answers {
@@ -34,6 +56,7 @@ impl Answers {
         for (index, mut answer) in (0_usize..).zip(self.answers) {
             let mut whole = Whole {
                 text: String::new(),
+                calls: Vec::new(),
                 logprobs: Vec::new(),
                 reason: "",
             };
@@ -42,6 +65,12 @@ impl Answers {
                     Event::Text { text, logprobs } => {
                         whole.text.push_str(&text);
                         whole.logprobs.extend(logprobs);
+                    }
+                    Event::Call(name) => whole.calls.push(Call::new(name)),
+                    Event::Arguments(more) => {
+                        if let Some(call) = whole.calls.last_mut() {
+                            call.arguments.push_str(&more);
+                        }
                     }
                     Event::Finish { reason, usage: own } => {
                         whole.reason = reason_name(reason);
@@ -59,6 +88,7 @@ pub(super) fn reason_name(reason: FinishReason) -> &'static str {
     match reason {
         FinishReason::Length => "length",
         FinishReason::Stop => "stop",
+        FinishReason::ToolCalls => "tool_calls",
     }
 }
 

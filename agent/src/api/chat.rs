@@ -1,18 +1,24 @@
 //! `POST /v1/chat/completions`
 //!
-//! * Honoured: `model`, `messages` (roles system, developer, user, assistant; text,
-//!   or a list of text parts, joined by line breaks, and of images for models that see,
-//!   as `image_url` parts with `data:` URLs), `max_tokens` or
-//!   `max_completion_tokens`, `temperature`, `top_p`, `presence_penalty`,
-//!   `frequency_penalty`, `logit_bias`, `n` up to 8, `stop`, `seed`, `logprobs`,
-//!   `top_logprobs` up to 20, `stream`, `stream_options.include_usage`; and as other
-//!   servers have them `top_k`, `min_p` and `repetition_penalty`.
+//! * Honoured: `model`, `messages` (roles system, developer, user, assistant with its
+//!   `tool_calls`, tool; text, or a list of text parts, joined by line breaks, and of
+//!   images for models that see, as `image_url` parts with `data:` URLs), `tools`,
+//!   `tool_choice`, `parallel_tool_calls`, `response_format` (a schema is always
+//!   strict), `max_tokens` or `max_completion_tokens`, `temperature`, `top_p`,
+//!   `presence_penalty`, `frequency_penalty`, `logit_bias`, `n` up to 8, `stop`, `seed`,
+//!   `logprobs`, `top_logprobs` up to 20, `stream`, `stream_options.include_usage`; and
+//!   as other servers have them `top_k`, `min_p` and `repetition_penalty`.
 //! * Without effect: [`IGNORED`], and `store`.
 //! * Refused unless they say what happens anyway: [`neutral`].
 //! * Refused: everything else.
 //!
+//! A call that the request asks for follows the schema of its tool; one that the model
+//! chooses to make is passed on as it is. Tools need a model whose template has them.
+//!
 //! A model may come with its own defaults for `temperature`, `top_p`, `top_k`,
 //! `min_p` and `repetition_penalty` (generation_config.json). Choice `i` of several uses `seed + i`.
+
+use std::collections::BTreeMap;
 
 use axum::body::Bytes;
 use axum::extract::State;
@@ -25,14 +31,14 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
-use super::answers::{Answers, Usage, Whole, reason_name};
+use super::answers::{Answers, Call, Usage, Whole, reason_name};
 use super::error::ApiError;
 use super::fields::Fields;
 use super::logprobs::ChatLogprobs;
 use super::models::Models;
 use super::options::{self, Delivery, IGNORED};
 use super::stream::{self, Chunks};
-use super::{Head, messages};
+use super::{Head, messages, tools};
 
 pub(super) async fn create(
     State(models): State<Models>,
@@ -49,7 +55,10 @@ pub(super) async fn create(
     match delivery {
         Delivery::Stream { include_usage } => {
             let head = head.of("chat.completion.chunk");
-            let chunks = ChatChunks { with_logprobs };
+            let chunks = ChatChunks {
+                with_logprobs,
+                calls: BTreeMap::new(),
+            };
             Ok(stream::respond(head, answers, include_usage, chunks).into_response())
         }
         Delivery::Whole => {
@@ -78,6 +87,8 @@ fn begin(
     let logprobs = logprobs(&mut fields)?;
     let request = Request {
         prompt: Prompt::Chat(messages::read(&mut fields, model.engine().info().images)?),
+        tools: tools::read(&mut fields, true)?,
+        format: tools::response_format(&mut fields)?,
         max_tokens: max_tokens(&mut fields)?,
         logprobs,
         tenant,
@@ -128,14 +139,8 @@ fn logprobs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
 }
 
 /// Values that ask for nothing more than is done.
-fn neutral() -> [(&'static str, Vec<Value>); 5] {
-    [
-        ("modalities", vec![json!(["text"])]),
-        ("parallel_tool_calls", vec![json!(true), json!(false)]),
-        ("response_format", vec![json!({"type": "text"})]),
-        ("tool_choice", vec![json!("none")]),
-        ("tools", vec![json!([])]),
-    ]
+fn neutral() -> [(&'static str, Vec<Value>); 1] {
+    [("modalities", vec![json!(["text"])])]
 }
 
 #[derive(Serialize)]
@@ -157,8 +162,38 @@ struct Choice {
 #[derive(Serialize)]
 struct AssistantMessage {
     role: &'static str,
-    content: String,
+    /// `null` in a message that only calls.
+    content: Option<String>,
     refusal: Option<()>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<ToolCall>,
+}
+
+#[derive(Serialize)]
+struct ToolCall {
+    id: String,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    function: Function,
+}
+
+#[derive(Serialize)]
+struct Function {
+    name: String,
+    arguments: String,
+}
+
+impl From<Call> for ToolCall {
+    fn from(call: Call) -> Self {
+        Self {
+            id: call.id,
+            kind: "function",
+            function: Function {
+                name: call.name,
+                arguments: call.arguments,
+            },
+        }
+    }
 }
 
 impl Choice {
@@ -167,8 +202,9 @@ impl Choice {
             index,
             message: AssistantMessage {
                 role: "assistant",
-                content: whole.text,
+                content: Some(whole.text).filter(|text| whole.calls.is_empty() || !text.is_empty()),
                 refusal: None,
+                tool_calls: whole.calls.into_iter().map(ToolCall::from).collect(),
             },
             logprobs: with_logprobs.then(|| whole.logprobs.into()),
             finish_reason: whole.reason,
@@ -179,6 +215,8 @@ impl Choice {
 /// Chunks of a chat.
 struct ChatChunks {
     with_logprobs: bool,
+    /// How many calls each choice has begun.
+    calls: BTreeMap<usize, usize>,
 }
 
 impl Chunks for ChatChunks {
@@ -188,19 +226,33 @@ impl Chunks for ChatChunks {
         let delta = Delta {
             role: Some("assistant"),
             content: Some(String::new()),
+            ..Delta::default()
         };
         Some(ChunkChoice::new(index, delta))
     }
 
     fn text(&mut self, index: usize, text: String, logprobs: Vec<Logprob>) -> ChunkChoice {
         let delta = Delta {
-            role: None,
             content: Some(text),
+            ..Delta::default()
         };
         ChunkChoice {
             logprobs: self.with_logprobs.then(|| logprobs.into()),
             ..ChunkChoice::new(index, delta)
         }
+    }
+
+    fn call(&mut self, index: usize, name: String) -> Option<ChunkChoice> {
+        let count = self.calls.entry(index).or_default();
+        let delta = CallDelta::begin(*count, Call::new(name));
+        *count = count.saturating_add(1);
+        Some(ChunkChoice::new(index, delta.into()))
+    }
+
+    fn arguments(&mut self, index: usize, more: String) -> Option<ChunkChoice> {
+        let count = self.calls.get(&index)?;
+        let delta = CallDelta::more(count.saturating_sub(1), more);
+        Some(ChunkChoice::new(index, delta.into()))
     }
 
     fn finish(&mut self, index: usize, reason: FinishReason) -> ChunkChoice {
@@ -236,4 +288,59 @@ struct Delta {
     role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_calls: Option<[CallDelta; 1]>,
+}
+
+/// The first one of a call has all but the arguments, the others nothing else.
+#[derive(Serialize)]
+struct CallDelta {
+    index: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    kind: Option<&'static str>,
+    function: FunctionDelta,
+}
+
+#[derive(Serialize)]
+struct FunctionDelta {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    arguments: String,
+}
+
+impl CallDelta {
+    fn begin(index: usize, call: Call) -> Self {
+        Self {
+            index,
+            id: Some(call.id),
+            kind: Some("function"),
+            function: FunctionDelta {
+                name: Some(call.name),
+                arguments: call.arguments,
+            },
+        }
+    }
+
+    fn more(index: usize, arguments: String) -> Self {
+        Self {
+            index,
+            id: None,
+            kind: None,
+            function: FunctionDelta {
+                name: None,
+                arguments,
+            },
+        }
+    }
+}
+
+impl From<CallDelta> for Delta {
+    fn from(call: CallDelta) -> Self {
+        Self {
+            tool_calls: Some([call]),
+            ..Self::default()
+        }
+    }
 }

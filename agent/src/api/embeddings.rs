@@ -1,9 +1,9 @@
 //! `POST /v1/embeddings`
 //!
-//! * Honoured: `model`, `input` (a text or up to 2048), `encoding_format`.
+//! * Honoured: `model`, `input` (a text, the ids of tokens of this model, or up to 2048
+//!   of either), `encoding_format`, `dimensions` (the first ones, made as long as one).
 //! * Without effect: `user`.
-//! * Refused: token ids as `input`, since they are those of another tokenizer,
-//!   `dimensions`, and everything else.
+//! * Refused: everything else.
 
 use axum::Json;
 use axum::body::Bytes;
@@ -12,13 +12,12 @@ use axum::extract::rejection::BytesRejection;
 use axum::http::HeaderMap;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 
 use super::error::ApiError;
 use super::fields::Fields;
 use super::models::Models;
-use super::options::Texts;
 
 pub(super) async fn create(
     State(models): State<Models>,
@@ -27,11 +26,13 @@ pub(super) async fn create(
 ) -> Result<Json<Response>, ApiError> {
     let mut fields = Fields::read(&headers, body)?;
     let name: String = fields.require("model", "a string")?;
-    let texts = match fields.require("input", "a string or an array of strings")? {
-        Texts::One(text) => vec![text],
-        Texts::Several(texts) => texts,
+    let expected = "a string, an array of strings, of token ids, or of arrays of token ids";
+    let input = match fields.require("input", expected)? {
+        Input::Text(text) => Input::Texts(vec![text]),
+        Input::Tokens(ids) if !ids.is_empty() => Input::TokenLists(vec![ids]),
+        other => other,
     };
-    if texts.len() > MAX_TEXTS {
+    if input.len() > MAX_TEXTS {
         let message = format!("Invalid value for 'input': expected at most {MAX_TEXTS} texts.");
         return Err(ApiError::invalid("input", "invalid_value", message));
     }
@@ -48,34 +49,78 @@ pub(super) async fn create(
             ));
         }
     };
+    let dimensions: Option<usize> = fields.take("dimensions", "an integer")?;
     fields.ignore(&["user"]);
-    fields.allow_only(&[("dimensions", vec![])])?;
     fields.finish()?;
 
     // Many texts take long to tokenise.
     let model = name.clone();
     let pending = spawn_blocking(move || {
         let model = models.get(&model)?;
-        Ok::<_, ApiError>(model.engine().embed(&texts)?)
+        let pending = match input {
+            Input::Texts(texts) => model.engine().embed(&texts),
+            Input::TokenLists(lists) => model.engine().embed_tokens(&lists),
+            Input::Text(_) | Input::Tokens(_) => model.engine().embed(&[]),
+        };
+        Ok::<_, ApiError>(pending?)
     });
     let pending = pending.await.map_err(|_| ApiError::internal())??;
     let embeddings = pending.await?;
-    let data = (0..)
-        .zip(embeddings.vectors)
-        .map(|(index, vector)| Embedding {
+    let vectors = (0..).zip(embeddings.vectors);
+    let data = vectors.map(|(index, vector)| {
+        Ok(Embedding {
             object: "embedding",
             index,
-            embedding: encode(vector),
-        });
+            embedding: encode(shorten(vector, dimensions)?),
+        })
+    });
     Ok(Json(Response {
         object: "list",
-        data: data.collect(),
+        data: data.collect::<Result<_, ApiError>>()?,
         model: name,
         usage: Usage {
             prompt_tokens: embeddings.usage.prompt,
             total_tokens: embeddings.usage.prompt,
         },
     }))
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Input {
+    Text(String),
+    Tokens(Vec<u32>),
+    Texts(Vec<String>),
+    TokenLists(Vec<Vec<u32>>),
+}
+
+impl Input {
+    fn len(&self) -> usize {
+        match self {
+            Self::Text(_) => 1,
+            Self::Tokens(ids) => ids.len(),
+            Self::Texts(texts) => texts.len(),
+            Self::TokenLists(lists) => lists.len(),
+        }
+    }
+}
+
+/// The first dimensions, of length one again.
+fn shorten(mut vector: Vec<f32>, dimensions: Option<usize>) -> Result<Vec<f32>, ApiError> {
+    let Some(dimensions) = dimensions else {
+        return Ok(vector);
+    };
+    if !(1..=vector.len()).contains(&dimensions) {
+        let most = vector.len();
+        let message = format!("Invalid value for 'dimensions': expected 1 to {most}.");
+        return Err(ApiError::invalid("dimensions", "invalid_value", message));
+    }
+    vector.truncate(dimensions);
+    let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+    if length > 0.0 {
+        vector.iter_mut().for_each(|x| *x /= length);
+    }
+    Ok(vector)
 }
 
 /// The numbers as little-endian f32.

@@ -155,20 +155,29 @@ impl From<RequestError> for ApiError {
             RequestError::ContextLength { answer: 0, .. } => {
                 Self::invalid("input", "context_length_exceeded", message)
             }
-            RequestError::ContextLength { .. } | RequestError::Template { .. } => {
-                let code = match error {
-                    RequestError::Template { .. } => "invalid_value",
-                    _ => "context_length_exceeded",
-                };
-                Self::invalid("messages", code, message)
+            RequestError::ContextLength { .. } => {
+                Self::invalid("messages", "context_length_exceeded", message)
             }
             RequestError::Image { .. } | RequestError::Images { .. } => {
                 Self::invalid("messages", "image_parse_error", message)
             }
+            RequestError::Template { .. } => Self {
+                status: StatusCode::UNPROCESSABLE_ENTITY,
+                ..Self::invalid("messages", "invalid_value", message)
+            },
             RequestError::Empty { parameter } => Self::invalid(parameter, "empty_array", message),
             RequestError::OutOfRange { parameter, .. } => {
                 Self::invalid(parameter, "invalid_value", message)
             }
+            RequestError::Schema { parameter, source } => {
+                let code = match parameter {
+                    "tools" => "invalid_function_parameters",
+                    _ => "invalid_json_schema",
+                };
+                let message = format!("Invalid schema in '{parameter}': {source}.");
+                Self::invalid(parameter, code, message)
+            }
+            RequestError::Tools => Self::invalid("tools", "unsupported_parameter", message),
             RequestError::UnknownToken { parameter } => {
                 Self::invalid(parameter, "invalid_value", message)
             }

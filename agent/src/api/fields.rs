@@ -71,6 +71,14 @@ impl Fields {
         format!("{}{field}", self.place)
     }
 
+    /// A field as it is, for whoever repeats it.
+    pub(super) fn peek(&self, field: &str) -> Option<Value> {
+        self.map
+            .get(field)
+            .filter(|value| !value.is_null())
+            .cloned()
+    }
+
     /// A field that need not be there.
     pub(super) fn take<T: DeserializeOwned>(
         &mut self,

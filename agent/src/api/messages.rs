@@ -1,12 +1,12 @@
 //! The messages of a conversation.
 
-use inference::{Image, Message, Role};
-use serde_json::{Value, json};
+use inference::{Image, Message, Role, ToolCall};
+use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::error::ApiError;
 use super::fields::{Fields, wrong_type};
-use super::images;
+use super::{images, tools};
 
 /// Those of a chat request, to a model that `sees` images or does not.
 pub(super) fn read(fields: &mut Fields, sees: bool) -> Result<Vec<Message>, ApiError> {
@@ -23,36 +23,68 @@ pub(super) fn read(fields: &mut Fields, sees: bool) -> Result<Vec<Message>, ApiE
 fn message(place: &str, value: Value, sees: bool) -> Result<Message, ApiError> {
     let mut fields = Fields::nested(place, value)?;
     let role: String = fields.require("role", "a string")?;
-    let role = match role.as_str() {
-        "assistant" => Role::Assistant,
-        "system" | "developer" => Role::System,
-        "user" => Role::User,
-        _ => {
-            let name = fields.name("role");
-            let message = format!(
-                "Invalid value for '{name}': expected 'system', 'developer', 'user' or 'assistant'.",
-            );
-            return Err(ApiError::invalid(name, "invalid_value", message));
-        }
-    };
+    let role = role_of(&role, &fields)?;
+    let calls = calls(&mut fields, role)?;
     let place = fields.name("content");
-    let (content, images) = match fields.require("content", "a string or an array of text parts")? {
-        Value::String(text) => (Zeroizing::new(text), Vec::new()),
-        Value::Array(parts) => join(&place, parts, sees)?,
-        _ => return Err(wrong_type(&place, "a string or an array of text parts")),
+    let expected = "a string or an array of text parts";
+    let (content, images) = match fields.take::<Value>("content", expected)? {
+        // What calls need not speak.
+        None if !calls.is_empty() => Content::default(),
+        None => read_content(&place, fields.require("content", expected)?, sees)?,
+        Some(content) => read_content(&place, content, sees)?,
+    };
+    let answers = match role {
+        Role::Tool => Some(fields.require("tool_call_id", "a string")?),
+        _ => None,
     };
     fields.ignore(&["annotations", "name", "refusal"]);
-    fields.allow_only(&[
-        ("audio", vec![]),
-        ("function_call", vec![]),
-        ("tool_calls", vec![json!([])]),
-    ])?;
+    fields.allow_only(&[("audio", vec![]), ("function_call", vec![])])?;
     fields.finish()?;
     Ok(Message {
         role,
         content,
         images,
+        calls,
+        answers,
     })
+}
+
+/// Who speaks.
+pub(super) fn role_of(role: &str, fields: &Fields) -> Result<Role, ApiError> {
+    match role {
+        "assistant" => Ok(Role::Assistant),
+        "system" | "developer" => Ok(Role::System),
+        "tool" => Ok(Role::Tool),
+        "user" => Ok(Role::User),
+        _ => {
+            let name = fields.name("role");
+            let message = format!(
+                "Invalid value for '{name}': expected 'system', 'developer', 'user', 'assistant' or 'tool'.",
+            );
+            Err(ApiError::invalid(name, "invalid_value", message))
+        }
+    }
+}
+
+fn calls(fields: &mut Fields, role: Role) -> Result<Vec<ToolCall>, ApiError> {
+    if role != Role::Assistant {
+        return Ok(Vec::new());
+    }
+    let calls: Option<Vec<Value>> = fields.take("tool_calls", "an array of objects")?;
+    let place = fields.name("tool_calls");
+    (0_usize..)
+        .zip(calls.unwrap_or_default())
+        .map(|(index, value)| tools::call(&format!("{place}[{index}]"), value))
+        .collect()
+}
+
+/// A text, or what its parts are.
+fn read_content(place: &str, content: Value, sees: bool) -> Result<Content, ApiError> {
+    match content {
+        Value::String(text) => Ok((Zeroizing::new(text), Vec::new())),
+        Value::Array(parts) => join(place, parts, sees),
+        _ => Err(wrong_type(place, "a string or an array of text parts")),
+    }
 }
 
 /// What a message says, and what it shows, and where.

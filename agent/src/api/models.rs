@@ -42,6 +42,10 @@ impl Models {
         Self(Arc::new(served.collect()))
     }
 
+    pub(super) fn all(&self) -> impl Iterator<Item = &Served> {
+        self.0.values()
+    }
+
     pub(super) fn get(&self, name: &str) -> Result<&Served, ApiError> {
         self.0.get(name).ok_or_else(ApiError::model_not_found)
     }

@@ -1,7 +1,8 @@
 //! Completions as server-sent events.
 //!
-//! For each choice of a chat: a chunk with the role, chunks with text, a chunk with
-//! the reason for the end; text completions have no role. Then the usage, if it was
+//! For each choice of a chat: a chunk with the role, chunks with text, for each call a
+//! chunk with its name and chunks with its arguments, a chunk with the reason for the
+//! end; text completions have neither role nor calls. Then the usage, if it was
 //! asked for, and `[DONE]`. An error that comes after the headers is an event of its
 //! own, and the last. When the client goes, the answers are dropped, and with that
 //! cancelled. A comment every 15 seconds keeps a silent connection open.
@@ -29,6 +30,16 @@ pub(super) trait Chunks: Send + 'static {
 
     /// More of a choice.
     fn text(&mut self, index: usize, text: String, logprobs: Vec<Logprob>) -> Self::Choice;
+
+    /// A call that begins; only chats have calls.
+    fn call(&mut self, _index: usize, _name: String) -> Option<Self::Choice> {
+        None
+    }
+
+    /// More of the arguments of the call that began last.
+    fn arguments(&mut self, _index: usize, _more: String) -> Option<Self::Choice> {
+        None
+    }
 
     /// The end of a choice.
     fn finish(&mut self, index: usize, reason: FinishReason) -> Self::Choice;
@@ -94,14 +105,16 @@ impl<C: Chunks> Writer<C> {
     fn next(&mut self, step: Step) -> Result<Option<Sent>, EngineError> {
         let choice = match step {
             Step::Begin(index) => self.chunks.begin(index),
-            Step::Event(index, event) => Some(match event? {
-                Event::Text { text, logprobs } => self.chunks.text(index, text, logprobs),
+            Step::Event(index, event) => match event? {
+                Event::Text { text, logprobs } => Some(self.chunks.text(index, text, logprobs)),
+                Event::Call(name) => self.chunks.call(index, name),
+                Event::Arguments(more) => self.chunks.arguments(index, more),
                 Event::Finish { reason, usage } => {
                     let with_prompt = Answers::counts_prompt(self.per_prompt, index);
                     self.usage.add(usage, with_prompt);
-                    self.chunks.finish(index, reason)
+                    Some(self.chunks.finish(index, reason))
                 }
-            }),
+            },
             Step::Usage if self.include_usage => {
                 return Ok(Some(self.chunk(Vec::new(), Some(self.usage))));
             }

@@ -198,9 +198,7 @@ impl Worker {
             }
             let mut logits = logits.pop().unwrap_or_default();
             rules::apply(&self.vocabulary, times, &heard.tokens, &mut logits);
-            let token = sampler
-                .next(self.pool.cpu(), &mut logits)
-                .ok_or(EngineError::Fault)?;
+            let token = sampler.next(self.pool.cpu(), &mut logits)?;
             sum += logprob(&logits, token);
             if token == self.vocabulary.end {
                 break;

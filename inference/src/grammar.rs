@@ -1,0 +1,434 @@
+//! Answers that must have a form: which tokens may come next.
+//!
+//! A form is a grammar over bytes. Before each choice, the tokens that no text of
+//! that form begins with are taken away; nothing else about the choice changes. The
+//! library counts its steps, so a grammar that is too costly ends its own answer.
+//!
+//! JSON is written with at most one space after a comma or a colon, and a number has
+//! at most 18 digits in a row, an exponent 2: a small model might never end otherwise.
+
+use std::fmt;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use llguidance::api::{ParserLimits, TopLevelGrammar};
+use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
+use llguidance::{Matcher, ParserFactory};
+use serde_json::{Value, json};
+
+use crate::error::{EngineError, RequestError};
+use crate::request::{Format, Request};
+use crate::schema::{SchemaError, sanitise};
+use crate::tokens::Tokens;
+use crate::tools::{Style, ToolChoice};
+
+/// Makes grammars for the tokens of one model.
+pub(crate) struct Grammars {
+    factory: ParserFactory,
+    ends: Vec<u32>,
+}
+
+impl Grammars {
+    /// `ends` are the tokens that end an answer.
+    pub(crate) fn new(tokens: &Tokens, ends: &[u32]) -> Option<Self> {
+        let words = tokens.words();
+        let (end, size) = (*ends.first()?, u32::try_from(words.len()).ok()?);
+        let ends: Vec<_> = ends.iter().copied().filter(|end| *end < size).collect();
+        let trie = TokTrie::from(&TokRxInfo::new(size, end), &words);
+        let trie = trie.with_eos_tokens(&ends);
+        let environment: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
+        let mut factory = ParserFactory::new_simple(&environment).ok()?;
+        factory.quiet();
+        *factory.limits_mut() = ParserLimits {
+            max_grammar_size: 100_000,
+            max_lexer_states: 10_000,
+            verbose_errors: false,
+            ..ParserLimits::default()
+        };
+        Some(Self { factory, ends })
+    }
+
+    /// Compiles what [`Form`] has put together.
+    pub(crate) fn compile(&self, form: Form) -> Result<Grammar, RequestError> {
+        let parser = self
+            .factory
+            .create_parser(TopLevelGrammar::from_lark(form.lark));
+        let refused = || RequestError::Schema {
+            parameter: form.parameter,
+            source: SchemaError::Costly,
+        };
+        // Its message may quote the schema.
+        let parser = parser.map_err(|_| refused())?;
+        let mut matcher = Matcher::new(Ok(parser));
+        if matcher.compute_mask().is_err() {
+            return Err(refused());
+        }
+        Ok(Grammar {
+            matcher,
+            environment: self.factory.tok_env().clone(),
+            ends: self.ends.clone(),
+            numbers: Numbers::default(),
+        })
+    }
+}
+
+impl fmt::Debug for Grammars {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Grammars")
+    }
+}
+
+/// A form in the library's dialect of Lark, rule by rule.
+pub(crate) struct Form {
+    lark: String,
+    rules: usize,
+    parameter: &'static str,
+}
+
+impl Form {
+    /// What an answer has to be, if it is not free; `style` is how it calls tools.
+    pub(crate) fn of(
+        request: &Request,
+        style: Option<&Style>,
+    ) -> Result<Option<Self>, RequestError> {
+        let free = matches!(request.format, Format::Text);
+        let must_call = request.tools.choice != ToolChoice::Auto;
+        let mut form = Self::new(if free { "tools" } else { "response_format" });
+        let json = match &request.format {
+            Format::Text => None,
+            Format::Json => Some(form.json(&json!({"type": "object"}))?),
+            Format::Schema(schema) => Some(form.json(schema)?),
+        };
+        form.parameter = "tools";
+        let calls = match style {
+            Some(style) if must_call || !free => Some(style.calls(&request.tools, &mut form)?),
+            _ => None,
+        };
+        let start = match (json, calls) {
+            (None, None) => return Ok(None),
+            (Some(json), Some(calls)) if !must_call => format!("{json} | {calls}"),
+            (_, Some(only)) | (Some(only), None) => only,
+        };
+        Ok(Some(form.start(&start)))
+    }
+
+    /// `parameter` is what a refusal names.
+    fn new(parameter: &'static str) -> Self {
+        Self {
+            lark: String::new(),
+            rules: 0,
+            parameter,
+        }
+    }
+
+    /// Adds a rule for values of a schema; its name.
+    pub(crate) fn json(&mut self, schema: &Value) -> Result<String, RequestError> {
+        let schema = sanitise(schema).map_err(|source| RequestError::Schema {
+            parameter: self.parameter,
+            source,
+        })?;
+        let mut schema = match schema {
+            Value::Object(map) => map,
+            other => [("anyOf".to_owned(), json!([other]))].into_iter().collect(),
+        };
+        schema.insert(
+            "x-guidance".into(),
+            json!({
+                "whitespace_flexible": false,
+                "item_separator": ", ?",
+                "key_separator": ": ?",
+            }),
+        );
+        Ok(self.rule(&format!("%json {}", Value::Object(schema))))
+    }
+
+    /// Adds a rule; its name.
+    pub(crate) fn rule(&mut self, body: &str) -> String {
+        self.rules = self.rules.saturating_add(1);
+        let name = format!("r{}", self.rules);
+        // Writing to a string does not fail.
+        writeln!(self.lark, "{name}: {body}").unwrap_or_default();
+        name
+    }
+
+    /// The rule that is the whole answer.
+    fn start(mut self, body: &str) -> Self {
+        writeln!(self.lark, "start: {body}").unwrap_or_default();
+        self
+    }
+}
+
+/// A text as it stands, in a rule.
+pub(crate) fn literal(text: &str) -> String {
+    Value::from(text).to_string()
+}
+
+/// A grammar, and how far an answer has come in it.
+#[derive(Clone)]
+pub(crate) struct Grammar {
+    matcher: Matcher,
+    environment: TokEnv,
+    ends: Vec<u32>,
+    numbers: Numbers,
+}
+
+impl fmt::Debug for Grammar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Grammar")
+    }
+}
+
+impl Grammar {
+    /// Takes away the tokens that may not come next.
+    pub(crate) fn mask(&mut self, logits: &mut [f32]) -> Result<(), EngineError> {
+        let mask = self.matcher.compute_mask();
+        let mask = mask.map_err(|_| EngineError::Constraint)?;
+        let trie = self.environment.tok_trie();
+        // In a text anything fits; and unless something does, everything may come.
+        let fits = |token: u32| self.numbers.in_string || self.numbers.fit(trie.token(token));
+        let some_fit = mask.iter().any(fits);
+        for (token, logit) in (0_u32..).zip(logits) {
+            let known = usize::try_from(token).is_ok_and(|token| token < mask.len());
+            if !known || !mask.is_allowed(token) || some_fit && !fits(token) {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the token that was chosen.
+    pub(crate) fn accept(&mut self, token: u32) -> Result<(), EngineError> {
+        if self.ends.contains(&token) {
+            return Ok(());
+        }
+        let bytes = self.environment.tok_trie().token(token);
+        self.numbers.push(bytes);
+        let accepted = self.matcher.consume_token(token);
+        accepted.map_err(|_| EngineError::Constraint)
+    }
+
+    /// Whether nothing more can come.
+    pub(crate) fn is_over(&self) -> bool {
+        self.matcher.is_stopped()
+    }
+}
+
+/// How long the number is that is being written.
+#[derive(Clone, Copy, Debug, Default)]
+struct Numbers {
+    in_string: bool,
+    escaped: bool,
+    /// Digits in a row.
+    digits: usize,
+    /// Whether they are an exponent.
+    exponent: bool,
+}
+
+impl Numbers {
+    fn push(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.step(*byte));
+    }
+
+    /// Whether no number is too long once these came.
+    fn fit(mut self, bytes: &[u8]) -> bool {
+        bytes.iter().all(|byte| {
+            self.step(*byte);
+            let most = if self.exponent {
+                MAX_EXPONENT
+            } else {
+                MAX_DIGITS
+            };
+            self.digits <= most
+        })
+    }
+
+    fn step(&mut self, byte: u8) {
+        match (self.in_string, byte) {
+            (true, _) if self.escaped => self.escaped = false,
+            (true, b'\\') => self.escaped = true,
+            (_, b'"') => self.in_string = !self.in_string,
+            _ => {}
+        }
+        match byte {
+            b'0'..=b'9' if !self.in_string => self.digits = self.digits.saturating_add(1),
+            b'e' | b'E' if self.digits > 0 => (self.digits, self.exponent) = (0, true),
+            b'+' | b'-' if self.exponent => {}
+            _ => (self.digits, self.exponent) = (0, false),
+        }
+    }
+}
+
+/// Of an integer or a fraction: more than any double needs.
+const MAX_DIGITS: usize = 18;
+
+/// Of an exponent: less than any double has.
+const MAX_EXPONENT: usize = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model_dir::ModelDir;
+    use proptest::prelude::*;
+
+    fn grammars() -> (Tokens, Grammars) {
+        let tokens = Tokens::load(&ModelDir::new(&crate::self_test::tiny()), 3072).unwrap();
+        let grammars = Grammars::new(&tokens, &[0, 2]).unwrap();
+        (tokens, grammars)
+    }
+
+    fn compile(grammars: &Grammars, schema: &Value) -> Result<Grammar, RequestError> {
+        let mut form = Form::new("response_format");
+        let json = form.json(schema)?;
+        grammars.compile(form.start(&json))
+    }
+
+    /// What a model writes that prefers the tokens with the largest hash.
+    fn write(
+        tokens: &Tokens,
+        mut grammar: Grammar,
+        salt: u32,
+    ) -> Result<(String, bool), EngineError> {
+        let mut bytes = Vec::new();
+        for _ in 0..400 {
+            let mut logits: Vec<f32> = (0..3072_u32)
+                .map(|token| {
+                    f32::from(
+                        u16::try_from((token ^ salt).wrapping_mul(0x9e37_79b9) >> 16).unwrap(),
+                    )
+                })
+                .collect();
+            grammar.mask(&mut logits)?;
+            let order = |a: &(u32, f32), b: &(u32, f32)| a.1.total_cmp(&b.1);
+            let (token, logit) = (0..).zip(logits).max_by(order).unwrap();
+            assert!(logit.is_finite());
+            grammar.accept(token)?;
+            if [0, 2].contains(&token) {
+                return Ok((String::from_utf8(bytes).unwrap(), true));
+            }
+            bytes.extend_from_slice(tokens.bytes(token));
+            if grammar.is_over() {
+                return Ok((String::from_utf8(bytes).unwrap(), true));
+            }
+        }
+        Ok((String::from_utf8_lossy(&bytes).into_owned(), false))
+    }
+
+    #[test]
+    fn whatever_the_model_prefers_the_schema_is_followed() {
+        let (tokens, grammars) = grammars();
+        let schema = json!({
+            "type": "object",
+            "properties": {
+                "count": {"type": "integer"},
+                "size": {"type": "number"},
+                "kind": {"enum": ["größer", "b"]},
+                "flags": {"type": "array", "items": {"type": "boolean"}, "maxItems": 3},
+                "next": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/leaf"}]},
+            },
+            "required": ["count", "size", "kind", "flags", "next"],
+            "$defs": {"leaf": {"type": "object", "properties": {"name": {"type": "string", "maxLength": 8}}, "required": ["name"]}},
+        });
+        for salt in 0..40 {
+            let grammar = compile(&grammars, &schema).unwrap();
+            let (text, ended) = write(&tokens, grammar, salt).unwrap();
+            assert!(ended, "{text}");
+            let value: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}"));
+            let keys: Vec<_> = value.as_object().unwrap().keys().collect();
+            assert_eq!(keys, ["count", "size", "kind", "flags", "next"]);
+            assert!(["größer", "b"].contains(&value["kind"].as_str().unwrap()));
+        }
+    }
+
+    #[test]
+    fn a_number_ends_though_the_model_would_go_on() {
+        let (tokens, grammars) = grammars();
+        let mut grammar = compile(&grammars, &json!({"type": "number"})).unwrap();
+        let nine = *tokens.encode_prompt("9").unwrap().first().unwrap();
+        for _ in 0..MAX_DIGITS {
+            let mut logits = vec![0.0; 3072];
+            grammar.mask(&mut logits).unwrap();
+            assert!(logits[usize::try_from(nine).unwrap()].is_finite());
+            grammar.accept(nine).unwrap();
+        }
+        let mut logits = vec![0.0; 3072];
+        grammar.mask(&mut logits).unwrap();
+        assert!(logits[usize::try_from(nine).unwrap()].is_infinite());
+        assert!(logits[0].is_finite() && logits[2].is_finite());
+    }
+
+    #[test]
+    fn a_schema_that_nothing_follows_is_refused() {
+        let (_, grammars) = grammars();
+        let endless = json!({"anyOf": [{"$ref": "#"}]});
+        let error = compile(&grammars, &endless).unwrap_err();
+        let source = SchemaError::Costly;
+        let parameter = "response_format";
+        assert_eq!(error, RequestError::Schema { parameter, source });
+    }
+
+    #[test]
+    fn a_hostile_schema_ends_its_own_answer_at_most() {
+        let (tokens, grammars) = grammars();
+        let wide: serde_json::Map<_, _> = (0..2000)
+            .map(|index| {
+                (
+                    format!("p{index}"),
+                    json!({"type": "string", "pattern": "^(a|b)*c{50}$"}),
+                )
+            })
+            .collect();
+        for schema in [
+            json!({"type": "string", "pattern": "(((((a{99}){99}){99}){99}){99})"}),
+            json!({"type": "string", "pattern": "^(a?){99}(b?){99}(.*c.*){30}$"}),
+            json!({"type": "object", "properties": wide}),
+        ] {
+            match compile(&grammars, &schema) {
+                Err(error) => assert!(matches!(error, RequestError::Schema { .. })),
+                Ok(grammar) => {
+                    let written = write(&tokens, grammar, 7);
+                    assert!(matches!(written, Ok(_) | Err(EngineError::Constraint)));
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn no_schema_makes_it_panic(schema in schemas()) {
+            let (tokens, grammars) = grammars();
+            if let Ok(grammar) = compile(&grammars, &schema) {
+                // Too many steps are an error of its own.
+                write(&tokens, grammar, 7).unwrap_or_default();
+            }
+        }
+    }
+
+    /// Small schemas with keywords at the wrong places and odd values.
+    fn schemas() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(json!({"type": "string", "minLength": 3, "maxLength": 2})),
+            Just(json!({"type": ["integer", "null"], "minimum": 5, "maximum": 1})),
+            Just(json!({"enum": [1, "x", null, {"é": [1.5e300]}]})),
+            Just(json!({"const": "\u{0}\u{ffff}é\"\\"})),
+            Just(json!({"$ref": "#"})),
+            Just(json!({"format": "date-time"})),
+            Just(json!(false)),
+            "\\PC{0,8}".prop_map(|pattern| json!({"type": "string", "pattern": pattern})),
+            (-1e9..1e9, -1e9..1e9)
+                .prop_map(|(a, b)| json!({"type": "number", "minimum": a, "exclusiveMaximum": b})),
+        ];
+        leaf.prop_recursive(3, 12, 4, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 1..4)
+                    .prop_map(|any| json!({"anyOf": any})),
+                (inner.clone(), 0..4_u32, 0..4_u32).prop_map(|(items, least, most)| json!({
+                    "type": "array", "items": items, "minItems": least, "maxItems": most,
+                })),
+                (inner.clone(), inner, "\\PC{0,3}").prop_map(|(a, b, name)| json!({
+                    "type": "object", "properties": {"a": a, (name): b}, "required": ["z", "a"],
+                })),
+            ]
+        })
+    }
+}
