@@ -5,6 +5,7 @@
 //! ([`image`]) and a machine is run from them ([`vm`]). Debian's apt and dpkg
 //! are all that is asked of the machine it runs on ([`host`]).
 
+pub mod clients;
 pub mod cocoon;
 pub mod contracts;
 pub mod demo;

@@ -8,11 +8,11 @@ use crate::cocoon::{Cocoon, cargo, cargo_command};
 use crate::demo::{self, chat};
 use crate::image::{self, Builder, Profile};
 use crate::up::Up;
-use crate::{contracts, host, models, web};
+use crate::{clients, contracts, host, models, web};
 
 /// Runs all of it; the first failure ends it.
 pub fn run(builder: &Builder) -> Result<()> {
-    host::need(&[&NEEDED[..], &web::NEEDED].concat())?;
+    host::need(&[&NEEDED[..], &web::NEEDED, &clients::NEEDED].concat())?;
     models::prepare(&builder.place, &builder.progress)?;
     contracts::prepare(&builder.place, &builder.progress)?;
     for (name, arguments) in STATIC {
@@ -144,6 +144,7 @@ fn processes(builder: &Builder) -> Result<()> {
     let up = Up::start(builder, None)?;
     chat::recite(&up.gateway.base)?;
     chat::embed(&up.gateway.base)?;
+    clients::test(builder, &up.gateway.base)?;
     drop(up);
     for (fault, check) in FAULTS {
         let up = Up::start(builder, Some(fault))?;
