@@ -107,10 +107,7 @@ async fn alone(engine: &Engine, tokens: usize) -> Run {
     let start = Instant::now();
     let mut answer = engine
         .answer(Request {
-            prompt: Prompt::Chat(vec![Message {
-                role: Role::User,
-                content: PROMPT.to_owned().into(),
-            }]),
+            prompt: Prompt::Chat(vec![Message::new(Role::User, PROMPT.to_owned())]),
             max_tokens: Some(tokens),
             sampling: Sampling {
                 temperature: Some(0.0),
