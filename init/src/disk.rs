@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use attestation::config::Model;
 use attestation::verity::Verity;
 
+use crate::keys;
 use crate::system::{Limits, Mount, System};
 
 /// Mounts the root file system that the initrd names.
@@ -20,7 +21,8 @@ pub(crate) fn open_root(system: &mut dyn System) -> anyhow::Result<()> {
     let text = String::from_utf8_lossy(&text);
     let verity = Verity::from_str(text.trim_end())
         .with_context(|| format!("{ROOT_HASH} holds no root hash"))?;
-    open(system, "cocoon-root", &verity, ROOT, Limits::ReadOnly)
+    let device = verified(system, "cocoon-root", &verity)?;
+    mount(system, &device, ROOT, Limits::ReadOnly)
 }
 
 /// Mounts each model of the measured configuration below `/models`.
@@ -39,33 +41,39 @@ pub(crate) fn open_models(system: &mut dyn System, models: &[Model]) -> anyhow::
         let name = model.name.as_str();
         let target = format!("{MODELS}/{name}");
         let serial = format!("model-{name}");
-        open(
-            system,
-            &serial,
-            &model.verity,
-            &target,
-            Limits::ReadOnlyData,
-        )?;
+        let mut device = verified(system, &serial, &model.verity)?;
+        // What is decrypted is under the root hash: nothing else gets that far.
+        if model.key.is_some() {
+            let key = keys::take(system, name)?;
+            let sectors = model.verity.sectors();
+            device = system
+                .map_crypt(&format!("plain-{name}"), &device, sectors, &key)
+                .with_context(|| format!("cannot decrypt {device} (serial {serial})"))?;
+        }
+        mount(system, &device, &target, Limits::ReadOnlyData)?;
     }
     Ok(())
 }
 
-fn open(
+/// The device that yields what the root hash stands for.
+fn verified(system: &mut dyn System, serial: &str, verity: &Verity) -> anyhow::Result<String> {
+    let disk = find(system, serial)?;
+    system
+        .map_verity(serial, &disk, verity)
+        .with_context(|| format!("cannot map {disk} (serial {serial}) with {verity}"))
+}
+
+fn mount(
     system: &mut dyn System,
-    serial: &str,
-    verity: &Verity,
+    device: &str,
     target: &str,
     limits: Limits,
 ) -> anyhow::Result<()> {
-    let disk = find(system, serial)?;
-    let device = system
-        .map_verity(serial, &disk, verity)
-        .with_context(|| format!("cannot map {disk} (serial {serial}) with {verity}"))?;
     system
         .create_dir(target)
         .with_context(|| format!("cannot make {target}"))?;
     let mount = Mount {
-        source: &device,
+        source: device,
         target,
         kind: "erofs",
         limits,
@@ -73,7 +81,7 @@ fn open(
     };
     system
         .mount(&mount)
-        .with_context(|| format!("cannot mount {device} (serial {serial}) on {target}"))
+        .with_context(|| format!("cannot mount {device} on {target}"))
 }
 
 /// Waits for the disk: the kernel looks for devices while we run.

@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use attestation::config::Cidr;
+use attestation::config::{Cidr, KEY_LEN};
 use attestation::register::{Digest256, Digest384};
 use attestation::verity::Verity;
 
@@ -91,6 +91,19 @@ impl Double {
         let mut double = Self::with_tpm();
         double.file("/dev/tdx_guest", "");
         double.file("/sys/firmware/acpi/tables/data/CCEL", "td events");
+        double
+    }
+
+    /// Which finds a key where the agent's program would have left it.
+    pub(crate) fn with_encrypted_model() -> Self {
+        let mut double = Self::with_tpm();
+        let (sha256, server) = ("4".repeat(64), "5".repeat(64));
+        let key = format!("key = {{ sha256 = \"{sha256}\", server = \"{server}\" }}\n");
+        double.file(
+            &format!("{FW_CFG}/measured.toml/raw"),
+            &[MEASURED, &key].concat(),
+        );
+        double.file("/run/cocoon/keys/tiny", &"k".repeat(KEY_LEN));
         double
     }
 
@@ -227,6 +240,17 @@ impl System for Double {
     fn map_verity(&mut self, name: &str, disk: &str, verity: &Verity) -> io::Result<String> {
         let blocks = verity.data_blocks;
         self.call(format!("verity {name} {disk} {blocks}"))?;
+        Ok(format!("/dev/{name}"))
+    }
+
+    fn map_crypt(
+        &mut self,
+        name: &str,
+        device: &str,
+        sectors: u64,
+        _key: &[u8; KEY_LEN],
+    ) -> io::Result<String> {
+        self.call(format!("crypt {name} {device} {sectors}"))?;
         Ok(format!("/dev/{name}"))
     }
 

@@ -11,7 +11,7 @@ use std::process::{self, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use attestation::config::Cidr;
+use attestation::config::{Cidr, KEY_LEN};
 use attestation::verity::Verity;
 use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::mount::{MsFlags, mount};
@@ -24,6 +24,7 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Gid, Pid, Uid, chdir, chown, chroot, sync};
 
 use crate::agent::Agent;
+use crate::dm::Target;
 use crate::events::Events;
 use crate::raw::{self, DeviceMapper};
 use crate::system::{Event, Limits, Mount, Signal, System, User};
@@ -65,7 +66,8 @@ impl System for Linux {
     }
 
     fn read(&mut self, path: &str, limit: usize) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
+        // What is short is never moved: a key leaves no copy behind.
+        let mut bytes = Vec::with_capacity(limit.min(SHORT));
         let one_more = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
         File::open(path)?.take(one_more).read_to_end(&mut bytes)?;
         if bytes.len() > limit {
@@ -154,14 +156,17 @@ impl System for Linux {
     }
 
     fn map_verity(&mut self, name: &str, disk: &str, verity: &Verity) -> io::Result<String> {
-        let control = open("/dev/mapper/control")?;
-        let mut created = dm::create(name);
-        raw::device_mapper(&control, DeviceMapper::Create, &mut created)?;
-        let mut table = dm::load(name, disk, verity);
-        raw::device_mapper(&control, DeviceMapper::Load, &mut table)?;
-        raw::device_mapper(&control, DeviceMapper::Resume, &mut dm::resume(name))?;
-        let minor = dm::minor(&created).ok_or(ErrorKind::InvalidData)?;
-        Ok(format!("/dev/dm-{minor}"))
+        map(name, &Target::verity(disk, verity))
+    }
+
+    fn map_crypt(
+        &mut self,
+        name: &str,
+        device: &str,
+        sectors: u64,
+        key: &[u8; KEY_LEN],
+    ) -> io::Result<String> {
+        map(name, &Target::crypt(device, sectors, key))
     }
 
     fn switch_root(&mut self, root: &str, kept: &[&str]) -> io::Result<()> {
@@ -342,9 +347,24 @@ fn say(line: &str) {
     writeln!(io::stdout(), "init: {line}").ok();
 }
 
+/// A new device with one target.
+fn map(name: &str, target: &Target) -> io::Result<String> {
+    let control = open("/dev/mapper/control")?;
+    let mut created = dm::create(name);
+    raw::device_mapper(&control, DeviceMapper::Create, &mut created)?;
+    let mut table = dm::load(name, target);
+    raw::device_mapper(&control, DeviceMapper::Load, &mut table)?;
+    raw::device_mapper(&control, DeviceMapper::Resume, &mut dm::resume(name))?;
+    let minor = dm::minor(&created).ok_or(ErrorKind::InvalidData)?;
+    Ok(format!("/dev/dm-{minor}"))
+}
+
 fn open(path: &str) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open(path)
 }
+
+/// Longer than a key.
+const SHORT: usize = 128;
 
 /// Interfaces are set up through a socket; any will do.
 fn any_socket() -> io::Result<UdpSocket> {

@@ -20,6 +20,7 @@ mod dm;
 mod events;
 mod gpu;
 mod harden;
+mod keys;
 mod linux;
 mod mounts;
 mod network;
@@ -83,16 +84,17 @@ fn boot(system: &mut dyn System) -> Result<Machine, Failed> {
     let config = boot.step("parse config", |_| config::parse(&files))?;
 
     let network = boot.step("set up network", |s| network::up(s, &config.network))?;
-    boot.step("open models", |s| disk::open_models(s, &config.models))?;
     boot.step("hand over evidence", |s| platform::hand_over(s, platform))?;
     boot.step("admit GPUs", |s| gpu::admit(s, gpus))?;
+    let agent = Agent::new(platform, gpus);
+    boot.step("fetch model keys", |s| {
+        keys::fetch(s, &config.models, &agent)
+    })?;
+    boot.step("open models", |s| disk::open_models(s, &config.models))?;
     boot.step("confine children", harden::children)?;
     boot.step("watch", supervise::watch)?;
 
-    Ok(Machine {
-        agent: Agent::new(platform, gpus),
-        network,
-    })
+    Ok(Machine { agent, network })
 }
 
 /// What the boot leaves to be kept running.
@@ -204,12 +206,12 @@ mod tests {
                 "address eth0 10.0.2.15/24",
                 "gateway 10.0.2.2",
                 "create /run/resolv.conf",
+                "give /dev/tpmrm0",
+                "create /run/cocoon/eventlog",
                 "mount tmpfs /models Data",
                 "verity model-tiny /dev/vda 9",
                 "mkdir /models/tiny",
                 "mount /dev/model-tiny /models/tiny ReadOnlyData",
-                "give /dev/tpmrm0",
-                "create /run/cocoon/eventlog",
                 "confine",
                 "watchdog /dev/watchdog",
                 "button /dev/input/event0",
@@ -251,9 +253,10 @@ mod tests {
                 "1000 ms: bind config",
                 "1000 ms: parse config",
                 "1000 ms: set up network",
-                "1000 ms: open models",
                 "1000 ms: hand over evidence",
                 "1000 ms: admit GPUs",
+                "1000 ms: fetch model keys",
+                "1000 ms: open models",
                 "1000 ms: confine children",
                 "1000 ms: watch",
                 "agent started as process 42",
@@ -306,13 +309,47 @@ mod tests {
     }
 
     #[test]
+    fn the_key_of_an_encrypted_model_is_fetched_by_the_measured_machine_and_removed() {
+        let mut double = stopped_at_once(Double::with_encrypted_model());
+        run(&mut double);
+        let effects = double.effects();
+        let begin = effects
+            .iter()
+            .position(|call| *call == "create /run/cocoon/eventlog");
+        assert_eq!(
+            effects[begin.unwrap() + 1..][..10],
+            [
+                "mkdir /run/cocoon/keys",
+                "give /run/cocoon/keys",
+                "run /usr/bin/agent --measured /run/cocoon/measured.toml \
+                 --unmeasured /run/cocoon/unmeasured.toml --models /models \
+                 --event-log /run/cocoon/eventlog --platform vtpm --tpm device:/dev/tpmrm0 \
+                 --fetch-keys /run/cocoon/keys as Agent",
+                "mount tmpfs /models Data",
+                "verity model-tiny /dev/vda 9",
+                "remove /run/cocoon/keys/tiny",
+                "crypt plain-tiny /dev/model-tiny 72",
+                "mkdir /models/tiny",
+                "mount /dev/plain-tiny /models/tiny ReadOnlyData",
+                "confine",
+            ]
+        );
+        assert!(!double.files.contains_key("/run/cocoon/keys/tiny"));
+    }
+
+    #[test]
     fn whatever_fails_ends_the_boot_with_the_steps_name_and_a_cause() {
         let with_gpu = || {
             let mut double = Double::with_driver();
             double.pci("0000:00:05.0", "0x10de", "0x030200");
             double
         };
-        for machine in [Double::with_tpm, Double::with_tdx, with_gpu] {
+        for machine in [
+            Double::with_tpm,
+            Double::with_tdx,
+            with_gpu,
+            Double::with_encrypted_model,
+        ] {
             let mut good = stopped_at_once(machine());
             run(&mut good);
             let started = good.calls.iter().position(|call| call.starts_with("start"));

@@ -7,7 +7,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use attestation::config::Cidr;
+use attestation::config::{Cidr, KEY_LEN};
 use attestation::verity::Verity;
 
 use crate::tdreport;
@@ -50,6 +50,14 @@ pub(crate) trait System {
     /// Maps a disk through dm-verity and returns the device that only ever
     /// yields what the root hash stands for.
     fn map_verity(&mut self, name: &str, disk: &str, verity: &Verity) -> io::Result<String>;
+    /// Maps a device through dm-crypt and returns the one that yields what `key` opens.
+    fn map_crypt(
+        &mut self,
+        name: &str,
+        device: &str,
+        sectors: u64,
+        key: &[u8; KEY_LEN],
+    ) -> io::Result<String>;
     /// Takes the `kept` mounts along and makes `root` the root of everything.
     fn switch_root(&mut self, root: &str, kept: &[&str]) -> io::Result<()>;
 
