@@ -9,6 +9,7 @@ pub mod api;
 pub mod collateral;
 pub mod fleet;
 pub mod gpu;
+pub mod keys;
 pub mod manifests;
 pub mod notify;
 #[cfg(feature = "nvidia")]

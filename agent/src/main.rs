@@ -11,6 +11,7 @@ use agent::api::{self, Model, Models};
 use agent::collateral::{INTEL, Service};
 use agent::fleet::Fleet;
 use agent::gpu::{Gpus, Machine};
+use agent::keys;
 use agent::manifests;
 use agent::notify::Notifier;
 use agent::ocsp;
@@ -55,6 +56,9 @@ struct Args {
     /// TCTI of the TPM, for vtpm.
     #[arg(long, required_if_eq("platform", "vtpm"))]
     tpm: Option<String>,
+    /// Instead of serving, leave the keys of encrypted models here.
+    #[arg(long)]
+    fetch_keys: Option<PathBuf>,
     /// GPUs to compute on.
     #[arg(long, default_value_t = 0)]
     gpus: u32,
@@ -85,19 +89,22 @@ async fn run(args: Args) -> anyhow::Result<()> {
     // Before anything that takes long, so that no signal is missed.
     let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
-    let notifier = Notifier::from_env()?;
-
     let measured = Measured::parse(&read(&args.measured)?)
         .with_context(|| format!("{} is refused", args.measured.display()))?;
     let unmeasured = Unmeasured::parse(&read(&args.unmeasured)?)
         .with_context(|| format!("{} is refused", args.unmeasured.display()))?;
-    let listener = TcpListener::bind(unmeasured.listen)
-        .await
-        .with_context(|| format!("cannot listen on {}", unmeasured.listen))?;
-
     let worker = Worker::start(open(&args, &unmeasured)?)
         .await
         .context("the platform does not speak for this machine")?;
+    if let Some(folder) = &args.fetch_keys {
+        let server = unmeasured.keyserver.as_deref();
+        return Ok(keys::fetch(&worker, &measured, server, folder).await?);
+    }
+
+    let notifier = Notifier::from_env()?;
+    let listener = TcpListener::bind(unmeasured.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}", unmeasured.listen))?;
     tokio::spawn(renew(Arc::clone(&worker)));
     let models = load(&args.models, &measured)?;
 
