@@ -120,15 +120,17 @@ fn run(command: Command) -> anyhow::Result<Verdict> {
         Command::Host(command) => runtime()?.block_on(host::run(command)),
         Command::Chain(args) => runtime()?.block_on(args.run()),
         Command::Measure(command) => measure::run(command),
-        Command::Model(command) => model::run(command),
+        Command::Model(command) => runtime()?.block_on(async {
+            let shutdown = shutdown()?;
+            model::run(command, shutdown).await
+        }),
         Command::Release(command) => release::run(command),
         Command::Audit(args) => args.run(),
     }
 }
 
 async fn serve_gateway(args: GatewayArgs) -> anyhow::Result<Verdict> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
+    let shutdown = shutdown()?;
     let policy = Arc::new(args.trust.policy()?);
     let worker = Arc::new(Worker::new(args.worker, policy, FRESH));
     let listener = TcpListener::bind(args.listen)
@@ -136,14 +138,20 @@ async fn serve_gateway(args: GatewayArgs) -> anyhow::Result<Verdict> {
         .with_context(|| format!("cannot listen on {}", args.listen))?;
     let address = listener.local_addr().context("no local address")?;
     println!("gateway http://{address}/v1");
-    let shutdown = async move {
+    client::gateway::serve(listener, worker, shutdown).await?;
+    Ok(Verdict::Trusted)
+}
+
+/// Ends with the first of SIGTERM and Ctrl-C from now on.
+fn shutdown() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
+    Ok(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-    };
-    client::gateway::serve(listener, worker, shutdown).await?;
-    Ok(Verdict::Trusted)
+    })
 }
 
 fn runtime() -> anyhow::Result<Runtime> {

@@ -14,12 +14,14 @@ use attestation::verity::Verity;
 use clap::{Args, Subcommand};
 
 use self::key::{KeyFile, ModelKey};
+use self::keyserver::KeyserverArgs;
 use self::manifest::Version;
 use self::open::{Expected, Pack};
 use self::pack::Folder;
 
 pub mod erofs;
 pub mod key;
+pub mod keyserver;
 pub mod manifest;
 pub mod open;
 pub mod pack;
@@ -34,6 +36,12 @@ pub enum Command {
     Pack(PackArgs),
     /// Say what a pack claims to be, without hashing it.
     Inspect(InspectArgs),
+    /// Give keys of private models to machines that prove what they run.
+    ///
+    /// The release says which builds and configurations: a machine gets the key of a model
+    /// that its configuration names, with this key and this server. Prints the `server` for
+    /// configurations, then one JSON object for each request.
+    Keyserver(Box<KeyserverArgs>),
     /// Hash a pack, or the pack that a folder would make, and compare.
     ///
     /// Exits with 0 when it is the one, 1 when not, 2 when it could not tell.
@@ -106,9 +114,13 @@ impl Threads {
     }
 }
 
-/// Does it.
-pub fn run(command: Command) -> Result<Verdict> {
+/// Does it; a service runs until `shutdown`.
+pub async fn run(command: Command, shutdown: impl Future<Output = ()>) -> Result<Verdict> {
     match command {
+        Command::Keyserver(args) => {
+            args.run(shutdown).await?;
+            Ok(Verdict::Trusted)
+        }
         Command::Pack(args) => args.run(),
         Command::Inspect(args) => args.run(),
         Command::Verify(args) => args.run(),

@@ -63,16 +63,21 @@ impl TrustArgs {
 
     /// Reads what the arguments name. Says so when it is less than a TD.
     pub fn policy(&self) -> anyhow::Result<Policy> {
-        let release = match &self.release {
-            Some(path) => self.signers.release(path)?,
-            None => release(None)?,
-        };
+        let release = self.release()?;
         match self.platform {
             Platform::Tdx => Ok(Policy::Tdx(Box::new(self.tdx(&release)?))),
             Platform::Vtpm => {
                 eprintln!("cocoon: platform vtpm: measured boot proved, memory not confidential");
                 self.vtpm(&release).map(Policy::Vtpm)
             }
+        }
+    }
+
+    /// The release that is to be taken, signed by whom the arguments ask for.
+    pub(crate) fn release(&self) -> anyhow::Result<Release> {
+        match &self.release {
+            Some(path) => self.signers.release(path),
+            None => release(None),
         }
     }
 

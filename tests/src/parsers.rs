@@ -12,6 +12,7 @@ use attestation::config::{Measured, Unmeasured};
 use attestation::crl::Crl;
 use attestation::eventlog::Log;
 use attestation::evidence::GpuEvidence;
+use attestation::model_key::{KeyAnswer, KeyGrant, KeyRefusal, KeyRequest};
 use attestation::nvidia::{Report, Revocation, Rim};
 use attestation::protocol::{Refusal, Request, Response};
 use attestation::tdx::{CollateralParts, Quote, QuotePolicy};
@@ -245,6 +246,31 @@ pub const PARSERS: &[Parser] = &[
             evidence.gpus = vec![gpu; count];
             cbor::encode(&Response::Evidence(Box::new(evidence), path()))
         }),
+        ..NOTHING
+    },
+    Parser {
+        name: "key-request",
+        read: |bytes| cbor::decode::<KeyRequest>(bytes).is_ok(),
+        made: || {
+            let (nonce, root) = ([7; 32], [8; 32]);
+            vec![cbor::encode(&KeyRequest { nonce, root })]
+        },
+        ..NOTHING
+    },
+    Parser {
+        name: "key-answer",
+        read: |bytes| cbor::decode::<KeyAnswer>(bytes).is_ok(),
+        made: || {
+            let grant = KeyGrant {
+                key: [1; 64],
+                spki: vec![2; 91],
+                signature: vec![3; 64],
+            };
+            vec![
+                cbor::encode(&KeyAnswer::Key(grant)),
+                cbor::encode(&KeyAnswer::Refused(KeyRefusal::Unknown)),
+            ]
+        },
         ..NOTHING
     },
     Parser {

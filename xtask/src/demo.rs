@@ -3,6 +3,7 @@
 
 mod chain;
 pub(crate) mod chat;
+mod private;
 mod report;
 mod service;
 mod stage;
@@ -26,6 +27,7 @@ pub fn run(builder: &Builder) -> Result<()> {
     let debug = stage.unpublished(builder)?;
     println!("{}", stage.platform_in_words());
     genuine(&stage, &mut report)?;
+    private::run(builder, &stage)?;
     report.seconds_to_trusted = Some(service::run(&stage)?);
     tamper::all(&stage, &debug, &mut report)?;
     report.chain = chain::run(builder)?;

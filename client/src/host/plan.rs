@@ -52,7 +52,7 @@ pub struct PlanArgs {
     #[arg(long, value_name = "NAME")]
     config: Option<String>,
     /// Configuration that is not measured, instead of DHCP and port 8443.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["collateral", "manifests", "ocsp"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["collateral", "manifests", "ocsp", "keyserver"])]
     unmeasured: Option<PathBuf>,
     /// Where the guest fetches Intel's statements about this platform.
     #[arg(
@@ -67,6 +67,9 @@ pub struct PlanArgs {
     /// Where it asks about NVIDIA's certificates, if not NVIDIA.
     #[arg(long, value_name = "URL")]
     ocsp: Option<String>,
+    /// Key server of the encrypted models.
+    #[arg(long, value_name = "HOST:PORT")]
+    keyserver: Option<String>,
     /// Where this server listens for clients.
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8443")]
     pub(super) listen: SocketAddr,
@@ -226,6 +229,7 @@ impl PlanArgs {
                     ),
                     ("manifests", self.manifests.as_ref()),
                     ("ocsp", self.ocsp.as_ref()),
+                    ("keyserver", self.keyserver.as_ref()),
                 ];
                 let services: String = services
                     .iter()
@@ -414,12 +418,13 @@ mod tests {
     #[test]
     fn the_guest_is_told_of_other_services_than_intels_and_nvidias() {
         let stage = Stage::set();
-        let more = "--collateral http://a --manifests http://b --ocsp http://c";
+        let more = "--collateral http://a --manifests http://b --ocsp http://c --keyserver d:1";
         let arguments = stage.plan(more).unwrap().vm.arguments().unwrap().join(" ");
         for (name, url) in [
             ("collateral", "http://a"),
             ("manifests", "http://b"),
             ("ocsp", "http://c"),
+            ("keyserver", "d:1"),
         ] {
             assert!(arguments.contains(&format!("{name} = \"{url}\"")), "{name}");
         }

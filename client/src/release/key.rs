@@ -91,7 +91,7 @@ impl SigningKey {
     }
 
     /// A signature as two numbers, as COSE wants it.
-    pub(super) fn sign_fixed(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
+    pub(crate) fn sign_fixed(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
         sign(&self.fixed, message)
     }
 }
@@ -129,7 +129,8 @@ impl VerifyingKey {
         signature::verify(Scheme::P256Sha256, &self.0, message, signature)
     }
 
-    fn spki(&self) -> Vec<u8> {
+    /// SubjectPublicKeyInfo.
+    pub(crate) fn spki(&self) -> Vec<u8> {
         [&SPKI[..], &self.0].concat()
     }
 }

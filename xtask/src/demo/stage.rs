@@ -168,7 +168,11 @@ pub(super) fn agent_memory(vm: &Vm) -> Option<u32> {
 }
 
 /// The options that say whom to trust.
-fn trust<'a>(release: &'a Path, root: &'a Path, accelerator: Accelerator) -> Vec<&'a OsStr> {
+pub(super) fn trust<'a>(
+    release: &'a Path,
+    root: &'a Path,
+    accelerator: Accelerator,
+) -> Vec<&'a OsStr> {
     let mut options = vec![OsStr::new("--release"), release.as_os_str()];
     if accelerator.platform() == Platform::Vtpm {
         options.extend(["--platform", "vtpm", "--vtpm-root"].map(OsStr::new));
@@ -195,7 +199,13 @@ fn measured(builder: &Builder, tools: &Tools) -> Result<(String, Vec<ModelDisk>)
     Ok((text, disks))
 }
 
-fn publish(cocoon: &Cocoon, image: &Artefacts, config: &Path, out: &Path) -> Result<PathBuf> {
+/// The release that vouches for a configuration.
+pub(super) fn publish(
+    cocoon: &Cocoon,
+    image: &Artefacts,
+    config: &Path,
+    out: &Path,
+) -> Result<PathBuf> {
     let options = ["release", "make", "--artefacts"].map(OsStr::new);
     let files = [
         image.folder.as_os_str(),
@@ -219,4 +229,5 @@ const CONFIG: &str = "worker.toml";
 
 const PORT: u16 = 8443;
 
-const UNMEASURED: &str = "version = 1\nlisten = \"0.0.0.0:8443\"\n\n[network]\nmode = \"dhcp\"\n";
+pub(super) const UNMEASURED: &str =
+    "version = 1\nlisten = \"0.0.0.0:8443\"\n\n[network]\nmode = \"dhcp\"\n";
