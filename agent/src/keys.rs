@@ -50,7 +50,8 @@ pub async fn fetch(
             .map_err(|_| failed(Cause::Late))?
             .map_err(failed)?;
         // A file in memory: it does not block.
-        fs::write(folder.join(name), &*key).map_err(|source| failed(Cause::Write(source)))?;
+        fs::write(folder.join(name), key.as_slice())
+            .map_err(|source| failed(Cause::Write(source)))?;
     }
     Ok(())
 }

@@ -157,3 +157,14 @@ fn shutdown() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
 fn runtime() -> anyhow::Result<Runtime> {
     Runtime::new().context("cannot start the runtime")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn no_two_options_of_a_command_have_one_name() {
+        Cli::command().debug_assert();
+    }
+}

@@ -152,8 +152,9 @@ impl Provider for Stale {
         report_data: &ReportData,
         _credential: Option<&Credential>,
     ) -> Result<PlatformEvidence, ProviderError> {
-        let then = SystemTime::now() - Duration::from_secs(400 * 24 * 3600);
-        let then = then.duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+        let then = now.saturating_sub(Duration::from_secs(400 * 24 * 3600));
+        let then = then.as_secs();
         Ok(PlatformEvidence::Tdx {
             quote: self.0.quote(&report_data.0),
             collateral: self.0.collateral(i64::try_from(then)?),

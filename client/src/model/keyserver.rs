@@ -43,7 +43,7 @@ pub struct KeyserverArgs {
     trust: TrustArgs,
     /// Folder of key files, as `cocoon model pack --key-out` makes them, ending in .key.
     #[arg(long, value_name = "DIR")]
-    keys: PathBuf,
+    model_keys: PathBuf,
     /// This server's own key, as `cocoon release keygen` makes it.
     #[arg(long, value_name = "FILE")]
     identity: PathBuf,
@@ -59,7 +59,7 @@ impl KeyserverArgs {
         let owner = Owner {
             policy: self.trust.policy()?,
             configs: configs(&release)?,
-            keys: read(&self.keys)?,
+            keys: read(&self.model_keys)?,
             identity: SigningKey::read(&self.identity)?,
         };
         let listener = TcpListener::bind(self.listen)

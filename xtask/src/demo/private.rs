@@ -19,9 +19,9 @@ use client::release::key::SigningKey;
 use super::chat;
 use super::stage::{self, Stage, publish, trust};
 use crate::image::Builder;
+use crate::models;
 use crate::place::{remove, write};
-use crate::vm::{self, Vm};
-use crate::{cocoon::Gateway, models};
+use crate::vm;
 
 /// Packs, publishes, gives the key, and has the machine answer.
 pub(super) fn run(builder: &Builder, stage: &Stage) -> Result<()> {
@@ -65,7 +65,7 @@ pub(super) fn run(builder: &Builder, stage: &Stage) -> Result<()> {
         said.contains("\"event\":\"released\""),
         "the key server says {said}"
     );
-    let gateway: Gateway = stage.cocoon.gateway(vm.address(), &trust)?;
+    let gateway = stage.cocoon.gateway(vm.address(), &trust)?;
     chat::recite(&gateway.base)?;
     vm.press_power_button()?;
     vm.wait(stage::BOOT)?;
@@ -114,7 +114,7 @@ impl Keyserver {
             "keyserver".as_ref(),
             "--listen".as_ref(),
             "127.0.0.1:0".as_ref(),
-            "--keys".as_ref(),
+            "--model-keys".as_ref(),
             keys.as_os_str(),
             "--identity".as_ref(),
             identity.as_os_str(),
