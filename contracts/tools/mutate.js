@@ -147,8 +147,24 @@ async function buildsOf() {
     return of;
 }
 
+// Those that do not notice that a contract was put in its place as a mutant is.
+async function judges(tests, jobs) {
+    const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'cocoon-mutant-'));
+    fs.cpSync(TOLK, path.join(folder, 'tolk'), { recursive: true });
+    fs.cpSync(path.join(HERE, 'compiled'), path.join(folder, 'compiled'), { recursive: true });
+    const found = [];
+    await each(tests.filter(({ reached }) => reached.length > 0), jobs, async (test) => {
+        const { passed } = await passes(test, { COCOON_MUTANT: folder });
+        if (passed) found.push(test);
+        else console.log(`is no judge: ${test.name}`);
+    });
+    fs.rmSync(folder, { recursive: true });
+    return found;
+}
+
 async function run(folder, options) {
     const reached = readReached(folder);
+    reached.tests = await judges(reached.tests, options.jobs);
     const builds = await buildsOf();
     const files = options.file ? [`${options.file}.tolk`] : sources();
     const todo = files.flatMap(mutants).filter((_, index) => index % options.every === 0);
