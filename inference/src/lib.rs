@@ -10,7 +10,8 @@
 //! Qwen2 and Qwen3 with experts, DeepSeek V2 and V3; what DeepSeek distilled into
 //! Qwen2 and Llama is of those families. In GGUF: `llama` (Mixtral and Mistral are
 //! that, too), `qwen2`, `qwen3`, `qwen2moe`, `qwen3moe` and `gemma3`. BERT embeds,
-//! ViT classifies, Whisper hears, Stable Diffusion draws. LLaVA sees: Llama, Qwen2 or Qwen3 with the tower of CLIP or SigLIP.
+//! ViT classifies, Whisper hears, Stable Diffusion draws. LLaVA sees: Llama, Qwen2 or
+//! Qwen3 with the tower of CLIP or SigLIP.
 //!
 //! It has one thread, which decodes many answers at a time, with helpers; callers
 //! talk to it through channels and need no particular async runtime.
@@ -19,8 +20,9 @@
 //! * with a seed, or greedily, the same request gives the same tokens, bit for
 //!   bit, whatever else is being decoded, however it was read, however many threads
 //!   work and whether the processor has AVX-512, AVX2 or neither; with feature
-//!   `cuda` the GPU's library decides, and this is not promised; nor is it of speech and drawings
-//!   on another kind of processor, where the tensor library's products differ;
+//!   `cuda` the GPU's library decides, and this is not promised; nor is it of speech
+//!   and drawings on another kind of processor, where the tensor library's products
+//!   differ;
 //! * if it must be JSON, follow a schema or call a tool, it cannot be anything else;
 //!   only how long it may be can cut it off;
 //! * what a tenant's earlier requests have read is not read again, but no tenant can
