@@ -12,12 +12,15 @@ use crate::engine::turn;
 use crate::error::EngineError;
 use crate::kernel::pool::Pool;
 use crate::queue::Queue;
+use crate::request::Sampling;
+use crate::witness::{Executed, Witness};
 
 /// Texts to embed.
 pub(crate) struct Job {
     /// Each has at least one token and fits the context.
     pub(crate) texts: Vec<Zeroizing<Vec<u32>>>,
     pub(crate) deadline: Deadline,
+    pub(crate) witness: Option<Witness>,
     pub(crate) result: Sender<Result<Embeddings, EngineError>>,
 }
 
@@ -50,6 +53,26 @@ fn embed(model: &Bert, pool: &mut Pool, job: &Job) -> Result<Embeddings, EngineE
         }
         vectors.push(vector);
         prompt = prompt.saturating_add(tokens.len());
+    }
+    if let Some(witness) = &job.witness {
+        for tokens in &job.texts {
+            witness.tell(Executed {
+                index: witness.ask(),
+                prompt: tokens.clone(),
+                images: 0,
+                constrained: false,
+                answer: Zeroizing::default(),
+                sampling: Sampling::default(),
+                own_seed: false,
+                max_tokens: 0,
+                stop: Vec::new(),
+                reason: None,
+                usage: Usage {
+                    prompt: tokens.len(),
+                    ..Usage::default()
+                },
+            });
+        }
     }
     let usage = Usage {
         prompt,

@@ -11,11 +11,13 @@ use std::thread;
 use std::time::Duration;
 
 use futures_channel::{mpsc, oneshot};
+use futures_executor::block_on;
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use crate::activity::{Activity, Counters};
-use crate::answer::{Answer, Embeddings, Label, Pending};
+use crate::answer::{Answer, Embeddings, Label, Pending, Usage};
 use crate::bert::Bert;
 use crate::calls::Calls;
 use crate::classifier;
@@ -24,15 +26,17 @@ use crate::deadline::Deadline;
 use crate::decoder::{Decoder, FAMILIES, Family, Shape};
 use crate::diffusion::{self, Diffusion, Prompts};
 use crate::embedder;
-use crate::error::{LoadError, RequestError};
+use crate::error::{EngineError, LoadError, RequestError};
 use crate::generation::{Defaults, Generation, Ids};
 use crate::grammar::{Form, Grammars};
 use crate::image::{Image, ImageError};
+use crate::kernel::level::Cpu;
 use crate::kernel::pool::Pool;
 use crate::memory::Memory;
 use crate::model_dir::ModelDir;
 use crate::prompt::Template;
 use crate::queue::Queue;
+use crate::replay::{Asked, Difference, Replay, ReplayError};
 use crate::request::{Prompt, Request, Tenant};
 use crate::scheduler::{self, Scheduler};
 use crate::self_test;
@@ -42,12 +46,14 @@ use crate::vision::{Llava, LlavaConfig, Placeholder, Processor, Sight, Vit};
 use crate::weights::Weights;
 use crate::weights::gguf::Gguf;
 use crate::whisper::{self, Vocabulary, Whisper};
+use crate::witness::{Attended, Executed, Witness};
 
 /// A loaded model with its thread, which ends with it.
 #[derive(Debug)]
 pub struct Engine {
     info: Info,
     limits: Limits,
+    card: Card,
     kind: Kind,
 }
 
@@ -115,6 +121,21 @@ pub struct Info {
     pub self_tested: bool,
 }
 
+/// What a model's answers come from, by digests: SHA-256 of each.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Card {
+    /// Of `manifest.json`, where there is one.
+    pub manifest: Option<[u8; 32]>,
+    /// Of `tokenizer.json`, or of what stands for it.
+    pub tokenizer: Option<[u8; 32]>,
+    /// Of the chat template's text.
+    pub template: Option<[u8; 32]>,
+    /// How the file holds most of the numbers, in its own words.
+    pub format: Option<String>,
+    /// Instructions that the kernels use.
+    pub kernels: &'static str,
+}
+
 /// What a model can be asked for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Task {
@@ -180,8 +201,34 @@ impl Engine {
             None if dir.path(Diffusion::INDEX).exists() => Self::load_generation(&dir, limits)?,
             None => Self::load_hub(&dir, limits)?,
         };
+        engine.card = engine.identify(&dir)?;
         engine.info.self_tested = self_test::run(&dir, &engine)?;
         Ok(engine)
+    }
+
+    fn identify(&self, dir: &ModelDir) -> Result<Card, LoadError> {
+        let (tokenizer, template) = match &self.kind {
+            Kind::Chat {
+                tokens, template, ..
+            } => (Some(*tokens.digest()), Some(*template.digest())),
+            Kind::Embedding { tokens, .. } => (Some(*tokens.digest()), None),
+            Kind::Transcription { tokens, .. } => (Some(*tokens.digest()), None),
+            Kind::Classification { .. } | Kind::Generation { .. } => (None, None),
+        };
+        let format = match (&self.kind, dir.gguf()?) {
+            // Several models, each in a folder of its own.
+            (Kind::Generation { .. }, _) => None,
+            (_, Some(path)) => Gguf::open(path)?.weights.most(),
+            (_, None) => Weights::open(dir)?.most(),
+        };
+        let manifest = dir.optional_bytes(MANIFEST)?;
+        Ok(Card {
+            manifest: manifest.map(|text| Sha256::digest(text).into()),
+            tokenizer,
+            template,
+            format,
+            kernels: Cpu::detect().name(),
+        })
     }
 
     /// As the Hugging Face hub lays a model out.
@@ -319,7 +366,12 @@ impl Engine {
             counters,
             queue,
         };
-        Ok(Self { info, limits, kind })
+        Ok(Self {
+            info,
+            limits,
+            card: Card::default(),
+            kind,
+        })
     }
 
     fn load_embedding(dir: &ModelDir, limits: Limits) -> Result<Self, LoadError> {
@@ -344,6 +396,7 @@ impl Engine {
         Ok(Self {
             info,
             limits,
+            card: Card::default(),
             kind: Kind::Embedding { tokens, queue },
         })
     }
@@ -370,6 +423,7 @@ impl Engine {
         Ok(Self {
             info,
             limits,
+            card: Card::default(),
             kind: Kind::Classification { processor, queue },
         })
     }
@@ -377,6 +431,11 @@ impl Engine {
     /// What this model is.
     pub fn info(&self) -> &Info {
         &self.info
+    }
+
+    /// What its answers come from.
+    pub fn card(&self) -> &Card {
+        &self.card
     }
 
     /// Queues an answer. Tokenises its prompt here, which takes milliseconds for a
@@ -412,13 +471,34 @@ impl Engine {
                 Some(grammars.compile(form)?)
             }
         };
+        let own_seed = request.sampling.seed.is_none();
+        let constrained = grammar.is_some();
         let sampler = defaults.sampler(request.sampling, &prompt)?.under(grammar);
+        let max_tokens = request.max_tokens.unwrap_or(room);
+        let attended = request.witness.map(|witness| Attended {
+            executed: Executed {
+                index: witness.ask(),
+                prompt: prompt.clone(),
+                images: sights.len(),
+                constrained,
+                answer: Zeroizing::default(),
+                sampling: sampler.sampling(),
+                own_seed,
+                max_tokens,
+                stop: request.stop.clone(),
+                reason: None,
+                usage: Usage::default(),
+            },
+            witness,
+        });
         let (events, answer) = mpsc::unbounded();
         let job = scheduler::Job {
             prompt,
             sights,
-            max_tokens: request.max_tokens.unwrap_or(room),
+            max_tokens,
             sampler,
+            attended,
+            replay: None,
             stop: Stop::new(request.stop),
             logprobs: request.logprobs,
             deadline: Deadline::after(self.limits.time),
@@ -499,7 +579,16 @@ impl Engine {
 
     /// Queues texts to embed; all or none.
     pub fn embed(&self, texts: &[String]) -> Result<Pending<Embeddings>, RequestError> {
-        self.embed_each(texts, |tokens, text| {
+        self.embed_before(None, texts)
+    }
+
+    /// As [`Self::embed`]; the witness hears of each text.
+    pub fn embed_before(
+        &self,
+        witness: Option<Witness>,
+        texts: &[String],
+    ) -> Result<Pending<Embeddings>, RequestError> {
+        self.embed_each(witness, texts, |tokens, text| {
             self.check_context(tokens.at_least(text.len()), Some(0))?;
             match text.is_empty() {
                 true => Err(RequestError::Empty { parameter: "input" }),
@@ -510,9 +599,13 @@ impl Engine {
 
     /// The same for texts that are tokens of this model already, without those that
     /// frame a text.
-    pub fn embed_tokens(&self, texts: &[Vec<u32>]) -> Result<Pending<Embeddings>, RequestError> {
+    pub fn embed_tokens_before(
+        &self,
+        witness: Option<Witness>,
+        texts: &[Vec<u32>],
+    ) -> Result<Pending<Embeddings>, RequestError> {
         let parameter = "input";
-        self.embed_each(texts, |tokens, ids| {
+        self.embed_each(witness, texts, |tokens, ids| {
             match (ids.is_empty(), tokens.know(ids)) {
                 (true, _) => Err(RequestError::Empty { parameter }),
                 (_, false) => Err(RequestError::UnknownToken { parameter }),
@@ -523,6 +616,7 @@ impl Engine {
 
     fn embed_each<T>(
         &self,
+        witness: Option<Witness>,
         texts: &[T],
         encode: impl Fn(&Tokens, &T) -> Result<Vec<u32>, RequestError>,
     ) -> Result<Pending<Embeddings>, RequestError> {
@@ -542,6 +636,7 @@ impl Engine {
         let job = embedder::Job {
             texts,
             deadline: Deadline::after(self.limits.time),
+            witness,
             result,
         };
         enqueue(queue, Tenant::new(), job)?;
@@ -578,6 +673,53 @@ impl Engine {
             Kind::Chat { counters, .. } => counters.activity(),
             _ => Activity::default(),
         }
+    }
+
+    /// Reads a prompt with an answer at once, and compares each token of the answer with
+    /// the one that is chosen there. Blocks.
+    pub fn replay(&self, replay: Replay) -> Result<Option<Difference>, ReplayError> {
+        let Kind::Chat {
+            queue, defaults, ..
+        } = &self.kind
+        else {
+            return Err(ReplayError::Request(self.wrong_task(Task::Chat)));
+        };
+        let Replay {
+            prompt,
+            answer,
+            sampling,
+        } = replay;
+        if sampling.seed.is_none() {
+            return Err(ReplayError::NoSeed);
+        }
+        let job = || {
+            let parameter = "prompt";
+            if prompt.is_empty() {
+                return Err(RequestError::Empty { parameter });
+            }
+            self.check_context(prompt.len(), Some(answer.len()))?;
+            sampling.check()?;
+            let sampler = defaults.sampler(sampling, &prompt)?;
+            let (outcome, pending) = oneshot::channel();
+            // Held until the end, or nobody would want it.
+            let (events, held) = mpsc::unbounded();
+            let job = scheduler::Job {
+                max_tokens: answer.len(),
+                prompt,
+                sights: Vec::new(),
+                sampler,
+                stop: Stop::new(Vec::new()),
+                deadline: Deadline::after(self.limits.time),
+                attended: None,
+                logprobs: None,
+                replay: Some(Asked { answer, outcome }),
+                events,
+            };
+            enqueue(queue, Tenant::new(), job)?;
+            Ok((pending, held))
+        };
+        let (pending, _held) = job().map_err(ReplayError::Request)?;
+        block_on(pending).unwrap_or(Err(ReplayError::Engine(EngineError::Stopped)))
     }
 
     /// The room that a prompt leaves for the answer, if that is enough.
@@ -652,5 +794,8 @@ const SMALL: u64 = 10_000_000;
 
 /// Most requests that wait for a model whose requests are large and take long.
 const HEAVY: usize = 8;
+
+/// What a model pack says of its files.
+const MANIFEST: &str = "manifest.json";
 
 const RETRY_AFTER: Duration = Duration::from_secs(1);

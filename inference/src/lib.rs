@@ -27,6 +27,8 @@
 //!   only how long it may be can cut it off;
 //! * what a tenant's earlier requests have read is not read again, but no tenant can
 //!   tell what another has asked, and each gets its turn;
+//! * an answer can be made again: a [`Witness`] hears what was executed, and
+//!   [`Engine::replay`] names the first token that this machine would not have chosen;
 //! * no text of a request or an answer is in an error, a `Debug` form or a log;
 //!   prompts are wiped after use, keys and values when their room is needed, but
 //!   what the libraries for tokens, templates and images allocate in between is not.
@@ -59,6 +61,7 @@ mod memory;
 mod model_dir;
 mod prompt;
 mod queue;
+mod replay;
 mod request;
 mod sampler;
 mod scheduler;
@@ -70,16 +73,19 @@ mod tools;
 mod vision;
 mod weights;
 mod whisper;
+mod witness;
 
 pub use activity::Activity;
 pub use answer::{Answer, Embeddings, Event, FinishReason, Label, Pending, Usage};
 pub use audio::{Audio, AudioError};
 pub use diffusion::{PictureRequest, Pictures};
-pub use engine::{Engine, Info, Limits, Task};
+pub use engine::{Card, Engine, Info, Limits, Task};
 pub use error::{EngineError, LoadError, RequestError};
 pub use image::{Image, ImageError};
 pub use logprobs::{Candidate, Logprob};
+pub use replay::{Difference, Replay, ReplayError};
 pub use request::{Format, Message, Prompt, Request, Role, Sampling, Tenant, ToolCall};
 pub use schema::SchemaError;
 pub use tools::{Tool, ToolChoice, Tools};
 pub use whisper::{Segment, Transcript, TranscriptRequest};
+pub use witness::{Executed, Witness};

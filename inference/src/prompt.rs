@@ -17,6 +17,7 @@ use minijinja_contrib::pycompat::unknown_method_callback;
 use serde::{Deserialize, Serialize as _};
 use serde_json::json;
 use serde_json::ser::{Formatter, PrettyFormatter};
+use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use crate::config::unsupported;
@@ -31,6 +32,7 @@ use crate::weights::gguf::Gguf;
 #[derive(Debug)]
 pub(crate) struct Template {
     environment: Environment<'static>,
+    digest: [u8; 32],
     bos_token: String,
     eos_token: String,
     /// Whether it takes what a message says and shows as a list.
@@ -117,6 +119,7 @@ impl Template {
         environment.set_unknown_method_callback(unknown_method_callback);
         environment.add_function("raise_exception", raise_exception);
         environment.add_filter("tojson", tojson);
+        let digest = Sha256::digest(&source).into();
         // They mark what a model may be trained on, for transformers alone.
         let source = source.replace("{% generation %}", "");
         let source = source.replace("{% endgeneration %}", "");
@@ -124,11 +127,17 @@ impl Template {
         environment.add_template_owned(NAME, source)?;
         Ok(Self {
             environment,
+            digest,
             bos_token,
             eos_token,
             parts: false,
             style,
         })
+    }
+
+    /// SHA-256 of its text.
+    pub(crate) fn digest(&self) -> &[u8; 32] {
+        &self.digest
     }
 
     /// The prompt that asks for the next message of the assistant.

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use crate::error::RequestError;
 use crate::image::Image;
 use crate::tools::Tools;
+use crate::witness::Witness;
 
 /// Whoever asks. Requests of one tenant may share what the engine has read; those
 /// of others can neither share it nor delay them by more than their own turn.
@@ -51,6 +52,8 @@ pub struct Request {
     pub logprobs: Option<usize>,
     /// Who asks; a stranger to all others by default.
     pub tenant: Tenant,
+    /// Who is told what was executed, if anybody.
+    pub witness: Option<Witness>,
 }
 
 impl fmt::Debug for Request {
@@ -211,13 +214,6 @@ pub struct Sampling {
 impl Request {
     /// Checks what does not depend on the model.
     pub(crate) fn check(&self) -> Result<(), RequestError> {
-        let out_of_range = |parameter, found: String, expected| {
-            Err(RequestError::OutOfRange {
-                parameter,
-                found,
-                expected,
-            })
-        };
         let empty = |parameter| Err(RequestError::Empty { parameter });
         match &self.prompt {
             Prompt::Chat(messages) if messages.is_empty() => return empty("messages"),
@@ -225,45 +221,7 @@ impl Request {
             _ => {}
         }
         self.tools.check()?;
-        let sampling = &self.sampling;
-        for (parameter, found, low, high, expected) in [
-            ("temperature", sampling.temperature, 0.0, 2.0, "0 to 2"),
-            ("top_p", sampling.top_p, 0.0, 1.0, "0 to 1"),
-            ("min_p", sampling.min_p, 0.0, 1.0, "0 to 1"),
-            (
-                "repetition_penalty",
-                sampling.repetition_penalty,
-                0.01,
-                2.0,
-                "0.01 to 2",
-            ),
-            (
-                "presence_penalty",
-                sampling.presence_penalty,
-                -2.0,
-                2.0,
-                "-2 to 2",
-            ),
-            (
-                "frequency_penalty",
-                sampling.frequency_penalty,
-                -2.0,
-                2.0,
-                "-2 to 2",
-            ),
-        ] {
-            if let Some(found) = found.filter(|found| !(low..=high).contains(found)) {
-                return out_of_range(parameter, found.to_string(), expected);
-            }
-        }
-        let mut biases = sampling.logit_bias.values();
-        if let Some(found) = biases.find(|bias| !(-100.0..=100.0).contains(*bias)) {
-            return out_of_range("logit_bias", found.to_string(), "-100 to 100");
-        }
-        if sampling.logit_bias.len() > MAX_BIASES {
-            let found = sampling.logit_bias.len().to_string();
-            return out_of_range("logit_bias", found, "at most 1000 tokens");
-        }
+        self.sampling.check()?;
         if let Some(found) = self.logprobs.filter(|found| *found > MAX_LOGPROBS) {
             return out_of_range("top_logprobs", found.to_string(), "0 to 20");
         }
@@ -285,6 +243,63 @@ impl Request {
             _ => Ok(()),
         }
     }
+}
+
+impl Sampling {
+    /// Checks that everything is in range.
+    pub(crate) fn check(&self) -> Result<(), RequestError> {
+        for (parameter, found, low, high, expected) in [
+            ("temperature", self.temperature, 0.0, 2.0, "0 to 2"),
+            ("top_p", self.top_p, 0.0, 1.0, "0 to 1"),
+            ("min_p", self.min_p, 0.0, 1.0, "0 to 1"),
+            (
+                "repetition_penalty",
+                self.repetition_penalty,
+                0.01,
+                2.0,
+                "0.01 to 2",
+            ),
+            (
+                "presence_penalty",
+                self.presence_penalty,
+                -2.0,
+                2.0,
+                "-2 to 2",
+            ),
+            (
+                "frequency_penalty",
+                self.frequency_penalty,
+                -2.0,
+                2.0,
+                "-2 to 2",
+            ),
+        ] {
+            if let Some(found) = found.filter(|found| !(low..=high).contains(found)) {
+                return out_of_range(parameter, found.to_string(), expected);
+            }
+        }
+        let mut biases = self.logit_bias.values();
+        if let Some(found) = biases.find(|bias| !(-100.0..=100.0).contains(*bias)) {
+            return out_of_range("logit_bias", found.to_string(), "-100 to 100");
+        }
+        if self.logit_bias.len() > MAX_BIASES {
+            let found = self.logit_bias.len().to_string();
+            return out_of_range("logit_bias", found, "at most 1000 tokens");
+        }
+        Ok(())
+    }
+}
+
+fn out_of_range(
+    parameter: &'static str,
+    found: String,
+    expected: &'static str,
+) -> Result<(), RequestError> {
+    Err(RequestError::OutOfRange {
+        parameter,
+        found,
+        expected,
+    })
 }
 
 const MAX_BIASES: usize = 1000;

@@ -12,11 +12,13 @@ use crate::error::EngineError;
 use crate::grammar::Grammar;
 use crate::kernel::level::{Cpu, Kernel, LANES, Level};
 use crate::kernel::row::for_lanes;
+use crate::request::Sampling;
 
 /// Settings of one answer, complete, and what has been said in it.
 #[derive(Clone, Debug)]
 pub(crate) struct Sampler {
     settings: Settings,
+    seed: u64,
     random: SplitMix64,
     /// Tokens of the prompt, where they matter.
     read: BTreeSet<u32>,
@@ -63,6 +65,7 @@ impl Sampler {
             said: BTreeMap::new(),
             grammar: None,
             settings,
+            seed,
             random: SplitMix64(seed),
         }
     }
@@ -70,6 +73,22 @@ impl Sampler {
     /// The same, for an answer that has to be of a form.
     pub(crate) fn under(self, grammar: Option<Grammar>) -> Self {
         Self { grammar, ..self }
+    }
+
+    /// The settings, as a request would have to name them to choose the same tokens.
+    pub(crate) fn sampling(&self) -> Sampling {
+        let settings = self.settings.clone();
+        Sampling {
+            temperature: Some(settings.temperature),
+            top_p: Some(settings.top_p),
+            top_k: Some(settings.top_k),
+            min_p: Some(settings.min_p),
+            repetition_penalty: Some(settings.repetition_penalty),
+            presence_penalty: Some(settings.presence_penalty),
+            frequency_penalty: Some(settings.frequency_penalty),
+            logit_bias: settings.logit_bias,
+            seed: Some(self.seed),
+        }
     }
 
     /// The chosen token; a fault if a logit is not a number or all are minus infinity.

@@ -30,11 +30,13 @@ use crate::kernel::pool::Pool;
 use crate::logprobs::{Logprob, Scores, Unsaid};
 use crate::memory::{Content, Memory};
 use crate::queue::Queue;
+use crate::replay::Asked;
 use crate::request::Tenant;
 use crate::sampler::Sampler;
 use crate::stop::{Said, Stop};
 use crate::tokens::Tokens;
 use crate::vision::{Llava, Sight};
+use crate::witness::{Attended, Executed};
 
 /// One answer to make.
 pub(crate) struct Job {
@@ -48,6 +50,9 @@ pub(crate) struct Job {
     /// As in the request.
     pub(crate) logprobs: Option<usize>,
     pub(crate) deadline: Deadline,
+    pub(crate) attended: Option<Attended>,
+    /// Not to be answered, but compared with this.
+    pub(crate) replay: Option<Asked>,
     pub(crate) events: UnboundedSender<Result<Event, EngineError>>,
 }
 
@@ -114,10 +119,18 @@ impl Scheduler {
                 None => {
                     let share = |tenant| running.iter().filter(|s| s.tenant == tenant).count();
                     match queue.pop(share, |job| fits(&job.prompt)) {
-                        Some((tenant, job)) => {
-                            self.counters.add_prompt(job.prompt.len());
-                            Sequence::new(tenant, job)
-                        }
+                        Some((tenant, mut job)) => match job.replay.take() {
+                            Some(Asked { answer, outcome }) => {
+                                let found = self.replay(&job.prompt, &answer, job.sampler);
+                                // Whoever asked may be gone.
+                                drop(outcome.send(found));
+                                continue;
+                            }
+                            None => {
+                                self.counters.add_prompt(job.prompt.len());
+                                Sequence::new(tenant, job)
+                            }
+                        },
                         None => return,
                     }
                 }
@@ -253,6 +266,7 @@ struct Sequence {
     max_tokens: usize,
     usage: Usage,
     deadline: Deadline,
+    attended: Option<Attended>,
     events: UnboundedSender<Result<Event, EngineError>>,
 }
 
@@ -284,6 +298,7 @@ impl Sequence {
             unsaid: Unsaid::default(),
             max_tokens: job.max_tokens,
             deadline: job.deadline,
+            attended: job.attended,
             events: job.events,
         }
     }
@@ -355,6 +370,7 @@ impl Sequence {
             Err(error) => return self.fail(error),
         };
         self.usage.completion = self.usage.completion.saturating_add(1);
+        self.tokens.push(token);
         if ends.contains(&token) {
             self.unsaid.forget_last();
             return self.finish(FinishReason::Stop);
@@ -376,7 +392,6 @@ impl Sequence {
         if self.usage.completion >= self.max_tokens {
             return self.finish(FinishReason::Length);
         }
-        self.tokens.push(token);
         false
     }
 
@@ -386,8 +401,22 @@ impl Sequence {
         let logprobs = self.unsaid.finish();
         self.tell(text, logprobs);
         let usage = self.usage;
+        self.testify(reason);
         self.send(Ok(Event::Finish { reason, usage }));
         true
+    }
+
+    /// Tells the witness, before anybody can ask it.
+    fn testify(&mut self, reason: FinishReason) {
+        if let Some(Attended { witness, executed }) = self.attended.take() {
+            let answer = self.tokens.get(self.usage.prompt..).unwrap_or_default();
+            witness.tell(Executed {
+                answer: Zeroizing::new(answer.to_vec()),
+                reason: Some(reason),
+                usage: self.usage,
+                ..executed
+            });
+        }
     }
 
     /// Ends with an error.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use llguidance::toktrie::TokTrie;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use tokenizers::{Encoding, Token, Tokenizer};
 use zeroize::Zeroizing;
 
@@ -17,6 +18,7 @@ use crate::weights::gguf::Gguf;
 #[derive(Debug)]
 pub(crate) struct Tokens {
     tokenizer: Tokenizer,
+    digest: [u8; 32],
     /// Texts that the tokenizer turns into a control token wherever they occur.
     special: Vec<String>,
     /// No token stands for more bytes of text than this.
@@ -67,6 +69,7 @@ impl Tokens {
             special: special.map(|token| token.content).collect(),
             longest: tokens.keys().map(String::len).max().unwrap_or(1),
             bytes: alphabet::bytes_of_tokens(json, &tokenizer),
+            digest: Sha256::digest(json).into(),
             tokenizer,
         })
     }
@@ -75,6 +78,11 @@ impl Tokens {
     pub(crate) fn is_control(&self, token: u32) -> bool {
         let text = self.tokenizer.id_to_token(token);
         text.is_some_and(|text| self.special.contains(&text))
+    }
+
+    /// SHA-256 of `tokenizer.json`, or of what stands for it.
+    pub(crate) fn digest(&self) -> &[u8; 32] {
+        &self.digest
     }
 
     /// A lower bound of the number of tokens, without looking at the text.

@@ -76,6 +76,21 @@ impl Weights {
         self.entries.contains_key(name)
     }
 
+    /// How the file holds most of its numbers, in its own words.
+    pub(crate) fn most(&self) -> Option<String> {
+        let mut counts = BTreeMap::<_, usize>::new();
+        for entry in self.entries.values() {
+            let numbers = entry
+                .shape
+                .iter()
+                .fold(1, |size: usize, side| size.saturating_mul(*side));
+            let count = counts.entry(&entry.dtype).or_default();
+            *count = count.saturating_add(numbers);
+        }
+        let most = counts.into_iter().max_by_key(|(_, count)| *count);
+        most.map(|(dtype, _)| dtype.clone())
+    }
+
     /// The shape of a tensor, if it is there.
     pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
         self.entries.get(name).map(|entry| entry.shape.as_slice())

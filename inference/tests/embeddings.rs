@@ -11,7 +11,7 @@
 use std::path::{Path, PathBuf};
 
 use futures_executor::block_on;
-use inference::{Engine, RequestError, Task};
+use inference::{Engine, RequestError, Task, Witness};
 
 #[test]
 fn sentences_are_as_near_as_the_original_finds_them() {
@@ -52,6 +52,16 @@ fn tokens_are_counted_with_those_that_frame_a_text() {
     let Some(engine) = minilm() else { return };
     let pending = engine.embed(&["happy".into(), "dog".into()]).unwrap();
     assert_eq!(block_on(pending).unwrap().usage.prompt, 6);
+}
+
+#[test]
+fn a_witness_hears_of_each_text() {
+    let Some(engine) = minilm() else { return };
+    let witness = Witness::default();
+    let pending = engine.embed_before(Some(witness.clone()), &["happy".into(), "dog".into()]);
+    block_on(pending.unwrap()).unwrap();
+    let counts = witness.take().into_iter().map(|one| one.prompt.len());
+    assert_eq!(counts.collect::<Vec<_>>(), [3, 3]);
 }
 
 #[test]

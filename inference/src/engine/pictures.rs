@@ -5,7 +5,7 @@ use std::thread;
 
 use futures_channel::oneshot;
 
-use super::{Engine, HEAVY, Info, Kind, Limits, Task, enqueue};
+use super::{Card, Engine, HEAVY, Info, Kind, Limits, Task, enqueue};
 use crate::answer::Pending;
 use crate::deadline::Deadline;
 use crate::diffusion::{Diffusion, Job, PictureRequest, Pictures, Prompts, Scheduler, Worker};
@@ -77,6 +77,7 @@ impl Engine {
         Ok(Self {
             info,
             limits,
+            card: Card::default(),
             kind: Kind::Generation {
                 prompts: Box::new(prompts),
                 sides,

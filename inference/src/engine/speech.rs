@@ -6,7 +6,7 @@ use std::thread;
 use futures_channel::oneshot;
 use zeroize::Zeroizing;
 
-use super::{Engine, HEAVY, Info, Kind, Limits, Task, enqueue};
+use super::{Card, Engine, HEAVY, Info, Kind, Limits, Task, enqueue};
 use crate::answer::Pending;
 use crate::deadline::Deadline;
 use crate::error::{LoadError, RequestError};
@@ -124,6 +124,7 @@ impl Engine {
         Ok(Self {
             info,
             limits,
+            card: Card::default(),
             kind: Kind::Transcription {
                 tokens,
                 vocabulary,

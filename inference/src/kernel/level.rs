@@ -133,6 +133,17 @@ impl Cpu {
     #[cfg(test)]
     pub(crate) const PORTABLE: Self = Self(Found::Portable);
 
+    /// As people call it.
+    pub(crate) fn name(self) -> &'static str {
+        match self.0 {
+            Found::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Found::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Found::Avx512 => "avx512",
+        }
+    }
+
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
             Found::Portable => kernel.run(Portable),
