@@ -178,6 +178,10 @@ pub struct State {
     /// Nothing where there are no GPUs. For private use like `event_log`.
     #[n(-65538)]
     pub gpu_mode: Option<GpuMode>,
+    /// SHA-256 of the keyset that receipts are checked under (`aci.rs`), at this moment.
+    /// For private use like `event_log`.
+    #[cbor(n(-65539), with = "minicbor::bytes")]
+    pub keyset: [u8; 32],
 }
 
 /// How the GPUs run: no report says it. It is the driver's word, and the registers
@@ -259,6 +263,11 @@ mod tests {
             boot_seed,
             event_log,
             gpu_mode,
+            keyset: [9; 32],
+        };
+        let other_keys = State {
+            keyset: [0; 32],
+            ..state([7; 32], [8; 48], None)
         };
         let shown = report_data(&head, &[], &state([7; 32], [8; 48], None));
         for (gpus, state) in [
@@ -266,6 +275,7 @@ mod tests {
             (&[], state([7; 32], [0; 48], None)),
             (&[], state([7; 32], [8; 48], Some(GpuMode::SERVING))),
             (&[gpu(b"", b"")], state([7; 32], [8; 48], None)),
+            (&[], other_keys),
         ] {
             assert_ne!(shown, report_data(&head, gpus, &state));
         }

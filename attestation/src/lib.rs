@@ -8,6 +8,8 @@
 
 extern crate alloc;
 
+#[cfg(all(feature = "verify", not(target_arch = "wasm32")))]
+pub mod aci;
 pub mod appraisal;
 pub mod batch;
 pub mod binding;

@@ -13,7 +13,7 @@ use crate::appraisal::{Check, Rejection, all_passed, chain};
 use crate::batch::TreeHead;
 use crate::binding::ReportData;
 use crate::evidence::{self, Evidence, GpuMode, PlatformEvidence};
-use crate::register::{Digest384, TdRegisters};
+use crate::register::{Digest256, Digest384, TdRegisters};
 use crate::tdx;
 use crate::time::UnixTime;
 use crate::vtpm;
@@ -140,7 +140,30 @@ impl Policy {
             .into(),
         });
         let checks = all_passed(checks)?;
-        Ok(Trusted { checks })
+        Ok(Trusted {
+            checks,
+            keyset: Digest256::from_bytes(evidence.state.keyset),
+        })
+    }
+
+    /// Judges a quote over `data` alone, outside any session: no GPU and no state of the
+    /// agent's is in it.
+    pub fn judge_quote(
+        &self,
+        quote: &[u8],
+        collateral: &evidence::Collateral,
+        data: &ReportData,
+        at: UnixTime,
+    ) -> Result<Vec<Check>, Rejection> {
+        match self {
+            Self::Tdx(policy) => {
+                let (_, checks) = policy.judge(quote, collateral, data, at)?;
+                all_passed(checks)
+            }
+            Self::Vtpm(_) => Err(Rejection {
+                checks: [self.platform("tdx")].into(),
+            }),
+        }
     }
 
     fn platform(&self, found: &'static str) -> Check {
@@ -216,6 +239,7 @@ impl VtpmPolicy {
 #[derive(Clone, Debug)]
 pub struct Trusted {
     checks: Vec<Check>,
+    keyset: Digest256,
 }
 
 impl Trusted {
@@ -223,6 +247,12 @@ impl Trusted {
     #[must_use]
     pub fn checks(&self) -> &[Check] {
         &self.checks
+    }
+
+    /// SHA-256 of the keyset that the peer signs receipts under now.
+    #[must_use]
+    pub const fn keyset(&self) -> &Digest256 {
+        &self.keyset
     }
 }
 

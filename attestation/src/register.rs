@@ -129,6 +129,24 @@ pub struct TdRegisters {
     pub rtmr3: Digest384,
 }
 
+impl TdRegisters {
+    /// Names the build: SHA-256 of all five, in order.
+    #[must_use]
+    pub fn build(&self) -> Digest256 {
+        let registers = [
+            &self.mrtd,
+            &self.rtmr0,
+            &self.rtmr1,
+            &self.rtmr2,
+            &self.rtmr3,
+        ];
+        let hash = registers.into_iter().fold(Sha256::new(), |hash, register| {
+            hash.chain_update(register.as_bytes())
+        });
+        Digest256::from_bytes(hash.finalize().into())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -118,6 +118,7 @@ fn a_tpm_speaks_for_no_gpu() {
             boot_seed: [0; 32],
             event_log: *Digest384::of(&[]).as_bytes(),
             gpu_mode,
+            keyset: [0; 32],
         };
         let challenge = challenge();
         let data = evidence::report_data(&head, &gpus, &state);

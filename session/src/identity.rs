@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use attestation::binding::{ALPN, ReportData};
 use attestation::evidence::PlatformEvidence;
 use attestation::ratls;
-use attestation::register::Digest384;
+use attestation::register::{Digest256, Digest384};
 use rcgen::{CertificateParams, CustomExtension, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData};
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
@@ -23,6 +23,7 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::NoServerSessionStorage;
 
 use crate::provider::{Provider, ProviderError};
+use crate::receipts::KeyError;
 
 /// A key, its certificate, and the TLS settings that use them.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub struct Identity {
     pub(crate) tls: Arc<ServerConfig>,
     /// SHA-384 of SubjectPublicKeyInfo: what evidence is bound to.
     pub spki: Digest384,
+    /// SHA-256 of the same, for a keyset.
+    pub(crate) pin: Digest256,
 }
 
 impl Identity {
@@ -74,6 +77,7 @@ impl Identity {
         Ok(Self {
             tls: Arc::new(tls),
             spki: Digest384::of(&spki),
+            pin: Digest256::of(&spki),
         })
     }
 }
@@ -81,6 +85,9 @@ impl Identity {
 /// Why a worker has no identity.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
+    /// Keys for receipts.
+    #[error("cannot make a keyset")]
+    Keyset(#[source] KeyError),
     /// Key or certificate.
     #[error("cannot make a key and its certificate")]
     Make(#[source] rcgen::Error),

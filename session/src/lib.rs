@@ -17,5 +17,6 @@ pub mod identity;
 mod platform;
 mod possession;
 pub mod provider;
+pub mod receipts;
 pub mod server;
 pub mod stream;

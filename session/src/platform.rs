@@ -5,14 +5,14 @@ use std::fmt;
 use std::mem::take;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use attestation::aci::{Keyset, report_data as report_data_for_keys};
 use attestation::appraisal::chain;
 use attestation::batch::{self, Path, TreeHead};
-use attestation::binding::Binding;
-use attestation::evidence::{Evidence, State, report_data};
+use attestation::binding::{Binding, ReportData};
+use attestation::evidence::{Evidence, PlatformEvidence, State, report_data};
 use attestation::protocol::Refusal;
-use attestation::register::Digest384;
+use attestation::register::{Digest256, Digest384};
 use attestation::vtpm::{Credential, Endorsement};
-use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::rand;
 use tokio::spawn;
 use tokio::sync::oneshot::{self, Sender};
@@ -21,11 +21,14 @@ use tokio::task::spawn_blocking;
 
 use crate::identity::{Identity, IdentityError};
 use crate::provider::{Provider, ProviderError};
+use crate::receipts::{KeyError, Signer};
 
 /// What speaks for this machine, in turns.
 pub(crate) struct Platform {
     provider: Arc<dyn Provider>,
+    /// But for the keyset, which changes.
     state: State,
+    pub(crate) signer: Signer,
     turn: Turn<()>,
     places: Arc<Semaphore>,
     waiting: Mutex<Vec<Waiting>>,
@@ -42,9 +45,9 @@ struct Waiting {
 pub(crate) type Answer = Result<(Box<Evidence>, Path), Refusal>;
 
 impl Platform {
-    pub(crate) fn new(provider: Arc<dyn Provider>) -> Result<Self, Unspecified> {
+    pub(crate) fn new(provider: Arc<dyn Provider>) -> Result<Self, KeyError> {
         let mut boot_seed = [0; 32];
-        rand::fill(&mut boot_seed)?;
+        rand::fill(&mut boot_seed).map_err(|_| KeyError::Random)?;
         let event_log = *Digest384::of(provider.event_log()).as_bytes();
         Ok(Self {
             provider,
@@ -52,7 +55,9 @@ impl Platform {
                 boot_seed,
                 event_log,
                 gpu_mode: None,
+                keyset: [0; 32],
             },
+            signer: Signer::new()?,
             turn: Turn::default(),
             places: Arc::new(Semaphore::new(MAX_WAITING)),
             waiting: Mutex::default(),
@@ -63,13 +68,38 @@ impl Platform {
         self.provider.endorsement()
     }
 
+    pub(crate) fn event_log(&self) -> &[u8] {
+        self.provider.event_log()
+    }
+
     /// A new key, and the platform's word for it.
     pub(crate) async fn identity(&self) -> Result<Identity, IdentityError> {
         let _turn = self.turn.lock().await;
         let provider = Arc::clone(&self.provider);
-        spawn_blocking(move || Identity::new(&*provider))
+        let identity = spawn_blocking(move || Identity::new(&*provider))
             .await
-            .map_err(IdentityError::Panicked)?
+            .map_err(IdentityError::Panicked)??;
+        let keyset = self.signer.renew(&identity.pin);
+        keyset.map_err(IdentityError::Keyset)?;
+        Ok(identity)
+    }
+
+    /// The platform's word for the newest keyset, and the keyset.
+    pub(crate) async fn report(
+        &self,
+        nonce: Option<Digest256>,
+    ) -> Result<(Arc<Keyset>, ReportData, PlatformEvidence), Refusal> {
+        let _place = self.places.try_acquire().map_err(|_| Refusal::Busy)?;
+        let _turn = self.turn.lock().await;
+        let keyset = self.signer.keyset().ok_or(Refusal::NoEvidence)?;
+        let data = report_data_for_keys(keyset.digest(), nonce.as_ref());
+        let provider = Arc::clone(&self.provider);
+        let evidence = spawn_blocking(move || provider.attest(&data, None))
+            .await
+            .map_err(ProviderError::from)
+            .flatten()
+            .map_err(no_evidence)?;
+        Ok((keyset, data, evidence))
     }
 
     /// Evidence for one client.
@@ -122,7 +152,9 @@ impl Platform {
         credential: Option<Credential>,
     ) -> Result<Box<Evidence>, Refusal> {
         let (provider, head) = (Arc::clone(&self.provider), *head);
+        let keyset = self.signer.keyset().ok_or(Refusal::NoEvidence)?;
         let mut state = self.state.clone();
+        state.keyset = *keyset.digest().0.as_bytes();
         // GPUs first: what they signed is part of what the platform signs.
         let attest = move || {
             let gpus = provider.gpus(&head)?;
@@ -140,15 +172,17 @@ impl Platform {
             .await
             .map_err(ProviderError::from)
             .flatten()
-            .map_err(|error| {
-                tracing::warn!("no evidence: {}", chain(error.as_ref()));
-                Refusal::NoEvidence
-            })
+            .map_err(no_evidence)
     }
 
     fn waiting(&self) -> std::sync::MutexGuard<'_, Vec<Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn no_evidence(error: ProviderError) -> Refusal {
+    tracing::warn!("no evidence: {}", chain(error.as_ref()));
+    Refusal::NoEvidence
 }
 
 impl fmt::Debug for Platform {
@@ -165,8 +199,8 @@ const MAX_WAITING: usize = 256;
 mod tests {
     use super::*;
     use crate::provider::Gpus;
-    use attestation::binding::{Nonce, ReportData};
-    use attestation::evidence::{Collateral, GpuEvidence, GpuMode, PlatformEvidence};
+    use attestation::binding::Nonce;
+    use attestation::evidence::{Collateral, GpuEvidence, GpuMode};
     use attestation::vtpm;
     use futures_util::FutureExt as _;
     use futures_util::future::join_all;
@@ -233,6 +267,7 @@ mod tests {
         });
         let provider: Arc<dyn Provider> = echo.clone();
         let platform = Platform::new(provider).unwrap();
+        platform.signer.renew(&Digest256::ZERO).unwrap();
         (echo, Arc::new(platform))
     }
 
@@ -247,6 +282,7 @@ mod tests {
         let head = path.head(binding).unwrap();
         assert_eq!(evidence.gpus[0].report, head.gpu_nonce(0, 1));
         assert_eq!(evidence.state.gpu_mode, Some(GpuMode::SERVING));
+        assert_ne!(evidence.state.keyset, [0; 32]);
         let expected = evidence.report_data(&head);
         let PlatformEvidence::Tdx { quote, .. } = evidence.platform else {
             panic!("no quote");

@@ -3,10 +3,12 @@
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use attestation::aci::{Keyset, Receipt};
 use attestation::appraisal::chain;
-use attestation::binding::{Binding, Nonce};
+use attestation::binding::{Binding, Nonce, ReportData};
+use attestation::evidence::PlatformEvidence;
 use attestation::protocol::{Refusal, Request, Response};
-use attestation::register::Digest384;
+use attestation::register::{Digest256, Digest384};
 use attestation::vtpm;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
@@ -16,6 +18,7 @@ use crate::frame::{self, FrameError};
 use crate::identity::{Identity, IdentityError};
 use crate::platform::{Answer, Platform};
 use crate::provider::Provider;
+use crate::receipts::{KeyError, SignError};
 use crate::stream::{Exporter, Stream};
 
 /// A machine that can prove what it is, to many clients.
@@ -28,7 +31,7 @@ pub struct Worker {
 impl Worker {
     /// Makes the first identity.
     pub async fn start(provider: Arc<dyn Provider>) -> Result<Arc<Self>, StartError> {
-        let platform = Platform::new(provider).map_err(|_| StartError::Random)?;
+        let platform = Platform::new(provider).map_err(StartError::Keys)?;
         let identity = platform.identity().await.map_err(StartError::Identity)?;
         Ok(Arc::new(Self {
             platform: Arc::new(platform),
@@ -44,6 +47,33 @@ impl Worker {
             .write()
             .unwrap_or_else(PoisonError::into_inner) = identity;
         Ok(())
+    }
+
+    /// Keys that receipts count under now; evidence names them.
+    pub fn keyset(&self) -> Option<Arc<Keyset>> {
+        self.platform.signer.keyset()
+    }
+
+    /// What went into the registers.
+    pub fn event_log(&self) -> &[u8] {
+        self.platform.event_log()
+    }
+
+    /// Signs a receipt, under the keys of now.
+    pub fn sign(&self, receipt: Receipt) -> Result<String, SignError> {
+        self.platform.signer.sign(receipt)
+    }
+
+    /// Has a TD speak for those keys and a nonce, outside any session. A TPM cannot: it
+    /// speaks only to whom it has had a conversation with.
+    pub async fn report(
+        &self,
+        nonce: Option<Digest256>,
+    ) -> Result<(Arc<Keyset>, ReportData, PlatformEvidence), Refusal> {
+        match self.platform.endorsement() {
+            None => self.platform.report(nonce).await,
+            Some(_) => Err(Refusal::OutOfOrder),
+        }
     }
 
     /// Shakes hands and opens the gate: what comes back has seen evidence.
@@ -150,9 +180,9 @@ pub enum StartError {
     /// Key, certificate, or the platform behind it.
     #[error("cannot make an identity")]
     Identity(#[source] IdentityError),
-    /// The system gives no randomness.
-    #[error("no randomness")]
-    Random,
+    /// Keys for receipts.
+    #[error("cannot make keys")]
+    Keys(#[source] KeyError),
 }
 
 /// Why a connection did not come about.

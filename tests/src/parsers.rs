@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
+use attestation::aci::{Keyset, Opening, Signed};
 use attestation::certificate::Certificate;
 use attestation::config::{Measured, Unmeasured};
 use attestation::crl::Crl;
@@ -42,6 +43,8 @@ use paper_tpm::{AkPublic, Attest};
 // The path is said because `fuzz` includes this file from elsewhere.
 #[path = "parsers/good.rs"]
 mod good;
+#[path = "parsers/receipts.rs"]
+mod receipts;
 #[path = "parsers/small.rs"]
 mod small;
 #[path = "parsers/ton.rs"]
@@ -382,6 +385,26 @@ pub const PARSERS: &[Parser] = &[
         read: |bytes| Revocation::parse([], [bytes]).is_ok(),
         made: || vec![small::ocsp(1)],
         grown: Some(small::ocsp),
+        ..NOTHING
+    },
+    Parser {
+        name: "receipt",
+        read: |bytes| Signed::parse(bytes).is_ok(),
+        made: || vec![receipts::receipt(1)],
+        grown: Some(receipts::receipt),
+        ..NOTHING
+    },
+    Parser {
+        name: "keyset",
+        read: |bytes| Keyset::parse(bytes).is_ok(),
+        made: || vec![receipts::keyset()],
+        ..NOTHING
+    },
+    Parser {
+        name: "opening",
+        read: |bytes| Opening::parse(bytes).is_ok(),
+        made: || vec![receipts::opening(1)],
+        grown: Some(receipts::opening),
         ..NOTHING
     },
     Parser {

@@ -254,6 +254,7 @@ impl Process {
         let state = State {
             boot_seed: [0; 32],
             gpu_mode: None,
+            keyset: [0; 32],
             event_log: *Digest384::of(&[]).as_bytes(),
         };
         let asked = report_data(&head, &[], &state);

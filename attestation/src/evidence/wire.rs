@@ -206,6 +206,7 @@ mod tests {
                 boot_seed: [7; 32],
                 event_log: [8; 48],
                 gpu_mode: None,
+                keyset: [6; 32],
             },
             event_log: [9; 3].to_vec(),
         }

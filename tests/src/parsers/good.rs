@@ -123,6 +123,7 @@ pub(super) fn evidence() -> Evidence {
             boot_seed: [7; 32],
             gpu_mode: Some(GpuMode::SERVING),
             event_log: [8; 48],
+            keyset: [6; 32],
         },
         event_log: vec![9; 3],
     }

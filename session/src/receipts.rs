@@ -1,0 +1,92 @@
+//! The key that signs receipts, and the keyset that names it.
+//!
+//! Made at boot, in memory, and used for nothing else. The keyset is made anew with each
+//! identity, whose TLS key is in it; evidence names the newest.
+
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use attestation::aci::{JsonError, Keyset, KeysetError, Receipt};
+use attestation::register::Digest256;
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+
+use crate::identity::Identity;
+
+/// Signs for as long as this machine runs.
+pub(crate) struct Signer {
+    key: Ed25519KeyPair,
+    keyset: RwLock<Option<Arc<Keyset>>>,
+}
+
+impl Signer {
+    pub(crate) fn new() -> Result<Self, KeyError> {
+        Ok(Self {
+            key: Ed25519KeyPair::generate().map_err(|_| KeyError::Random)?,
+            keyset: RwLock::default(),
+        })
+    }
+
+    /// Makes the keyset of a new identity.
+    pub(crate) fn renew(&self, tls: &Digest256) -> Result<(), KeyError> {
+        let key = self.key.public_key().as_ref().try_into();
+        let key = key.map_err(|_| KeyError::Random)?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let end = now.unwrap_or_default().saturating_add(Identity::LIFETIME);
+        let keyset = Keyset::new(key, tls, end.as_secs()).map_err(KeyError::Keyset)?;
+        let mut place = self.keyset.write().unwrap_or_else(PoisonError::into_inner);
+        *place = Some(Arc::new(keyset));
+        Ok(())
+    }
+
+    /// The newest; there is none before the first identity.
+    pub(crate) fn keyset(&self) -> Option<Arc<Keyset>> {
+        self.keyset
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// The receipt as a document, under the newest keyset.
+    pub(crate) fn sign(&self, mut receipt: Receipt) -> Result<String, SignError> {
+        let keyset = self.keyset().ok_or(SignError::NoKeyset)?;
+        receipt.workload_keyset_digest = *keyset.digest();
+        receipt.key_id = Keyset::RECEIPTS.into();
+        let unsigned = receipt.unsigned().map_err(SignError::Document)?;
+        let signature = self.key.sign(unsigned.as_bytes());
+        let signature = signature.as_ref().try_into();
+        let signature = signature.map_err(|_| SignError::Signature)?;
+        receipt.with(signature).map_err(SignError::Document)
+    }
+}
+
+impl fmt::Debug for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Signer").finish_non_exhaustive()
+    }
+}
+
+/// Why there are no keys for receipts.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// A time beyond what JSON can say.
+    #[error("cannot name the keys")]
+    Keyset(#[source] KeysetError),
+    /// The system gives none.
+    #[error("no randomness")]
+    Random,
+}
+
+/// Why an answer has no receipt.
+#[derive(Debug, thiserror::Error)]
+pub enum SignError {
+    /// A number beyond what JSON can say.
+    #[error("cannot write the receipt")]
+    Document(#[source] JsonError),
+    /// Before the first identity.
+    #[error("no keyset yet")]
+    NoKeyset,
+    /// Of another length than Ed25519 has.
+    #[error("no signature of 64 bytes")]
+    Signature,
+}
