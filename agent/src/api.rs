@@ -22,6 +22,7 @@
 //! here, the transport has proved to the client what it talks to.
 
 mod answers;
+mod asker;
 mod chat;
 mod classify;
 mod completions;
@@ -42,12 +43,13 @@ mod transcriptions;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use serde::Serialize;
 
+pub(crate) use answers::reason_name;
 pub use models::{Model, Models};
 
 use error::ApiError;
@@ -123,15 +125,20 @@ async fn with_request_id(request: Request, next: Next) -> Response {
     response
 }
 
+/// For what stands around the API: an error as its clients know it.
+pub(crate) fn refused(status: StatusCode, kind: &'static str, message: &str) -> Response {
+    ApiError::new(status, kind, message).into_response()
+}
+
 /// `prefix` and 128 random bits.
-fn random_id(prefix: &str) -> String {
+pub(crate) fn random_id(prefix: &str) -> String {
     // Without randomness the id says nothing; nothing relies on it.
     let [a, b] = [(); 2].map(|()| getrandom::u64().unwrap_or_default());
     format!("{prefix}{a:016x}{b:016x}")
 }
 
 /// Seconds since 1970.
-fn unix_time() -> u64 {
+pub(crate) fn unix_time() -> u64 {
     let now = std::time::SystemTime::now();
     now.duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())

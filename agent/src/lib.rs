@@ -16,6 +16,7 @@ pub mod notify;
 pub mod nvml;
 pub mod ocsp;
 pub mod platform;
+pub mod receipts;
 pub mod serve;
 pub mod tsm;
 pub mod vtpm;

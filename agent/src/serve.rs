@@ -25,6 +25,8 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::receipts::{self, Shelf};
+
 /// Serves `api` until `shutdown`, then lets open requests finish.
 pub async fn serve(
     listener: TcpListener,
@@ -34,7 +36,7 @@ pub async fn serve(
 ) -> anyhow::Result<()> {
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let api = api.route(
+    let api = receipts::around(api, Arc::clone(&worker)).route(
         "/attestation",
         post(attest_again).layer(DefaultBodyLimit::max(Request::MAX)),
     );
@@ -89,6 +91,7 @@ async fn connection(
     // Who is behind a connection is not known; but it is somebody else's than the next.
     let api = api
         .layer(Extension(Tenant::new()))
+        .layer(Extension(Arc::new(Shelf::default())))
         .layer(Extension(Arc::new(Mutex::new(attester))));
     let http = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())

@@ -84,7 +84,7 @@ impl Answers {
     }
 }
 
-pub(super) fn reason_name(reason: FinishReason) -> &'static str {
+pub(crate) fn reason_name(reason: FinishReason) -> &'static str {
     match reason {
         FinishReason::Length => "length",
         FinishReason::Stop => "stop",

@@ -20,18 +20,19 @@
 
 use std::collections::BTreeMap;
 
+use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
-use inference::{FinishReason, Logprob, Prompt, Request, Tenant};
+use inference::{FinishReason, Logprob, Prompt, Request};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
 use super::answers::{Answers, Call, Usage, Whole, reason_name};
+use super::asker::Asker;
 use super::error::ApiError;
 use super::fields::Fields;
 use super::logprobs::ChatLogprobs;
@@ -42,14 +43,13 @@ use super::{Head, messages, tools};
 
 pub(super) async fn create(
     State(models): State<Models>,
-    tenant: Option<Extension<Tenant>>,
+    asker: Asker,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
     let fields = Fields::read(&headers, body)?;
-    let tenant = tenant.map(|Extension(tenant)| tenant).unwrap_or_default();
     // Long prompts take long to tokenise.
-    let begun = spawn_blocking(move || begin(&models, tenant, fields));
+    let begun = spawn_blocking(move || begin(&models, &asker, fields));
     let (head, answers, delivery, with_logprobs) =
         begun.await.map_err(|_| ApiError::internal())??;
     match delivery {
@@ -77,7 +77,7 @@ pub(super) async fn create(
 
 fn begin(
     models: &Models,
-    tenant: Tenant,
+    asker: &Asker,
     mut fields: Fields,
 ) -> Result<(Head, Answers, Delivery, bool), ApiError> {
     let name: String = fields.require("model", "a string")?;
@@ -85,13 +85,15 @@ fn begin(
     let choices = options::choices(&mut fields)?;
     let delivery = Delivery::read(&mut fields)?;
     let logprobs = logprobs(&mut fields)?;
+    let head = Head::new("chatcmpl-", "chat.completion", model);
     let request = Request {
         prompt: Prompt::Chat(messages::read(&mut fields, model.engine().info().images)?),
         tools: tools::read(&mut fields, true)?,
         format: tools::response_format(&mut fields)?,
         max_tokens: max_tokens(&mut fields)?,
         logprobs,
-        tenant,
+        tenant: asker.tenant,
+        witness: asker.witness(model, Some(&head.id)),
         ..options::request(&mut fields)?
     };
     fields.ignore(IGNORED);
@@ -107,7 +109,6 @@ fn begin(
         per_prompt: answers.len(),
         answers,
     };
-    let head = Head::new("chatcmpl-", "chat.completion", model);
     Ok((head, answers, delivery, logprobs.is_some()))
 }
 

@@ -23,6 +23,7 @@ use inference::Image;
 use serde::Serialize;
 use tokio::task::spawn_blocking;
 
+use super::asker::Asker;
 use super::error::ApiError;
 use super::fields::Fields;
 use super::images;
@@ -31,6 +32,7 @@ use super::options::Texts;
 
 pub(super) async fn create(
     State(models): State<Models>,
+    asker: Asker,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Response>, ApiError> {
@@ -50,6 +52,8 @@ pub(super) async fn create(
     let pending = spawn_blocking(move || {
         let model = models.get(&model)?;
         let (places, images) = read(input)?;
+        // There are no tokens to tell of, but it is known what answers.
+        drop(asker.witness(model, None));
         let pending = model.engine().classify(&images, top);
         pending.map_err(|error| images::named(error, &places))
     });

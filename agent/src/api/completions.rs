@@ -11,13 +11,13 @@
 //!
 //! Choice `n * p + i` is the `i`-th of prompt `p`, and uses `seed + i`.
 
+use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
-use inference::{Engine, FinishReason, Logprob, Prompt, Request, Tenant};
+use inference::{Engine, FinishReason, Logprob, Prompt, Request};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::task::spawn_blocking;
@@ -25,6 +25,7 @@ use zeroize::Zeroizing;
 
 use super::Head;
 use super::answers::{Answers, Usage, Whole, reason_name};
+use super::asker::Asker;
 use super::error::ApiError;
 use super::fields::Fields;
 use super::logprobs::{TextLogprobs, characters};
@@ -34,14 +35,13 @@ use super::stream::{self, Chunks};
 
 pub(super) async fn create(
     State(models): State<Models>,
-    tenant: Option<Extension<Tenant>>,
+    asker: Asker,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
     let fields = Fields::read(&headers, body)?;
-    let tenant = tenant.map(|Extension(tenant)| tenant).unwrap_or_default();
     // Long prompts take long to tokenise.
-    let begun = spawn_blocking(move || begin(&models, tenant, fields));
+    let begun = spawn_blocking(move || begin(&models, &asker, fields));
     let (head, answers, delivery, mut texts) = begun.await.map_err(|_| ApiError::internal())??;
     match delivery {
         Delivery::Stream { include_usage } => {
@@ -64,7 +64,7 @@ pub(super) async fn create(
 
 fn begin(
     models: &Models,
-    tenant: Tenant,
+    asker: &Asker,
     mut fields: Fields,
 ) -> Result<(Head, Answers, Delivery, Texts), ApiError> {
     let name: String = fields.require("model", "a string")?;
@@ -75,10 +75,12 @@ fn begin(
     let echo = fields.take("echo", "a boolean")?.unwrap_or(false);
     let logprobs = logprobs(&mut fields, echo)?;
     let max_tokens = fields.take("max_tokens", "an integer of at least 0")?;
+    let head = Head::new("cmpl-", "text_completion", model);
     let request = Request {
         max_tokens: Some(max_tokens.unwrap_or(MAX_TOKENS)),
         logprobs,
-        tenant,
+        tenant: asker.tenant,
+        witness: asker.witness(model, Some(&head.id)),
         ..options::request(&mut fields)?
     };
     fields.ignore(IGNORED);
@@ -116,12 +118,7 @@ fn begin(
         answers,
         per_prompt: usize::try_from(choices).unwrap_or(1),
     };
-    Ok((
-        Head::new("cmpl-", "text_completion", model),
-        answers,
-        delivery,
-        texts,
-    ))
+    Ok((head, answers, delivery, texts))
 }
 
 fn prompts(fields: &mut Fields) -> Result<Vec<Prompt>, ApiError> {

@@ -15,12 +15,14 @@ use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 
+use super::asker::Asker;
 use super::error::ApiError;
 use super::fields::Fields;
 use super::models::Models;
 
 pub(super) async fn create(
     State(models): State<Models>,
+    asker: Asker,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Response>, ApiError> {
@@ -57,9 +59,10 @@ pub(super) async fn create(
     let model = name.clone();
     let pending = spawn_blocking(move || {
         let model = models.get(&model)?;
+        let witness = asker.witness(model, None);
         let pending = match input {
-            Input::Texts(texts) => model.engine().embed(&texts),
-            Input::TokenLists(lists) => model.engine().embed_tokens(&lists),
+            Input::Texts(texts) => model.engine().embed_before(witness, &texts),
+            Input::TokenLists(lists) => model.engine().embed_tokens_before(witness, &lists),
             Input::Text(_) | Input::Tokens(_) => model.engine().embed(&[]),
         };
         Ok::<_, ApiError>(pending?)

@@ -114,7 +114,7 @@ impl ApiError {
         self.body
     }
 
-    fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
+    pub(super) fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
         Self {
             status,
             retry_after: None,

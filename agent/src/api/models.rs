@@ -52,6 +52,10 @@ impl Models {
 }
 
 impl Served {
+    pub(super) fn model(&self) -> &Model {
+        &self.model
+    }
+
     pub(super) fn name(&self) -> &str {
         &self.model.name
     }

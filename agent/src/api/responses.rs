@@ -14,18 +14,19 @@ mod writer;
 
 use std::convert::Infallible;
 
+use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::HeaderMap;
 use axum::response::sse::KeepAlive;
 use axum::response::{IntoResponse, Response, Sse};
-use axum::{Extension, Json};
 use futures_util::{StreamExt as _, stream};
-use inference::{Answer, Format, Message, Prompt, Request, Role, Sampling, Tenant};
+use inference::{Answer, Format, Message, Prompt, Request, Role, Sampling};
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
+use super::asker::Asker;
 use super::error::ApiError;
 use super::fields::Fields;
 use super::models::Models;
@@ -36,14 +37,13 @@ use writer::Writer;
 
 pub(super) async fn create(
     State(models): State<Models>,
-    tenant: Option<Extension<Tenant>>,
+    asker: Asker,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
     let fields = Fields::read(&headers, body)?;
-    let tenant = tenant.map(|Extension(tenant)| tenant).unwrap_or_default();
     // Long prompts take long to tokenise.
-    let begun = spawn_blocking(move || begin(&models, tenant, fields));
+    let begun = spawn_blocking(move || begin(&models, &asker, fields));
     let (mut writer, mut answer, streamed) = begun.await.map_err(|_| ApiError::internal())??;
     if streamed {
         return Ok(respond(writer, answer));
@@ -72,7 +72,7 @@ fn respond(mut writer: Writer, answer: Answer) -> Response {
 
 fn begin(
     models: &Models,
-    tenant: Tenant,
+    asker: &Asker,
     mut fields: Fields,
 ) -> Result<(Writer, Answer, bool), ApiError> {
     let name: String = fields.require("model", "a string")?;
@@ -93,6 +93,7 @@ fn begin(
     let instructions = instructions.map(|text| Message::new(Role::System, text));
     let messages = instructions.into_iter().chain(input::read(&mut fields)?);
     let streamed = fields.take("stream", "a boolean")?.unwrap_or(false);
+    let id = random_id("resp_");
     let request = Request {
         prompt: Prompt::Chat(messages.collect()),
         tools: tools::read(&mut fields, false)?,
@@ -103,7 +104,8 @@ fn begin(
             top_p: fields.take("top_p", "a number")?,
             ..Sampling::default()
         },
-        tenant,
+        tenant: asker.tenant,
+        witness: asker.witness(model, Some(&id)),
         ..Request::default()
     };
     fields.ignore(IGNORED);
@@ -117,7 +119,7 @@ fn begin(
             .of("response_format", "text.format")
     })?;
     let mut response = json!({
-        "id": random_id("resp_"),
+        "id": id,
         "object": "response",
         "created_at": unix_time(),
         "status": "in_progress",

@@ -1,0 +1,37 @@
+//! Who asks, and what they are owed.
+
+use std::convert::Infallible;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use inference::{Tenant, Witness};
+
+use super::models::Served;
+use crate::receipts::Ledger;
+
+/// What the connection says of a request.
+pub(super) struct Asker {
+    /// A stranger where it says nothing.
+    pub(super) tenant: Tenant,
+    /// Where the answer is noted, if it is to have a receipt.
+    ledger: Option<Ledger>,
+}
+
+impl Asker {
+    /// Who has to be told by the engine of `model`. `id` is that of the response.
+    pub(super) fn witness(&self, model: &Served, id: Option<&str>) -> Option<Witness> {
+        let ledger = self.ledger.as_ref()?;
+        Some(ledger.open(model.model(), id))
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Asker {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self {
+            tenant: parts.extensions.get().copied().unwrap_or_default(),
+            ledger: parts.extensions.get().cloned(),
+        })
+    }
+}
