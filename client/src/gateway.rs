@@ -8,24 +8,31 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use attestation::appraisal::chain;
-use axum::body::Body;
+use axum::body::{Body, to_bytes};
 use axum::extract::State;
-use axum::http::{HeaderMap, Request, StatusCode, Uri, header, uri};
+use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header, uri};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use axum::{Json, Router};
 use serde_json::json;
 use tokio::net::TcpListener;
 
+use crate::receipts::{Copied, Exchange, Recorder};
 use crate::worker::{SendError, Worker};
 
 /// Serves until `shutdown`.
 pub async fn serve(
     listener: TcpListener,
     worker: Arc<Worker>,
+    recorder: Option<Recorder>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
-    axum::serve(listener, router(worker))
+    let router = match recorder {
+        Some(recorder) => recording(worker, recorder),
+        None => router(worker),
+    };
+    axum::serve(listener, router)
         .with_graceful_shutdown(shutdown)
         .await
         .context("the gateway failed")
@@ -41,6 +48,48 @@ pub fn router(worker: Arc<Worker>) -> Router {
         .route("/cocoon/trust", get(trust))
         .fallback(|| async { error(StatusCode::NOT_FOUND, "not_found", "no such path") })
         .with_state(worker)
+}
+
+/// The same, with a receipt written for each answer.
+pub fn recording(worker: Arc<Worker>, recorder: Recorder) -> Router {
+    let record = middleware::from_fn_with_state((Arc::clone(&worker), recorder), record);
+    router(worker).layer(record)
+}
+
+/// Keeps what passes until its receipt has been checked.
+async fn record(
+    State((worker, recorder)): State<(Arc<Worker>, Recorder)>,
+    request: Request<Body>,
+    next: Next,
+) -> Response {
+    if request.method() != Method::POST {
+        return next.run(request).await;
+    }
+    let (mut head, body) = request.into_parts();
+    let Ok(request) = to_bytes(body, MAX_RECORDED).await else {
+        let message = format!("more than {MAX_RECORDED} bytes are not recorded");
+        return error(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", &message);
+    };
+    if recorder.wants_opening() {
+        let keep = HeaderValue::from_static("keep");
+        head.headers.insert("x-receipt-opening", keep);
+    }
+    let response = next
+        .run(Request::from_parts(head, Body::from(request.clone())))
+        .await;
+    let (head, body) = response.into_parts();
+    let headers = head.headers.clone();
+    let body = Copied::new(body, move |response| {
+        let Some(exchange) = Exchange::new(&headers, request, response) else {
+            return;
+        };
+        tokio::spawn(async move {
+            if let Err(error) = recorder.record(&worker, exchange).await {
+                tracing::warn!("an answer has no receipt: {error:#}");
+            }
+        });
+    });
+    Response::from_parts(head, Body::new(body))
 }
 
 async fn forward(State(worker): State<Arc<Worker>>, request: Request<Body>) -> Response {
@@ -126,3 +175,6 @@ fn error(status: StatusCode, code: &str, message: &str) -> Response {
     }});
     (status, Json(body)).into_response()
 }
+
+/// Bytes of a request that is kept until its receipt has been checked.
+const MAX_RECORDED: usize = 64 << 20;

@@ -16,6 +16,8 @@ pub mod log;
 pub mod measure;
 pub mod model;
 pub mod platform;
+pub mod receipt;
+pub mod receipts;
 pub mod release;
 pub mod stored;
 pub mod trust;

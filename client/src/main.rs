@@ -1,6 +1,7 @@
 //! `cocoon`: verify workers, talk to them, and compute what they must report.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -10,10 +11,11 @@ use clap::{Args, Parser, Subcommand};
 use client::address::Address;
 use client::audit::AuditArgs;
 use client::chain::ChainArgs;
+use client::receipts::Recorder;
 use client::stored::Stored;
 use client::trust::TrustArgs;
 use client::worker::{FRESH, Worker};
-use client::{host, measure, model, release, verify};
+use client::{host, measure, model, receipt, release, verify};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -49,6 +51,9 @@ enum Command {
     /// Make disks of models, and check them.
     #[command(subcommand)]
     Model(model::Command),
+    /// Check what was signed for an answer.
+    #[command(subcommand)]
+    Receipt(receipt::Command),
     /// Make, sign and check a release.
     #[command(subcommand)]
     Release(release::Command),
@@ -81,6 +86,12 @@ struct GatewayArgs {
     /// Where applications connect.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
+    /// Write the receipt of each answer here, checked.
+    #[arg(long, value_name = "DIR")]
+    receipts: Option<PathBuf>,
+    /// Beside each receipt, write what was sent and answered, and what a replay needs.
+    #[arg(long, requires = "receipts")]
+    transcripts: bool,
     #[command(flatten)]
     trust: TrustArgs,
 }
@@ -124,6 +135,7 @@ fn run(command: Command) -> anyhow::Result<Verdict> {
             let shutdown = shutdown()?;
             model::run(command, shutdown).await
         }),
+        Command::Receipt(command) => command.run(),
         Command::Release(command) => release::run(command),
         Command::Audit(args) => args.run(),
     }
@@ -132,13 +144,16 @@ fn run(command: Command) -> anyhow::Result<Verdict> {
 async fn serve_gateway(args: GatewayArgs) -> anyhow::Result<Verdict> {
     let shutdown = shutdown()?;
     let policy = Arc::new(args.trust.policy()?);
+    let recorder = args
+        .receipts
+        .map(|folder| Recorder::new(folder, args.transcripts));
     let worker = Arc::new(Worker::new(args.worker, policy, FRESH));
     let listener = TcpListener::bind(args.listen)
         .await
         .with_context(|| format!("cannot listen on {}", args.listen))?;
     let address = listener.local_addr().context("no local address")?;
     println!("gateway http://{address}/v1");
-    client::gateway::serve(listener, worker, shutdown).await?;
+    client::gateway::serve(listener, worker, recorder.transpose()?, shutdown).await?;
     Ok(Verdict::Trusted)
 }
 

@@ -38,7 +38,10 @@ pub async fn run(address: Address, policy: Arc<Policy>, json: bool) -> anyhow::R
             let report = json!({ "verdict": verdict, "checks": checks, "timing": timing });
             writeln!(out, "{report}")?;
         }
-        false => print_table(&mut out, &checks, verdict)?,
+        false => {
+            print_table(&mut out, &checks)?;
+            writeln!(out, "{}", summary(&checks, verdict))?;
+        }
     }
     Ok(verdict)
 }
@@ -56,7 +59,7 @@ fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-fn print_table(out: &mut impl Write, checks: &[Check], verdict: Verdict) -> io::Result<()> {
+pub(crate) fn print_table(out: &mut impl Write, checks: &[Check]) -> io::Result<()> {
     let width = checks.iter().map(|check| check.name.len()).max();
     let width = width.unwrap_or_default();
     for check in checks {
@@ -69,11 +72,14 @@ fn print_table(out: &mut impl Write, checks: &[Check], verdict: Verdict) -> io::
             }
         }
     }
+    Ok(())
+}
+
+fn summary(checks: &[Check], verdict: Verdict) -> String {
     let failed = checks.iter().filter(|check| !check.passed).count();
     match failed {
-        0 => writeln!(out, "trusted: {} checks passed", checks.len()),
-        _ => writeln!(
-            out,
+        0 => format!("trusted: {} checks passed", checks.len()),
+        _ => format!(
             "{verdict}: {failed} of {} checks failed, nothing was sent",
             checks.len()
         ),
