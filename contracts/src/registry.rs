@@ -6,7 +6,7 @@ use tycho_types::dict::Dict;
 use tycho_types::error::Error;
 use tycho_types::models::StdAddr;
 
-use attestation::register::{Digest256, Digest384, TdRegisters};
+use attestation::register::{Digest384, TdRegisters};
 
 use crate::cells::{Bytes, Moment};
 use crate::messages::Lacks;
@@ -158,15 +158,7 @@ pub struct Waiting {
 /// How the registry knows a build: SHA-256 of MRTD and RTMR0 to RTMR3.
 #[must_use]
 pub fn build_key(registers: &TdRegisters) -> HashBytes {
-    let TdRegisters {
-        mrtd,
-        rtmr0,
-        rtmr1,
-        rtmr2,
-        rtmr3,
-    } = registers;
-    let all = [mrtd, rtmr0, rtmr1, rtmr2, rtmr3].map(|digest| *digest.as_bytes());
-    HashBytes(*Digest256::of(&all.concat()).as_bytes())
+    HashBytes(*registers.build().as_bytes())
 }
 
 /// How the registry knows a configuration: the first 256 bits of MRCONFIGID.
