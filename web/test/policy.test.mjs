@@ -130,6 +130,7 @@ function bundle(quote, files, log, stated, path = [0, 1, new Uint8Array(0)]) {
     const state = new Map([
         [268, Buffer.alloc(32)],
         [-65537, createHash("sha384").update(stated).digest()],
+        [-65539, Buffer.alloc(32)],
     ]);
     const chain = files["tcb_info_issuer_chain.pem"].toString();
     const endorsements = new Map([
