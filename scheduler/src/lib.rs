@@ -1,0 +1,3 @@
+//! Brings sealed requests to workers by model, latency, capacity and price, and settles what
+//! they cost. It sees who asks for which model and how much, never what.
+#![forbid(unsafe_code)]
