@@ -30,6 +30,9 @@ use measurements::pe::authenticode;
 use measurements::release::Release;
 use measurements::tdvf::Tdvf;
 use measurements::volume::Volumes;
+use sealed::{
+    Assignment, AssignmentRequest, Envelope, Offer, RequestHead, ResponseHead, Settlement,
+};
 
 use good::{
     DATA, EK, FILLED_IN, GOOD, MEASURED, MEMORY, POLICY, RIM_AT, TPM_LOG, UNMEASURED, answers,
@@ -45,6 +48,8 @@ use paper_tpm::{AkPublic, Attest};
 mod good;
 #[path = "parsers/receipts.rs"]
 mod receipts;
+#[path = "parsers/seals.rs"]
+mod seals;
 #[path = "parsers/small.rs"]
 mod small;
 #[path = "parsers/ton.rs"]
@@ -431,6 +436,55 @@ pub const PARSERS: &[Parser] = &[
         read: |bytes| str::from_utf8(bytes).is_ok_and(|text| Network::parse(text).is_ok()),
         made: || vec![ton::network(1)],
         grown: Some(ton::network),
+        ..NOTHING
+    },
+    Parser {
+        name: "envelope",
+        read: |bytes| Envelope::parse(bytes).is_ok(),
+        made: || vec![seals::envelope().encode()],
+        ..NOTHING
+    },
+    Parser {
+        name: "sealed-request",
+        read: |bytes| seals::open(bytes).is_ok(),
+        made: || vec![seals::request(1).0],
+        grown: Some(|chunks| seals::request(chunks).0),
+        ..NOTHING
+    },
+    Parser {
+        name: "sealed-response",
+        read: |bytes| seals::hear(bytes).is_ok(),
+        made: || vec![seals::response(1)],
+        grown: Some(seals::response),
+        ..NOTHING
+    },
+    Parser {
+        name: "sealed-head",
+        read: |bytes| RequestHead::parse(bytes).is_ok() || ResponseHead::parse(bytes).is_ok(),
+        made: || vec![seals::head(1).encode(), seals::response_head(1)],
+        grown: Some(|headers| seals::head(headers).encode()),
+        ..NOTHING
+    },
+    Parser {
+        name: "settlement",
+        read: |bytes| Settlement::parse(bytes).is_ok(),
+        made: || vec![seals::settlement()],
+        ..NOTHING
+    },
+    Parser {
+        name: "offer",
+        read: |bytes| serde_json::from_slice::<Offer>(bytes).is_ok(),
+        made: || vec![seals::offer(1)],
+        grown: Some(seals::offer),
+        ..NOTHING
+    },
+    Parser {
+        name: "assignment",
+        read: |bytes| {
+            serde_json::from_slice::<Assignment>(bytes).is_ok()
+                || serde_json::from_slice::<AssignmentRequest>(bytes).is_ok()
+        },
+        made: seals::assignment,
         ..NOTHING
     },
 ];
