@@ -5,18 +5,14 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use attestation::cbor;
 use attestation::policy::{Policy, Trusted};
-use attestation::protocol;
 use axum::body::Body;
-use axum::http::{Method, Request, Response, StatusCode, Uri};
-use http_body_util::{BodyExt, Limited};
+use axum::http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
-use hyper::client::conn::http2::{self, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use session::client::{ChallengeError, ConnectError, MAX_STEPS, Next, Peer, Session, Timing};
+use session::client::{ChallengeError, ConnectError, Timing};
+use session::http::{AgainError, Connection, OpenError};
 use tokio::net::TcpStream;
 use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard};
 use tokio::time::timeout;
@@ -31,7 +27,7 @@ pub struct Worker {
     address: Address,
     policy: Arc<Policy>,
     fresh: Duration,
-    connection: Mutex<Option<Connection>>,
+    connection: Mutex<Option<Open>>,
 }
 
 impl Worker {
@@ -49,9 +45,12 @@ impl Worker {
 
     /// Sends `request` to the worker once it is known to be trusted.
     pub async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, SendError> {
-        let mut http = self.verified().await?.http.clone();
-        http.ready().await.map_err(SendError::Http)?;
-        http.send_request(request).await.map_err(SendError::Http)
+        let mut requests = self.verified().await?.requests.clone();
+        requests.ready().await.map_err(SendError::Http)?;
+        requests
+            .send_request(request)
+            .await
+            .map_err(SendError::Http)
     }
 
     /// Connects if need be, and tells what the worker proved last, and how long
@@ -61,52 +60,27 @@ impl Worker {
         Ok((connection.trusted.clone(), connection.timing))
     }
 
-    async fn verified(&self) -> Result<MappedMutexGuard<'_, Connection>, SendError> {
+    async fn verified(&self) -> Result<MappedMutexGuard<'_, Open>, SendError> {
         let mut slot = self.connection.lock().await;
         // A connection that does not prove itself again is closed by dropping it.
-        let mut connection = match slot.take().filter(|open| !open.http.is_closed()) {
+        let mut connection = match slot.take().filter(|open| !open.requests.is_closed()) {
             Some(open) => open,
             None => self.connect().await?,
         };
-        if connection.verified.elapsed() > self.fresh {
+        if connection.age() > self.fresh {
             connection.verify_again(&self.policy).await?;
         }
         Ok(MutexGuard::map(slot, |slot| slot.insert(connection)))
     }
 
-    async fn connect(&self) -> Result<Connection, SendError> {
+    async fn connect(&self) -> Result<Open, SendError> {
         let address = &self.address;
         let tcp = timeout(CONNECT, TcpStream::connect((&*address.host, address.port)))
             .await
             .map_err(|_| SendError::Late)?
             .map_err(SendError::Connect)?;
         tcp.set_nodelay(true).map_err(SendError::Connect)?;
-        let Session {
-            stream,
-            peer,
-            trusted,
-            timing,
-        } = session::client::connect(tcp, &self.policy)
-            .await
-            .map_err(SendError::Untrusted)?;
-        let (http, driver) = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .keep_alive_interval(KEEP_ALIVE)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(SendError::Http)?;
-        tokio::spawn(async move {
-            if let Err(error) = driver.await {
-                tracing::info!("connection to the worker ended: {error}");
-            }
-        });
-        Ok(Connection {
-            http,
-            peer,
-            trusted,
-            timing,
-            verified: Instant::now(),
-        })
+        Ok(Connection::open(tcp, &self.policy).await?)
     }
 }
 
@@ -116,58 +90,9 @@ impl fmt::Debug for Worker {
     }
 }
 
-struct Connection {
-    http: SendRequest<Body>,
-    peer: Peer<TcpStream>,
-    trusted: Trusted,
-    timing: Timing,
-    verified: Instant,
-}
-
-impl Connection {
-    /// The conversation of the gate once more, as HTTP requests.
-    async fn verify_again(&mut self, policy: &Policy) -> Result<(), SendError> {
-        let (mut challenge, mut request) = self.peer.challenge().map_err(SendError::Stale)?;
-        for _ in 0..MAX_STEPS {
-            let response = self.ask(&request).await?;
-            match challenge.next(response, policy).map_err(SendError::Stale)? {
-                Next::Send(next) => request = next,
-                Next::Trusted(trusted) => {
-                    self.trusted = trusted;
-                    self.verified = Instant::now();
-                    return Ok(());
-                }
-            }
-        }
-        Err(SendError::Stale(ChallengeError::Endless))
-    }
-
-    async fn ask(&mut self, request: &protocol::Request) -> Result<protocol::Response, SendError> {
-        let mut request = Request::new(Body::from(cbor::encode(request)));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = Uri::from_static("http://worker.cocoon.invalid/attestation");
-        let exchange = async {
-            let response = self.http.send_request(request).await?;
-            let (head, body) = response.into_parts();
-            let body = Limited::new(body, protocol::Response::MAX).collect().await;
-            Ok::<_, hyper::Error>((head.status, body))
-        };
-        let (status, body) = timeout(ASK, exchange)
-            .await
-            .map_err(|_| SendError::Late)?
-            .map_err(SendError::Http)?;
-        let body = body
-            .map_err(|_| SendError::NoEvidence { status })?
-            .to_bytes();
-        cbor::decode(&body).map_err(|_| SendError::NoEvidence { status })
-    }
-}
+type Open = Connection<TcpStream, Body>;
 
 const CONNECT: Duration = Duration::from_secs(10);
-
-const ASK: Duration = Duration::from_secs(90);
-
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// Why a request did not reach a trusted worker.
 #[derive(Debug, thiserror::Error)]
@@ -193,4 +118,24 @@ pub enum SendError {
     /// Never trusted.
     #[error("the worker is not trusted")]
     Untrusted(#[source] ConnectError),
+}
+
+impl From<OpenError> for SendError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Http(error) => Self::Http(error),
+            OpenError::Untrusted(error) => Self::Untrusted(error),
+        }
+    }
+}
+
+impl From<AgainError> for SendError {
+    fn from(error: AgainError) -> Self {
+        match error {
+            AgainError::Http(error) => Self::Http(error),
+            AgainError::Late => Self::Late,
+            AgainError::NoEvidence { status } => Self::NoEvidence { status },
+            AgainError::Stale(error) => Self::Stale(error),
+        }
+    }
 }

@@ -13,6 +13,8 @@
 
 pub mod client;
 pub mod frame;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod identity;
 mod platform;
 mod possession;
