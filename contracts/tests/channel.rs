@@ -293,6 +293,14 @@ fn a_report_tells_the_market_once_what_was_paid_and_by_what() {
     assert!(sent[1].value > COIN * 99 / 100 + redeemed.fee);
     pay.state();
     assert_eq!(pay.exit(&report), 184, "once");
+    let claim = pay.claim(4_000_000);
+    pay.send("payee", &claim);
+    let report = Report {
+        query_id: 9,
+        voucher: claim.voucher,
+    };
+    let least = tvm.send("anyone", &address, REPORT_VALUE, &build(&report));
+    assert_eq!(exits(&least), [0, 0]);
 
     // A Market that is not there: the report is taken back, and nobody loses more than
     // the way costs.

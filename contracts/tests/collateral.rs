@@ -13,6 +13,7 @@ mod tvm;
 mod world;
 
 use attestation::pem;
+use contracts::cells::Moment;
 use contracts::collateral::{
     PostAuthority, PostAuthorityList, PostQeIdentity, PostRootList, PostTcbInfo, State,
 };
@@ -96,6 +97,17 @@ fn processors_have_an_authority_of_their_own() {
     let platform = authorities.platform_ca.unwrap().load().unwrap();
     assert!(processor.list.is_some() && platform.list.is_some());
     assert_ne!(processor.x, platform.x);
+    let since = |from: i64| {
+        let window = Window {
+            from,
+            ..td.statements().valid
+        };
+        let [authority, _] = td.intel.processor_ca(window);
+        build(&PostAuthority::new(1, &authority, td.intel.root()).unwrap())
+    };
+    let from = td.statements().valid.from;
+    assert_eq!(post(&world, &since(from - 1)), 141, "an older certificate");
+    assert_eq!(post(&world, &since(from + 1)), 0);
 }
 
 #[test]
@@ -147,6 +159,7 @@ fn a_relayer_is_thanked_for_what_was_needed_while_there_is_something_to_thank_wi
     assert!(gain(&messages[1]) < 0, "a certificate is nobody's to renew");
     for needed in [2, 3, 4] {
         assert!(gain(&messages[needed]) > bounty - 2 * cost, "{needed}");
+        assert!(gain(&messages[needed]) < 0, "{needed} is fresh now");
     }
     // What is reserved for storage is no bounty.
     let mut time = half;
@@ -162,6 +175,88 @@ fn a_relayer_is_thanked_for_what_was_needed_while_there_is_something_to_thank_wi
     }
     assert!(last < 0, "nothing is left to thank with");
     assert!(tvm.balance(&world.collateral) >= COIN / 2);
+}
+
+#[test]
+fn half_of_the_time_has_to_be_over_before_anyone_is_thanked() {
+    let Some(tvm) = tvm::start(NOW) else { return };
+    let td = Emulated::new();
+    let world = td.world(&tvm);
+    let half = NOW + 14 * 24 * 3600;
+    let fresh = Statements::good(&Platform::SAMPLE, half.into());
+    let list = &messages(&td.intel, &fresh)[0];
+    tvm.set_time(half);
+    let sent = tvm.send("relayer", &world.collateral, COIN, list);
+    assert_eq!(sent[0].exit, Some(0));
+    assert!(sent[1].value < COIN, "it is just half over");
+}
+
+#[test]
+fn nobody_trusts_a_level_that_intel_has_revoked() {
+    let Some(tvm) = tvm::start(NOW) else { return };
+    let td = Emulated::new();
+    let good = td.statements();
+    let revoked: [fn(&mut Statements); 3] = [
+        |statements| statements.platform_status = "Revoked",
+        |statements| statements.module_status = "Revoked",
+        |statements| statements.qe_status = "Revoked",
+    ];
+    for revoke in revoked {
+        let mut statements = good.clone();
+        revoke(&mut statements);
+        let world = td.empty_world(&tvm);
+        for message in messages(&td.intel, &statements) {
+            assert_eq!(post(&world, &message), 0);
+        }
+        let attest = build(&td.attest(&world.claim(BLOCK)));
+        let sent = tvm.send("anyone", &world.node, COIN, &attest);
+        assert_eq!(sent[1].exit, Some(151));
+    }
+}
+
+#[test]
+fn a_module_that_intel_says_nothing_of_is_refused() {
+    let Some(tvm) = tvm::start(NOW) else { return };
+    let td = Emulated::new();
+    let world = td.world(&tvm);
+    let collateral = td.statements().sign(&td.intel);
+    let (_, from) = collateral.tcb_info.split_at("{\"tcbInfo\":".len());
+    let (info, _) = from.rsplit_once(",\"signature\"").unwrap();
+    let begin = info.find("\"tdxModuleIdentities\"").unwrap();
+    let end = info.find("\"tcbLevels\":[{\"tcb\":{\"sgx").unwrap();
+    let info = [&info[..begin], &info[end..]].concat();
+    let signature = hex::encode(td.intel.sign_statement(info.as_bytes()));
+    let info = format!(r#"{{"tcbInfo":{info},"signature":"{signature}"}}"#);
+    let chain = pem::certificates(collateral.parts().tcb_info_issuer_chain).unwrap();
+    let message = PostTcbInfo::new(4, &info, &chain).unwrap();
+    assert_eq!(post(&world, &build(&message)), 0);
+    let attest = build(&td.attest(&world.claim(BLOCK)));
+    let sent = tvm.send("anyone", &world.node, COIN, &attest);
+    assert_eq!(sent[1].exit, Some(150));
+}
+
+#[test]
+fn what_collateral_admits_ends_with_the_first_thing_that_it_rests_on() {
+    let Some(tvm) = tvm::start(NOW) else { return };
+    let td = Emulated::new();
+    let world = td.world(&tvm);
+    let attest = build(&td.attest(&world.claim(BLOCK)));
+    let data = world.claim(BLOCK).report_data().unwrap().0.to_vec();
+    let arguments = [Item::Cell(attest), Item::Slice(data)];
+    let asked = tvm.get(&world.node, "appraise", &arguments).cell();
+    let appraise: Appraise = load(&asked);
+    let collateral = u64::try_from(td.statements().valid.until).unwrap();
+    for (certificate, expected) in [
+        (collateral - 1, collateral - 1),
+        (collateral + 1, collateral),
+    ] {
+        let body = build(&Appraise {
+            until: Moment(certificate),
+            ..appraise.clone()
+        });
+        let sent = tvm.forge(&world.node, &world.collateral, COIN, &body);
+        assert_eq!(load::<Admit>(&sent[1].body).until, Moment(expected));
+    }
 }
 
 #[test]

@@ -304,7 +304,10 @@ fn an_app_is_its_owners_and_counts_once_an_epoch() {
         Some(190)
     );
     assert_eq!(exits(&send("developer", &want)), [0], "the deposit stays");
-    assert_eq!(exits(&send("anyone", &declare)), [0, 0, 0]);
+    let deposit = tvm.balance(&app);
+    let sent = send("anyone", &declare);
+    assert_eq!(exits(&sent), [0, 0, 0]);
+    assert_eq!(load::<Demand>(&sent[1].body).deposit, deposit);
     assert_eq!(send("anyone", &declare)[0].exit, Some(192), "once");
     let leave = build(&Leave { query_id: 3 });
     assert_eq!(

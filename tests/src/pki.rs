@@ -63,7 +63,8 @@ impl Intel {
     #[must_use]
     pub fn processor_ca(&self, valid: Window) -> [Vec<u8>; 2] {
         let key = Key::derive(&[0; 32], "processor CA");
-        let params = authority_params("Intel SGX PCK Processor CA", 0);
+        let mut params = authority_params("Intel SGX PCK Processor CA", 0);
+        params.not_before = moment(valid.from);
         let authority = self.root.issue(key, params);
         [
             authority.certificate.der().to_vec(),
