@@ -121,6 +121,11 @@ fn a_claim_counts_once_for_one_node_on_one_network_while_its_block_is_known() {
     );
     refuse(
         121,
+        "root of the next multiple of 100",
+        &with(&|claim| claim.block = BLOCK - 50),
+    );
+    refuse(
+        121,
         "block of the future",
         &with(&|claim| claim.block = BLOCK + 100),
     );
@@ -162,9 +167,11 @@ fn of_two_claims_on_their_way_the_newer_one_stays() {
         tvm.send("anyone", &world.node, COIN, &newer)[0].exit,
         Some(0)
     );
-    let late = admitted(&world.claim(BLOCK - 100));
-    let sent = tvm.forge(&world.registry, &world.node, COIN, &build(&late));
-    assert_eq!(sent[0].exit, Some(122));
+    for late in [BLOCK - 100, BLOCK] {
+        let late = build(&admitted(&world.claim(late)));
+        let sent = tvm.forge(&world.registry, &world.node, COIN, &late);
+        assert_eq!(sent[0].exit, Some(122));
+    }
     assert_eq!(world.state().seqno, BLOCK);
 }
 
@@ -337,7 +344,9 @@ fn a_node_that_counts_is_presented_once_an_hour_by_anyone() {
     assert_eq!(poke()[0].exit, Some(135), "once");
     tvm.set_time(NOW + 3600);
     assert_eq!(exits(&poke()), [0, 0]);
-    tvm.set_time(NOW + 8 * 24 * 3600);
+    tvm.set_time(NOW + POLICY.lifetime - 1);
+    assert_eq!(exits(&poke()), [0, 0]);
+    tvm.set_time(NOW + POLICY.lifetime);
     assert_eq!(poke()[0].exit, Some(134), "the attestation has ended");
 }
 

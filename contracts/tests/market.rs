@@ -286,6 +286,26 @@ fn whoever_ends_an_epoch_gets_a_bounty_while_there_is_one() {
 }
 
 #[test]
+fn the_last_bounty_leaves_the_reserve() {
+    let Some(tvm) = tvm::start(NOW) else { return };
+    // Storage is paid for before the balance is looked at.
+    let paid_up = |balance| {
+        let market = Market::start(&tvm, balance);
+        tvm.set_time(NOW + EPOCH);
+        tvm.send("anyone", &market.address, COIN / 10, &Cell::default());
+        market.address
+    };
+    let least = COIN / 2 + COIN / 500;
+    let beyond = tvm.balance(&paid_up(COIN)) - least;
+    for (balance, bounty) in [(COIN - beyond - 1, false), (COIN - beyond, true)] {
+        let market = paid_up(balance);
+        let step = build(&Step { query_id: 1 });
+        let sent = tvm.send("keeper", &market, COIN, &step);
+        assert_eq!(received(&sent, &tvm.wallet("keeper")) > COIN, bounty);
+    }
+}
+
+#[test]
 fn an_app_is_its_owners_and_counts_once_an_epoch() {
     let Some(tvm) = tvm::start(NOW) else { return };
     let market = Market::start(&tvm, COIN);
