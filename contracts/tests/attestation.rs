@@ -64,6 +64,19 @@ fn a_claimed_quote_is_admitted_and_remembered_until_its_first_end() {
     );
 }
 
+/// DER has a byte more for a number from 128 on.
+#[test]
+fn versions_from_128_on_are_read_as_der_writes_them() {
+    let Some(tvm) = tvm::start(NOW) else { return };
+    let mut platform = tests::pki::Platform::SAMPLE;
+    platform.cpu_svn[2..5].copy_from_slice(&[127, 128, 255]);
+    let td = Emulated::on(platform);
+    let world = td.world(&tvm);
+    let attest = build(&td.attest(&world.claim(BLOCK)));
+    let sent = tvm.send("anyone", &world.node, COIN, &attest);
+    assert_eq!(exits(&sent), [0, 0, 0, 0, 0], "{sent:#?}");
+}
+
 #[test]
 fn the_test_root_is_the_emulated_tds_and_no_production_code_has_it() {
     let Some(tvm) = tvm::start(NOW) else { return };
@@ -292,6 +305,7 @@ fn the_owner_offers_leaves_and_takes_the_stake_after_a_day() {
         paid > before + COIN - kept - COIN / 100,
         "all else is the owner's"
     );
+    assert!(world.state().host.is_none(), "nothing is offered any more");
     // Whoever comes back does so with the same claims used up.
     assert_eq!(world.state().seqno, BLOCK);
     assert_eq!(

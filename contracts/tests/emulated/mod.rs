@@ -33,6 +33,7 @@ pub const BLOCK: u32 = 40_000;
 pub const BLOCK_ROOT: [u8; 32] = [5; 32];
 
 pub struct Emulated {
+    platform: Platform,
     pub intel: Intel,
     pub enclave: QuotingEnclave,
     pub state: TdState,
@@ -40,10 +41,15 @@ pub struct Emulated {
 
 impl Emulated {
     pub fn new() -> Self {
-        let intel = Intel::new(&[1; 32], &Platform::SAMPLE);
+        Self::on(Platform::SAMPLE)
+    }
+
+    pub fn on(platform: Platform) -> Self {
+        let intel = Intel::new(&[1; 32], &platform);
         let enclave = QuotingEnclave::new(&[2; 32], &intel);
         let state = TdState::new(Td::REGISTERS, Td::MRCONFIGID);
         Self {
+            platform,
             intel,
             enclave,
             state,
@@ -71,7 +77,7 @@ impl Emulated {
     }
 
     pub fn statements(&self) -> Statements {
-        Statements::good(&Platform::SAMPLE, NOW.into())
+        Statements::good(&self.platform, NOW.into())
     }
 
     /// Contracts that know everything about the platform, and the blocks up to [`LAST`].
