@@ -269,6 +269,18 @@ fn a_price_rests_at_both_ends_of_the_dead_zone_and_moves_beyond() {
 }
 
 #[test]
+fn a_fifth_of_the_workers_makes_the_floor_and_not_one_more() {
+    let Some(tvm) = tvm::start(NOW) else { return };
+    let mut market = Market::start(&tvm, COIN);
+    for (worker, ask) in (1..).zip([PRICE / 2, 2 * PRICE, 3 * PRICE, 3 * PRICE, 3 * PRICE]) {
+        follow(&mut market, &Move::Presence(worker, ask, 0));
+    }
+    follow(&mut market, &Move::Wait(EPOCH));
+    follow(&mut market, &Move::Step);
+    assert!(market.stored().price < PRICE, "nobody paid anything");
+}
+
+#[test]
 fn whoever_ends_an_epoch_gets_a_bounty_while_there_is_one() {
     let Some(tvm) = tvm::start(NOW) else { return };
     for (balance, bounty) in [(COIN / 2, false), (COIN, true)] {
