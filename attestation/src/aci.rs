@@ -17,7 +17,9 @@
 
 mod json;
 mod keyset;
+#[cfg(not(target_arch = "wasm32"))]
 mod opening;
+#[cfg(not(target_arch = "wasm32"))]
 mod receipt;
 
 use alloc::borrow::Cow;
@@ -32,7 +34,9 @@ use crate::register::Digest256;
 
 pub use json::{Json, JsonError};
 pub use keyset::{Keyset, KeysetError};
+#[cfg(not(target_arch = "wasm32"))]
 pub use opening::{Forwarded, Opening, OpeningError, Run, Settings, hash_ids};
+#[cfg(not(target_arch = "wasm32"))]
 pub use receipt::{
     Engine, Event, Executed, Model, Output, Prompt, Receipt, ReceiptError, Sampling, SeedSource,
     Signed,

@@ -3,13 +3,15 @@
 //! ```text
 //! EKM        = TLS-Exporter("EXPORTER-cocoon-attest-v1", SHA-384(nonce || ALPN || role), 64)
 //! Binding    = SHA-512("cocoon/attest/v1\0" || SHA-384(SPKI) || EKM || nonce)
+//!            | SHA-512("cocoon/sealed/v1\0" || keyset digest || nonce)
 //! TreeHead   = of the tree over the bindings that one quote serves (batch.rs)
 //! REPORTDATA = SHA-512("cocoon/quote/v1\0" || TreeHead || G || SHA-384(state))
 //! G          = SHA-384 over the length-prefixed GPU reports and chains
 //! ```
 //!
 //! The exporter names one TLS session and the nonce one moment in it, so that
-//! evidence of another session, or of an earlier moment, has another value. A
+//! evidence of another session, or of an earlier moment, has another value. A client
+//! that seals its requests has no session: its evidence is about a keyset. A
 //! leaked TLS key alone does not help: relaying needs this session's secrets.
 //! All fields have fixed widths, so nothing can move across a boundary.
 //!
@@ -22,7 +24,7 @@ use core::fmt;
 
 use sha2::{Digest, Sha256, Sha384, Sha512};
 
-use crate::register::Digest384;
+use crate::register::{Digest256, Digest384};
 
 /// Application protocol of an attested connection. Nothing else is spoken.
 pub const ALPN: &[u8] = b"cocoon/1";
@@ -61,6 +63,16 @@ impl Binding {
             .chain_update(b"cocoon/attest/v1\0")
             .chain_update(spki.as_bytes())
             .chain_update(ekm)
+            .chain_update(nonce.0);
+        Self(hash.finalize().into())
+    }
+
+    /// Of the keyset with this digest, outside any session.
+    #[must_use]
+    pub fn sealed(keyset: &Digest256, nonce: &Nonce) -> Self {
+        let hash = Sha512::new()
+            .chain_update(b"cocoon/sealed/v1\0")
+            .chain_update(keyset.as_bytes())
             .chain_update(nonce.0);
         Self(hash.finalize().into())
     }
@@ -116,6 +128,14 @@ mod tests {
         assert_ne!(binding, Binding::new(&SPKI, &[0; 64], &NONCE));
         assert_ne!(binding, Binding::new(&SPKI, &EKM, &Nonce([0; 32])));
         assert_ne!(NONCE.exporter_context(), Nonce([0; 32]).exporter_context());
+    }
+
+    #[test]
+    fn keyset_and_nonce_each_change_the_binding_of_a_sealed_client() {
+        let binding = Binding::sealed(&Digest256::ZERO, &NONCE);
+        let other = Digest256::from_bytes([1; 32]);
+        assert_ne!(binding, Binding::sealed(&other, &NONCE));
+        assert_ne!(binding, Binding::sealed(&Digest256::ZERO, &Nonce([0; 32])));
     }
 
     #[test]

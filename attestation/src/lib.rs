@@ -8,7 +8,7 @@
 
 extern crate alloc;
 
-#[cfg(all(feature = "verify", not(target_arch = "wasm32")))]
+#[cfg(feature = "verify")]
 pub mod aci;
 pub mod appraisal;
 pub mod batch;

@@ -44,7 +44,8 @@ pub struct Claim {
 pub struct Keys {
     /// Ed25519, signs receipts.
     pub receipt: HashBytes,
-    /// X25519, opens requests.
+    /// SHA-256 of the X-Wing key that requests are sealed to: under it the network knows
+    /// this worker.
     pub seal: HashBytes,
     /// SHA-384 of the TLS key.
     pub tls: Bytes<48>,

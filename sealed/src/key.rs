@@ -58,6 +58,13 @@ pub fn seal(
 pub struct PublicKey(<XWing as hpke::Kem>::PublicKey);
 
 impl PublicKey {
+    /// Whoever calls has to know whose it is.
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
+        <XWing as hpke::Kem>::PublicKey::from_bytes(bytes)
+            .ok()
+            .map(Self)
+    }
+
     /// As a keyset has it.
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {

@@ -1,7 +1,9 @@
-//! The key that signs receipts, and the keyset that names it.
+//! The key that signs receipts, the one that requests are sealed to, and the keyset that
+//! names them.
 //!
-//! Made at boot, in memory, and used for nothing else. The keyset is made anew with each
-//! identity, whose TLS key is in it; evidence names the newest.
+//! Both are made at boot, in memory, live as long as it, and are used for nothing else.
+//! The keyset is made anew with each identity, whose TLS key is in it; evidence names the
+//! newest.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -9,20 +11,26 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use attestation::aci::{JsonError, Keyset, KeysetError, Receipt};
 use attestation::register::Digest256;
+use aws_lc_rs::rand;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+use sealed::{OpenError, SecretKey};
 
 use crate::identity::Identity;
 
 /// Signs for as long as this machine runs.
 pub(crate) struct Signer {
     key: Ed25519KeyPair,
+    pub(crate) seal: SecretKey,
     keyset: RwLock<Option<Arc<Keyset>>>,
 }
 
 impl Signer {
     pub(crate) fn new() -> Result<Self, KeyError> {
+        let mut seed = [0; 32];
+        rand::fill(&mut seed).map_err(|_| KeyError::Random)?;
         Ok(Self {
             key: Ed25519KeyPair::generate().map_err(|_| KeyError::Random)?,
+            seal: SecretKey::from_seed(seed).map_err(KeyError::Seal)?,
             keyset: RwLock::default(),
         })
     }
@@ -33,7 +41,8 @@ impl Signer {
         let key = key.map_err(|_| KeyError::Random)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let end = now.unwrap_or_default().saturating_add(Identity::LIFETIME);
-        let keyset = Keyset::new(key, tls, end.as_secs()).map_err(KeyError::Keyset)?;
+        let keyset = Keyset::new(key, &self.seal.public().bytes(), tls, end.as_secs())
+            .map_err(KeyError::Keyset)?;
         let mut place = self.keyset.write().unwrap_or_else(PoisonError::into_inner);
         *place = Some(Arc::new(keyset));
         Ok(())
@@ -66,7 +75,7 @@ impl fmt::Debug for Signer {
     }
 }
 
-/// Why there are no keys for receipts.
+/// Why there are no keys.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// A time beyond what JSON can say.
@@ -75,6 +84,9 @@ pub enum KeyError {
     /// The system gives none.
     #[error("no randomness")]
     Random,
+    /// Not for a seed of its own length.
+    #[error("cannot make the key that requests are sealed to")]
+    Seal(#[source] OpenError),
 }
 
 /// Why an answer has no receipt.

@@ -10,6 +10,7 @@ use attestation::evidence::PlatformEvidence;
 use attestation::protocol::{Refusal, Request, Response};
 use attestation::register::{Digest256, Digest384};
 use attestation::vtpm;
+use sealed::{OpenError, Opener, Responder};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -76,6 +77,31 @@ impl Worker {
         }
     }
 
+    /// SHA-256 of the key that requests are sealed to: under it the network knows this
+    /// worker, for as long as it runs. The keyset has the key.
+    pub fn seal_id(&self) -> Digest256 {
+        self.platform.signer.seal.public().id()
+    }
+
+    /// Begins to open a request that was sealed to that key.
+    pub fn open(&self, envelope: &[u8], start: &[u8]) -> Result<(Opener, Responder), OpenError> {
+        self.platform.signer.seal.open(envelope, start)
+    }
+
+    /// Has a TD speak for those keys and a nonce to a client that has no session with it,
+    /// and seals its requests. A TPM's host would read them.
+    pub async fn attest_sealed(&self, nonce: Nonce) -> Response {
+        let evidence = match (self.platform.endorsement(), self.keyset()) {
+            (None, Some(keyset)) => {
+                let binding = Binding::sealed(&keyset.digest().0, &nonce);
+                self.platform.attest(binding, None).await
+            }
+            (None, None) => Err(Refusal::NoEvidence),
+            (Some(_), _) => Err(Refusal::OutOfOrder),
+        };
+        respond(evidence)
+    }
+
     /// Shakes hands and opens the gate: what comes back has seen evidence.
     pub async fn accept<S>(
         self: &Arc<Self>,
@@ -132,10 +158,7 @@ impl<S> Attester<S> {
             }
             (Request::Credential(_), _, _) => Err(Refusal::OutOfOrder),
         };
-        match evidence {
-            Ok((evidence, path)) => Response::Evidence(evidence, path),
-            Err(refusal) => Response::Refused(refusal),
-        }
+        respond(evidence)
     }
 
     async fn attest(&self, nonce: Nonce, credential: Option<vtpm::Credential>) -> Answer {
@@ -168,6 +191,13 @@ impl<S> Attester<S> {
     }
 }
 
+fn respond(answer: Answer) -> Response {
+    match answer {
+        Ok((evidence, path)) => Response::Evidence(evidence, path),
+        Err(refusal) => Response::Refused(refusal),
+    }
+}
+
 /// From the first byte to the end of the TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
@@ -180,7 +210,7 @@ pub enum StartError {
     /// Key, certificate, or the platform behind it.
     #[error("cannot make an identity")]
     Identity(#[source] IdentityError),
-    /// Keys for receipts.
+    /// For receipts and for sealed requests.
     #[error("cannot make keys")]
     Keys(#[source] KeyError),
 }

@@ -18,9 +18,11 @@ pub struct Keyset {
 }
 
 impl Keyset {
-    /// Of a worker with one key for receipts and one for TLS, until a Unix time.
+    /// Of a worker with one key for receipts, one that requests are sealed to, and one
+    /// for TLS, until a Unix time.
     pub fn new(
         receipts: &[u8; 32],
+        seal: &[u8],
         tls_spki: &Digest256,
         not_after: u64,
     ) -> Result<Self, KeysetError> {
@@ -33,7 +35,12 @@ impl Keyset {
                 public_key: hex::encode(receipts),
             }]
             .into(),
-            e2ee_public_keys: Vec::new(),
+            e2ee_public_keys: [Key {
+                key_id: Self::SEAL.into(),
+                algo: X_WING.into(),
+                public_key: hex::encode(seal),
+            }]
+            .into(),
             tls_public_keys: [Tls {
                 spki_sha256: *tls_spki,
                 domain: None,
@@ -85,8 +92,19 @@ impl Keyset {
         Some(*key.as_bytes())
     }
 
-    /// Name of the key in what [`Self::new`] makes.
+    /// The X-Wing key that requests are sealed to, if there is one.
+    #[must_use]
+    pub fn seal_key(&self) -> Option<Vec<u8>> {
+        let mut keys = self.document.e2ee_public_keys.iter();
+        let key = keys.find(|key| key.key_id == Self::SEAL && key.algo == X_WING)?;
+        hex::decode(&key.public_key).ok()
+    }
+
+    /// Name of the key for receipts in what [`Self::new`] makes.
     pub const RECEIPTS: &str = "receipt-1";
+
+    /// Name of the key that requests are sealed to.
+    pub const SEAL: &str = "seal-1";
 }
 
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -114,6 +132,9 @@ struct Tls {
 
 const ED25519: &str = "ed25519";
 
+/// Of no specification of ACI: who does not know it passes it over (section 3.1).
+const X_WING: &str = "x-wing";
+
 /// Not a keyset.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("no keyset")]
@@ -124,15 +145,16 @@ mod tests {
     use super::*;
 
     fn keyset() -> Keyset {
-        Keyset::new(&[0xab; 32], &Digest256::from_bytes([1; 32]), 1_800_000_000).unwrap()
+        let tls = Digest256::from_bytes([1; 32]);
+        Keyset::new(&[0xab; 32], &[0xcd; 1216], &tls, 1_800_000_000).unwrap()
     }
 
     #[test]
     fn the_digest_is_over_the_canonical_document_with_all_that_is_in_it() {
-        let key = "ab".repeat(32);
+        let (key, seal) = ("ab".repeat(32), "cd".repeat(1216));
         let tls = "01".repeat(32);
         let expected = alloc::format!(
-            r#"{{"e2ee_public_keys":[],"not_after":1800000000,"receipt_signing_keys":[{{"algo":"ed25519","key_id":"receipt-1","public_key":"{key}"}}],"subject":null,"tls_public_keys":[{{"spki_sha256":"{tls}"}}]}}"#
+            r#"{{"e2ee_public_keys":[{{"algo":"x-wing","key_id":"seal-1","public_key":"{seal}"}}],"not_after":1800000000,"receipt_signing_keys":[{{"algo":"ed25519","key_id":"receipt-1","public_key":"{key}"}}],"subject":null,"tls_public_keys":[{{"spki_sha256":"{tls}"}}]}}"#
         );
         assert_eq!(keyset().text(), expected);
         assert_eq!(*keyset().digest(), Hash::of(expected.as_bytes()));
@@ -153,6 +175,20 @@ mod tests {
             let other = keyset().text().replacen(from, to, 1);
             let other = Keyset::parse(other.as_bytes()).unwrap();
             assert_eq!(other.receipt_key("receipt-1"), None, "{to}");
+        }
+    }
+
+    #[test]
+    fn only_an_x_wing_key_of_that_name_is_sealed_to() {
+        assert_eq!(keyset().seal_key(), Some([0xcd; 1216].into()));
+        for (from, to) in [
+            ("x-wing", "x448"),
+            ("seal-1", "seal-2"),
+            ("\"cdcd", "\"cdc"),
+        ] {
+            let other = keyset().text().replacen(from, to, 1);
+            let other = Keyset::parse(other.as_bytes()).unwrap();
+            assert_eq!(other.seal_key(), None, "{to}");
         }
     }
 

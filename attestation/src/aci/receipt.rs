@@ -376,7 +376,7 @@ pub(super) mod tests {
 
     fn keyset() -> Keyset {
         let public = key().public_key().as_ref().try_into().unwrap();
-        Keyset::new(&public, &Digest256::ZERO, 2_000_000_000).unwrap()
+        Keyset::new(&public, &[], &Digest256::ZERO, 2_000_000_000).unwrap()
     }
 
     /// Of two answers to one prompt.
@@ -545,7 +545,7 @@ pub(super) mod tests {
         );
         let signature = text.replace("\"signature\":\"", "\"signature\":\"00");
         assert_eq!(verify(&signature), Err(ReceiptError::Signature));
-        let other = Keyset::new(&[1; 32], &Digest256::ZERO, 2_000_000_000).unwrap();
+        let other = Keyset::new(&[1; 32], &[], &Digest256::ZERO, 2_000_000_000).unwrap();
         let found = *keyset().digest();
         let expected = *other.digest();
         assert_eq!(

@@ -44,7 +44,7 @@ pub(super) struct ClaimArgs {
     /// The machine's key that signs receipts, Ed25519.
     #[arg(long, value_name = "HEX")]
     receipt_key: Digest256,
-    /// The machine's key that opens requests, X25519.
+    /// SHA-256 of the machine's key that requests are sealed to: its id in the network.
     #[arg(long, value_name = "HEX")]
     seal_key: Digest256,
     /// SHA-384 of the machine's TLS key.

@@ -24,7 +24,7 @@ pub(super) fn receipt(events: usize) -> Vec<u8> {
 }
 
 pub(super) fn keyset() -> Vec<u8> {
-    let keyset = Keyset::new(&[1; 32], &Digest256::ZERO, 2).expect("is a keyset");
+    let keyset = Keyset::new(&[1; 32], &[2; 1216], &Digest256::ZERO, 2).expect("is a keyset");
     keyset.text().into()
 }
 
