@@ -11,32 +11,33 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use attestation::register::Digest256;
-use contracts::price::bracket;
 use sha2::{Digest as _, Sha256};
 
-use crate::dice::mix;
+use crate::dice::{Dice, mix};
+use crate::reputation;
 use crate::seat::Seat;
 
-/// All places of one model, by bracket of what they ask.
+/// All places of one model, a circle for each power of two of what they ask: a limit cuts
+/// through one of them.
 #[derive(Debug, Default)]
 pub(crate) struct Ring {
-    brackets: BTreeMap<u8, BTreeSet<(u64, usize)>>,
+    circles: BTreeMap<u32, BTreeSet<(u64, usize)>>,
 }
 
 impl Ring {
     pub(crate) fn insert(&mut self, id: usize, seat: &Seat) {
-        let circle = self.brackets.entry(bracket(seat.ask)).or_default();
+        let circle = self.circles.entry(octave(seat.ask)).or_default();
         circle.extend(points(seat.point).map(|point| (point, id)));
     }
 
     pub(crate) fn remove(&mut self, id: usize, point: u64, ask: u64) {
-        let bracket = bracket(ask);
-        if let Some(circle) = self.brackets.get_mut(&bracket) {
+        let octave = octave(ask);
+        if let Some(circle) = self.circles.get_mut(&octave) {
             for point in points(point) {
                 circle.remove(&(point, id));
             }
             if circle.is_empty() {
-                self.brackets.remove(&bracket);
+                self.circles.remove(&octave);
             }
         }
     }
@@ -49,7 +50,7 @@ impl Ring {
         fits: impl Fn(usize) -> bool,
     ) -> Option<usize> {
         let from = first(affinity.as_bytes());
-        let circles = self.brackets.range(..=bracket(max));
+        let circles = self.circles.range(..=octave(max));
         let next = circles.filter_map(|(_, circle)| {
             let ahead = circle.range((from, 0)..).chain(circle.iter());
             let mut near = ahead.take(STEPS);
@@ -82,6 +83,19 @@ pub(crate) fn bound(slots: u32, load: u64, all_slots: u64) -> u32 {
         .max(slots.div_ceil(2))
 }
 
+/// A number below [`FULL`](reputation::FULL), the same for a conversation and a place: a
+/// place takes part in as many conversations as it has standing.
+pub(crate) fn chance(affinity: &Digest256, point: u64) -> u16 {
+    let mut dice = Dice(first(affinity.as_bytes()) ^ point);
+    let chance = dice.below(reputation::FULL.into());
+    chance.try_into().unwrap_or_default()
+}
+
+/// Which power of two.
+const fn octave(ask: u64) -> u32 {
+    u64::BITS.saturating_sub(ask.leading_zeros())
+}
+
 fn first(hash: &[u8; 32]) -> u64 {
     hash.first_chunk().copied().map_or(0, u64::from_be_bytes)
 }
@@ -93,5 +107,5 @@ fn points(point: u64) -> impl Iterator<Item = u64> {
 
 const POINTS: u64 = 4;
 
-/// How far it is looked on the circle of a bracket.
+/// How far it is looked on a circle.
 const STEPS: usize = 16;

@@ -1,10 +1,11 @@
 //! Which place a request goes to: of two drawn at random the better one, so that nobody
 //! gets more than two shares, whatever it promises, and schedulers that know the same old
-//! offers do not all run to one place. A few take the first one drawn, so that who is new
-//! or was slow is tried.
+//! offers do not all run to one place. A few take the first one drawn, so that who was slow
+//! is tried again.
 //!
-//! The better one costs less: what an answer takes there, times what it asks, times how
-//! full it is, by its standing. Who is twice as fast may ask for twice as much.
+//! A standing is a share: who has half of it is drawn half as often. The better one costs
+//! less: what an answer takes there, times what it asks, times how full it is. Who is twice
+//! as fast may ask for twice as much.
 
 use std::time::Duration;
 
@@ -35,59 +36,96 @@ pub(crate) fn choose(
     model: &Model,
     seats: &Slab<Seat>,
     wanted: &Wanted<'_>,
-    is_allowed: impl Fn(&Seat) -> bool,
     now: Duration,
     random: u64,
 ) -> Option<usize> {
+    let choice = Choice {
+        model,
+        seats,
+        wanted,
+        now,
+    };
     let mut dice = Dice(random);
-    let fits = |id: usize| seats.get(id).is_some_and(&is_allowed);
-    let draw = |dice: &mut Dice, other: Option<usize>| {
-        let fits = |id: usize| Some(id) != other && fits(id);
-        model.open.draw(wanted.max_price, dice, fits)
-    };
-    let cost = |id: &usize| {
-        seats
-            .get(*id)
-            .map_or(u128::MAX, |seat| cost(model, seat, now))
-    };
-
-    let drawn = draw(&mut dice, None)?;
-    let known = wanted.affinity.and_then(|affinity| {
-        model.ring.next(&affinity, wanted.max_price, |id| {
-            let has_room = |seat: &Seat| {
-                let bound = affinity::bound(seat.slots, model.load, model.slots);
-                seat.ask <= wanted.max_price && seat.is_open(now) && seat.load() < bound
-            };
-            seats.get(id).is_some_and(has_room) && fits(id)
-        })
-    });
-    if dice.is_one_in(EXPLORE) && known.is_none() {
+    let drawn = choice.draw(&mut dice, None)?;
+    let known = wanted.affinity.and_then(|affinity| choice.known(&affinity));
+    if known.is_none() && dice.is_one_in(EXPLORE) {
         return Some(drawn);
     }
-    let other = draw(&mut dice, Some(drawn)).unwrap_or(drawn);
+    let other = choice.draw(&mut dice, Some(drawn)).unwrap_or(drawn);
+    let cost = |id: &usize| choice.cost(*id);
     let better = [drawn, other].into_iter().min_by_key(cost)?;
-    Some(match known {
-        Some(known) if cost(&known) <= cost(&better).saturating_mul(WORTH) => known,
-        _ => better,
-    })
+    known
+        .filter(|known| cost(known) <= cost(&better).saturating_mul(WORTH))
+        .or(Some(better))
 }
 
-fn cost(model: &Model, seat: &Seat, now: Duration) -> u128 {
-    let answer = u128::from(seat.speed.answer(TYPICAL, &model.typical, now).max(1));
-    let slots = u128::from(seat.slots.max(1));
-    let crowd = slots
-        .saturating_add(seat.load().into())
-        .saturating_mul(1000);
-    answer
-        .saturating_mul(crowd.checked_div(slots).unwrap_or(1000))
-        .saturating_mul(seat.ask.max(1).into())
-        .saturating_mul(reputation::FULL.into())
-        .checked_div(seat.standing.into())
-        .unwrap_or(u128::MAX)
+struct Choice<'a> {
+    model: &'a Model,
+    seats: &'a Slab<Seat>,
+    wanted: &'a Wanted<'a>,
+    now: Duration,
+}
+
+impl Choice<'_> {
+    /// Any that has room, is allowed, and is not the other one; by standing, unless nobody
+    /// else is there.
+    fn draw(&self, dice: &mut Dice, other: Option<usize>) -> Option<usize> {
+        let fits = |id: usize| Some(id) != other && self.is_new(id);
+        let mut draw = || {
+            let drawn = self.model.open.draw(self.wanted.max_price, dice, fits)?;
+            let standing = self.seats.get(drawn)?.standing;
+            let chance = dice.below(reputation::FULL.into());
+            Some((drawn, chance < standing.into()))
+        };
+        let mut last = draw()?;
+        for _ in 0..REDRAWS {
+            if last.1 {
+                break;
+            }
+            last = draw()?;
+        }
+        Some(last.0)
+    }
+
+    /// Where the conversation should be, if there is room and it may go there.
+    fn known(&self, affinity: &Digest256) -> Option<usize> {
+        let fits = |id: usize| {
+            let seat = self.seats.get(id);
+            seat.is_some_and(|seat| {
+                let bound = affinity::bound(seat.slots, self.model.load, self.model.slots);
+                seat.ask <= self.wanted.max_price
+                    && seat.is_open(self.now)
+                    && seat.load() < bound
+                    && affinity::chance(affinity, seat.point) < seat.standing
+                    && self.is_new(id)
+            })
+        };
+        self.model.ring.next(affinity, self.wanted.max_price, fits)
+    }
+
+    fn is_new(&self, id: usize) -> bool {
+        let is_new = |seat: &Seat| !self.wanted.except.contains(&seat.worker);
+        self.wanted.except.is_empty() || self.seats.get(id).is_some_and(is_new)
+    }
+
+    fn cost(&self, id: usize) -> u128 {
+        self.seats.get(id).map_or(u128::MAX, |seat| {
+            let answer = seat.speed.answer(TYPICAL, &self.model.typical, self.now);
+            let slots = u128::from(seat.slots.max(1));
+            let used = slots.saturating_add(seat.load().into());
+            let crowd = used.saturating_mul(1000).checked_div(slots);
+            u128::from(answer.max(1))
+                .saturating_mul(crowd.unwrap_or(1000))
+                .saturating_mul(seat.ask.max(1).into())
+        })
+    }
 }
 
 /// One in so many takes what was drawn first.
 const EXPLORE: u64 = 32;
+
+/// How often it is drawn anew for a low standing.
+const REDRAWS: usize = 4;
 
 /// Being remembered is worth so many times the cost elsewhere.
 const WORTH: u128 = 3;

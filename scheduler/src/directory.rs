@@ -76,7 +76,7 @@ impl Directory {
             let is_it = |seat: &&usize| self.name_of(**seat) == Some(&*model.name);
             let seat = match before.iter().find(is_it) {
                 Some(seat) => *seat,
-                None => self.open(worker, &id, model, standing),
+                None => self.open(id, model, standing),
             };
             after.push(seat);
             self.change(seat, now, |seat| {
@@ -133,16 +133,11 @@ impl Directory {
             .get(wanted.model)
             .and_then(|model| self.models.get(*model));
         let model = model.ok_or(NoPick::Model)?;
-        let is_allowed = |seat: &Seat| {
-            let worker = self.workers.get(seat.worker);
-            worker.is_some_and(|worker| !wanted.except.contains(&worker.id))
-        };
-        let chosen = choose(model, &self.seats, wanted, is_allowed, now, random);
+        let chosen = choose(model, &self.seats, wanted, now, random);
         let chosen = chosen.and_then(|id| {
             let seat = self.seats.get(id)?;
-            let worker = self.workers.get(seat.worker)?;
             Some(Pick {
-                worker: worker.id,
+                worker: seat.worker,
                 price: seat.ask,
                 seat: id,
                 serial: seat.serial,
@@ -256,13 +251,7 @@ impl Directory {
         worker
     }
 
-    fn open(
-        &mut self,
-        worker: usize,
-        id: &Digest256,
-        offered: &OfferedModel,
-        standing: u16,
-    ) -> usize {
+    fn open(&mut self, worker: Digest256, offered: &OfferedModel, standing: u16) -> usize {
         let name = &*offered.name;
         let model = match self.by_name.get(name) {
             Some(model) => *model,
@@ -276,7 +265,8 @@ impl Directory {
             }
         };
         let serial = self.serial();
-        let seat = Seat::new(worker, model, serial, point(&self.seed, id, name), standing);
+        let point = point(&self.seed, &worker, name);
+        let seat = Seat::new(worker, model, serial, point, standing);
         let seat = self.seats.insert(seat);
         if let (Some(model), Some(entry)) = (self.models.get_mut(model), self.seats.get(seat)) {
             model.seats = model.seats.saturating_add(1);

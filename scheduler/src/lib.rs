@@ -10,4 +10,5 @@ pub mod dice;
 pub mod directory;
 pub mod queue;
 pub mod reputation;
+pub mod retry;
 mod seat;

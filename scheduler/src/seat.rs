@@ -3,12 +3,14 @@
 
 use std::time::Duration;
 
+use attestation::register::Digest256;
+
 use crate::decay::Speed;
 
 /// One model at one worker.
 #[derive(Debug)]
 pub(crate) struct Seat {
-    pub(crate) worker: usize,
+    pub(crate) worker: Digest256,
     pub(crate) model: usize,
     /// No other seat ever had it.
     pub(crate) serial: u64,
@@ -34,7 +36,13 @@ pub(crate) struct Seat {
 }
 
 impl Seat {
-    pub(crate) fn new(worker: usize, model: usize, serial: u64, point: u64, standing: u16) -> Self {
+    pub(crate) fn new(
+        worker: Digest256,
+        model: usize,
+        serial: u64,
+        point: u64,
+        standing: u16,
+    ) -> Self {
         Self {
             worker,
             model,
@@ -123,7 +131,7 @@ mod tests {
     use super::*;
 
     fn seat(slots: u32) -> Seat {
-        let mut seat = Seat::new(0, 0, 0, 0, 1);
+        let mut seat = Seat::new(Digest256::ZERO, 0, 0, 0, 1);
         seat.is_draining = false;
         seat.hear(slots, slots, 0);
         seat

@@ -162,20 +162,51 @@ fn who_asks_for_nothing_gets_two_shares_at_most() {
 }
 
 #[test]
-fn who_is_new_or_was_slow_is_tried_among_those_who_are_better() {
-    let mut directory = directory(&[1000; 20]);
-    for worker in 1..20 {
-        directory.judge(&id(worker), reputation::FULL, Duration::ZERO);
+fn a_standing_is_a_share_with_affinity_and_without() {
+    for affinity in [false, true] {
+        let mut directory = directory(&[1000; 20]);
+        for worker in 1..20 {
+            directory.judge(&id(worker), reputation::FULL, Duration::ZERO);
+        }
+        let mut tried = 0;
+        for random in 0..20_000_u64 {
+            let wanted = Wanted {
+                affinity: affinity.then(|| Digest256::of(&random.to_be_bytes())),
+                ..wanted(1000)
+            };
+            let pick = directory.pick(&wanted, Duration::ZERO, random).unwrap();
+            tried += u32::from(pick.worker == id(0));
+            directory.done(pick, &ANSWER, Duration::ZERO);
+        }
+        let share = 20_000 / 20;
+        assert!(
+            (share / 4..share * 3 / 4).contains(&tried),
+            "about a half: {tried}"
+        );
     }
+}
+
+#[test]
+fn who_was_slow_is_tried_again() {
+    let mut directory = directory(&[1000; 20]);
+    let slow = Outcome::Answered {
+        first: Duration::from_secs(9),
+        rest: Duration::ZERO,
+        tokens: 1,
+    };
     let mut tried = 0;
-    for random in 0..10_000 {
+    for random in 0..20_000 {
         let pick = directory
             .pick(&wanted(1000), Duration::ZERO, random)
             .unwrap();
-        tried += u32::from(pick.worker == id(0));
-        directory.done(pick, &ANSWER, Duration::ZERO);
+        let is_slow = pick.worker == id(0);
+        tried += u32::from(is_slow);
+        directory.done(pick, if is_slow { &slow } else { &ANSWER }, Duration::ZERO);
     }
-    assert!(tried >= 10, "one of 32 tries, of 20 workers: {tried}");
+    assert!(
+        (10..100).contains(&tried),
+        "one of 32 tries, of 20 workers: {tried}"
+    );
 }
 
 #[test]
@@ -303,11 +334,10 @@ proptest! {
                     let except: Vec<_> = except.into_iter().map(id).collect();
                     directory.advance(now);
                     let is_allowed = |seat: &Seat| {
-                        let worker = &directory.workers[seat.worker];
                         seat.is_open(now)
                             && &*directory.models[seat.model].name == MODEL
                             && seat.ask <= max
-                            && !except.contains(&worker.id)
+                            && !except.contains(&seat.worker)
                     };
                     let any = directory.seats.iter().any(|(_, seat)| is_allowed(seat));
                     let wanted = Wanted {
