@@ -10,13 +10,12 @@ use candle_core::{Device, Tensor};
 use serde::Deserialize;
 
 use crate::config::{FILE, check_sizes, unsupported};
-use crate::encoder::{Norm, attend, linear, project};
+use crate::encoder::{Activation, Attention, Feed, Norm, linear};
 use crate::error::LoadError;
 use crate::kernel::attention::Heads;
 use crate::kernel::pool::Pool;
-use crate::linear::Linear;
 use crate::model_dir::ModelDir;
-use crate::weights::Weights;
+use crate::weights::{Tally, Weights};
 
 /// Weights and shape.
 #[derive(Debug)]
@@ -27,10 +26,9 @@ pub(crate) struct Bert {
     segment: Tensor,
     norm: Norm,
     layers: Vec<Layer>,
-    heads: Heads,
     context: usize,
     vocabulary: usize,
-    parameters: u64,
+    tally: Tally,
 }
 
 impl Bert {
@@ -67,7 +65,7 @@ impl Bert {
             config.layer_norm_eps,
         )?;
         let layers = (0..config.num_hidden_layers)
-            .map(|index| Layer::load(pool, &mut weights, &config, index))
+            .map(|index| Layer::load(pool, &mut weights, &config, heads, index))
             .collect::<Result<_, _>>()?;
         Ok(Self {
             words,
@@ -75,10 +73,9 @@ impl Bert {
             segment,
             norm,
             layers,
-            heads,
             context,
             vocabulary: config.vocab_size,
-            parameters: weights.parameters(),
+            tally: weights.tally(),
         })
     }
 
@@ -92,8 +89,8 @@ impl Bert {
         self.vocabulary
     }
 
-    pub(crate) fn parameters(&self) -> u64 {
-        self.parameters
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// Embeds one text of at least one token.
@@ -104,7 +101,7 @@ impl Bert {
         let x = x.add(&self.positions.narrow(0, 0, rows)?)?;
         let mut x = self.norm.forward(&x.broadcast_add(&self.segment)?)?;
         for layer in &self.layers {
-            x = layer.forward(pool, &x, self.heads)?;
+            x = layer.forward(pool, &x)?;
         }
         let mean = x.mean(0)?;
         let length = mean.sqr()?.sum_all()?.sqrt()?;
@@ -115,13 +112,9 @@ impl Bert {
 /// One block: attention, then the feed-forward network, each added and normalised.
 #[derive(Debug)]
 struct Layer {
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    output: Linear,
+    attention: Attention,
     attention_norm: Norm,
-    up: Linear,
-    down: Linear,
+    feed: Feed,
     norm: Norm,
 }
 
@@ -130,6 +123,7 @@ impl Layer {
         pool: &mut Pool,
         weights: &mut Weights,
         config: &Config,
+        heads: Heads,
         index: usize,
     ) -> Result<Self, LoadError> {
         let name = |part: &str| format!("encoder.layer.{index}.{part}");
@@ -137,30 +131,32 @@ impl Layer {
         let mut norm = |part: &str| Norm::load(weights, &name(part), hidden, config.layer_norm_eps);
         let attention_norm = norm("attention.output.LayerNorm")?;
         let norm = norm("output.LayerNorm")?;
-        let mut linear = |part, shape| linear(pool, weights, &name(part), shape, true);
+        let mut square = |part| linear(pool, weights, &name(part), [hidden, hidden], true);
         Ok(Self {
-            query: linear("attention.self.query", [hidden, hidden])?,
-            key: linear("attention.self.key", [hidden, hidden])?,
-            value: linear("attention.self.value", [hidden, hidden])?,
-            output: linear("attention.output.dense", [hidden, hidden])?,
+            attention: Attention {
+                query: square("attention.self.query")?,
+                key: square("attention.self.key")?,
+                value: square("attention.self.value")?,
+                output: square("attention.output.dense")?,
+                heads,
+            },
             attention_norm,
-            up: linear("intermediate.dense", [inner, hidden])?,
-            down: linear("output.dense", [hidden, inner])?,
+            feed: Feed::load(
+                pool,
+                weights,
+                [&name("intermediate.dense"), &name("output.dense")],
+                [hidden, inner, hidden],
+                Activation::Gelu,
+                true,
+            )?,
             norm,
         })
     }
 
-    fn forward(&self, pool: &mut Pool, x: &Tensor, heads: Heads) -> candle_core::Result<Tensor> {
-        let [query, key, value] = [&self.query, &self.key, &self.value]
-            .map(|linear| project(pool, linear, x)?.flatten_all()?.to_vec1());
-        let attended = attend(pool, heads, [&query?, &key?, &value?]);
-        let attended = Tensor::from_vec(attended, x.shape(), &Device::Cpu)?;
-        let attended = project(pool, &self.output, &attended)?;
+    fn forward(&self, pool: &mut Pool, x: &Tensor) -> candle_core::Result<Tensor> {
+        let attended = self.attention.forward(pool, x)?;
         let x = self.attention_norm.forward(&x.add(&attended)?)?;
-
-        let inner = project(pool, &self.up, &x)?.gelu_erf()?;
-        let inner = project(pool, &self.down, &inner)?;
-        self.norm.forward(&x.add(&inner)?)
+        self.norm.forward(&x.add(&self.feed.forward(pool, &x)?)?)
     }
 }
 

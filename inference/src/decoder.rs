@@ -31,7 +31,7 @@ use crate::error::LoadError;
 use crate::kernel::matrix::Matrix;
 use crate::kernel::pool::Pool;
 use crate::linear::Linear;
-use crate::weights::Weights;
+use crate::weights::{Tally, Weights};
 
 /// Weights and shape.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ pub(crate) struct Decoder {
     head: Linear,
     /// Of layers that see everything, and of those that do not.
     frequencies: Vec<Frequencies>,
-    parameters: u64,
+    tally: Tally,
 }
 
 /// One block: attention, then the feed-forward network.
@@ -106,7 +106,7 @@ impl Decoder {
             norm,
             head: Linear::new(vec![head], Vec::new())?,
             frequencies,
-            parameters: weights.parameters(),
+            tally: weights.tally(),
             shape,
         })
     }
@@ -115,8 +115,8 @@ impl Decoder {
         &self.shape
     }
 
-    pub(crate) fn parameters(&self) -> u64 {
-        self.parameters
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.tally
     }
 }
 

@@ -30,6 +30,7 @@ use candle_core::Tensor;
 use crate::error::LoadError;
 use crate::kernel::pool::Pool;
 use crate::model_dir::ModelDir;
+use crate::weights::Tally;
 pub use picture::{PictureRequest, Pictures};
 pub(crate) use prompt::Prompts;
 pub(crate) use scheduler::Scheduler;
@@ -44,7 +45,7 @@ pub(crate) struct Diffusion {
     text: TextEncoder,
     unet: Unet,
     vae: Vae,
-    parameters: u64,
+    tally: Tally,
 }
 
 impl Diffusion {
@@ -63,7 +64,10 @@ impl Diffusion {
             text,
             unet,
             vae,
-            parameters: a.saturating_add(b).saturating_add(c),
+            tally: Tally {
+                parameters: a.saturating_add(b).saturating_add(c),
+                format: None,
+            },
         })
     }
 
@@ -84,8 +88,8 @@ impl Diffusion {
         (unit, factor.saturating_mul(self.unet.side()))
     }
 
-    pub(crate) fn parameters(&self) -> u64 {
-        self.parameters
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// Latents of an image of this size, at the beginning.

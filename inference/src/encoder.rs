@@ -1,15 +1,17 @@
-//! What encoders of texts and of images share: attention of all rows to all rows,
-//! layers that are matrix products, and norms.
+//! What encoders of texts, sounds and images share: attention of rows to rows, layers
+//! that are matrix products, two of them with something between, and norms.
 //!
 //! The bits of a row depend on no thread: each is computed by one, in one order.
 
 mod attention;
 pub(crate) mod by_head;
+mod feed;
 
 use candle_core::{Device, Tensor};
 use candle_nn::ops::layer_norm;
 
-pub(crate) use self::attention::attend;
+pub(crate) use self::attention::Attention;
+pub(crate) use self::feed::{Activation, Feed};
 use crate::error::LoadError;
 use crate::kernel::input::{Quantise, Row};
 use crate::kernel::pool::Pool;

@@ -36,6 +36,15 @@ struct Open {
     file: File,
 }
 
+/// What a model's numbers are.
+#[derive(Clone, Debug)]
+pub(crate) struct Tally {
+    /// How many there are.
+    pub(crate) parameters: u64,
+    /// How the files hold most of them, in their own words, if they are of one model.
+    pub(crate) format: Option<String>,
+}
+
 /// A tensor in a file.
 #[derive(Debug)]
 struct Entry {
@@ -76,8 +85,16 @@ impl Weights {
         self.entries.contains_key(name)
     }
 
-    /// How the file holds most of its numbers, in its own words.
-    pub(crate) fn most(&self) -> Option<String> {
+    /// What has been read so far.
+    pub(crate) fn tally(&self) -> Tally {
+        Tally {
+            parameters: self.parameters,
+            format: self.most(),
+        }
+    }
+
+    /// How the files hold most of their numbers.
+    fn most(&self) -> Option<String> {
         let mut counts = BTreeMap::<_, usize>::new();
         for entry in self.entries.values() {
             let numbers = entry
@@ -291,11 +308,6 @@ impl Weights {
                 format!("shape {shape:?} of {}", entry.dtype),
             )),
         }
-    }
-
-    /// Numbers read so far.
-    pub(crate) fn parameters(&self) -> u64 {
-        self.parameters
     }
 
     fn count(&mut self, numbers: usize) {

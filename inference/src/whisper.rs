@@ -14,7 +14,7 @@
 //! Source: `WhisperForConditionalGeneration` and `WhisperFeatureExtractor` of Hugging
 //! Face transformers.
 
-mod attention;
+mod block;
 mod config;
 mod decoder;
 mod encoder;
@@ -32,7 +32,7 @@ use std::sync::Arc;
 use crate::error::LoadError;
 use crate::kernel::pool::Pool;
 use crate::model_dir::ModelDir;
-use crate::weights::Weights;
+use crate::weights::{Tally, Weights};
 use config::Config;
 use decoder::Decoder;
 use encoder::Encoder;
@@ -52,7 +52,7 @@ pub(crate) struct Whisper {
     /// Tokens that the decoder can see.
     context: usize,
     vocabulary: usize,
-    parameters: u64,
+    tally: Tally,
 }
 
 impl Whisper {
@@ -72,7 +72,7 @@ impl Whisper {
             window: config.window(),
             context: config.max_target_positions,
             vocabulary: config.vocab_size,
-            parameters: weights.parameters(),
+            tally: weights.tally(),
         })
     }
 
@@ -95,7 +95,7 @@ impl Whisper {
         self.vocabulary
     }
 
-    pub(crate) fn parameters(&self) -> u64 {
-        self.parameters
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.tally
     }
 }

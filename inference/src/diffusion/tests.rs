@@ -293,7 +293,7 @@ fn a_setting_that_is_not_implemented_is_refused_by_name() {
             text,
             "hidden_act",
             json!("relu"),
-            "hidden_act is relu, expected quick_gelu or gelu",
+            "hidden_act is relu, expected gelu, gelu_pytorch_tanh or quick_gelu",
         ),
         (
             scheduler,

@@ -1,15 +1,13 @@
 //! CLIP's text encoder: tokens to states, all of the same number.
 
 use candle_core::{Device, Tensor};
-use candle_nn::ops::sigmoid;
 use serde::Deserialize;
 
-use crate::config::{check_multiple, check_sizes, unsupported};
-use crate::encoder::by_head::{attend, causal, split};
-use crate::encoder::{Norm, linear, project};
+use crate::config::{check_multiple, check_sizes};
+use crate::encoder::by_head::{Attention, causal};
+use crate::encoder::{Activation, Feed, Norm, linear};
 use crate::error::LoadError;
 use crate::kernel::pool::Pool;
-use crate::linear::Linear;
 use crate::model_dir::ModelDir;
 use crate::weights::Weights;
 
@@ -19,20 +17,14 @@ pub(super) struct TextEncoder {
     positions: Tensor,
     layers: Vec<Layer>,
     norm: Norm,
-    quick: bool,
-    heads: usize,
 }
 
 #[derive(Debug)]
 struct Layer {
     attention_norm: Norm,
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    output: Linear,
+    attention: Attention,
     norm: Norm,
-    up: Linear,
-    down: Linear,
+    feed: Feed,
 }
 
 impl TextEncoder {
@@ -66,10 +58,8 @@ impl TextEncoder {
             positions,
             layers,
             norm,
-            quick: config.hidden_act == QUICK,
-            heads: config.num_attention_heads,
         };
-        Ok((encoder, weights.parameters()))
+        Ok((encoder, weights.tally().parameters))
     }
 
     pub(super) fn context(&self) -> usize {
@@ -93,16 +83,9 @@ impl TextEncoder {
         let mask = causal(rows, rows)?;
         for layer in &self.layers {
             let inner = layer.attention_norm.forward(&x)?;
-            let [queries, keys, values] = [&layer.query, &layer.key, &layer.value]
-                .map(|linear| split(&project(pool, linear, &inner)?, self.heads));
-            let attended = attend(&queries?, &keys?, &values?, Some(&mask))?;
-            x = x.add(&project(pool, &layer.output, &attended)?)?;
-            let inner = project(pool, &layer.up, &layer.norm.forward(&x)?)?;
-            let inner = match self.quick {
-                true => inner.mul(&sigmoid(&inner.affine(1.702, 0.0)?)?)?,
-                false => inner.gelu_erf()?,
-            };
-            x = x.add(&project(pool, &layer.down, &inner)?)?;
+            let seen = layer.attention.seen(pool, &inner)?;
+            x = x.add(&layer.attention.attend(pool, &inner, &seen, Some(&mask))?)?;
+            x = x.add(&layer.feed.forward(pool, &layer.norm.forward(&x)?)?)?;
         }
         self.norm.forward(&x)
     }
@@ -119,16 +102,25 @@ impl Layer {
         let mut norm = |part| Norm::load(weights, &name(part), width, config.layer_norm_eps);
         let attention_norm = norm("layer_norm1")?;
         let norm = norm("layer_norm2")?;
-        let mut linear = |part, shape| linear(pool, weights, &name(part), shape, true);
+        let mut square = |part| linear(pool, weights, &name(part), [width, width], true);
         Ok(Self {
             attention_norm,
-            query: linear("self_attn.q_proj", [width, width])?,
-            key: linear("self_attn.k_proj", [width, width])?,
-            value: linear("self_attn.v_proj", [width, width])?,
-            output: linear("self_attn.out_proj", [width, width])?,
+            attention: Attention {
+                query: square("self_attn.q_proj")?,
+                key: square("self_attn.k_proj")?,
+                value: square("self_attn.v_proj")?,
+                output: square("self_attn.out_proj")?,
+                heads: config.num_attention_heads,
+            },
             norm,
-            up: linear("mlp.fc1", [inner, width])?,
-            down: linear("mlp.fc2", [width, inner])?,
+            feed: Feed::load(
+                pool,
+                weights,
+                [&name("mlp.fc1"), &name("mlp.fc2")],
+                [width, inner, width],
+                Activation::of(FILE, "hidden_act", &config.hidden_act)?,
+                true,
+            )?,
         })
     }
 }
@@ -167,13 +159,8 @@ impl Config {
             "hidden_size",
             self.hidden_size,
             self.num_attention_heads,
-        )?;
-        match self.hidden_act.as_str() {
-            QUICK | "gelu" => Ok(()),
-            found => Err(unsupported(FILE, "hidden_act", found, "quick_gelu or gelu")),
-        }
+        )
     }
 }
 
-const QUICK: &str = "quick_gelu";
 const FILE: &str = "text_encoder/config.json";

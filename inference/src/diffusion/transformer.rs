@@ -4,7 +4,7 @@ use candle_core::{D, Module as _, Tensor};
 use candle_nn::GroupNorm;
 
 use super::block::{Conv, Source, pixels, rows};
-use crate::encoder::by_head::{attend, split};
+use crate::encoder::by_head::Attention;
 use crate::encoder::{Norm, project};
 use crate::error::LoadError;
 use crate::kernel::pool::Pool;
@@ -64,9 +64,9 @@ impl Transformer {
             norm: source.norm_with(&part("norm"), channels, 1e-6)?,
             enter: project(source, &part("proj_in"))?,
             own_norm: norm(source, "norm1")?,
-            own: Attention::load(source, &block("attn1"), [channels, channels], heads)?,
+            own: attention(source, &block("attn1"), [channels, channels], heads)?,
             text_norm: norm(source, "norm2")?,
-            text: Attention::load(source, &block("attn2"), [form.text, channels], heads)?,
+            text: attention(source, &block("attn2"), [form.text, channels], heads)?,
             inner_norm: norm(source, "norm3")?,
             up: source.linear(
                 &block("ff.net.0.proj"),
@@ -90,12 +90,11 @@ impl Transformer {
             Projection::Rows(linear) => project(pool, linear, &rows(&inner)?)?,
         };
         let inner = self.own_norm.forward(&y)?;
-        y = y.add(&self.own.forward(pool, &inner, &inner)?)?;
-        y = y.add(
-            &self
-                .text
-                .forward(pool, &self.text_norm.forward(&y)?, text)?,
-        )?;
+        let seen = self.own.seen(pool, &inner)?;
+        y = y.add(&self.own.attend(pool, &inner, &seen, None)?)?;
+        let inner = self.text_norm.forward(&y)?;
+        let seen = self.text.seen(pool, text)?;
+        y = y.add(&self.text.attend(pool, &inner, &seen, None)?)?;
         let inner = project(pool, &self.up, &self.inner_norm.forward(&y)?)?;
         let [value, gate] = inner
             .chunk(2, D::Minus1)?
@@ -111,36 +110,18 @@ impl Transformer {
     }
 }
 
-#[derive(Debug)]
-struct Attention {
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    output: Linear,
+fn attention(
+    source: &mut Source<'_>,
+    name: &str,
+    [seen, channels]: [usize; 2],
     heads: usize,
-}
-
-impl Attention {
-    fn load(
-        source: &mut Source<'_>,
-        name: &str,
-        [seen, channels]: [usize; 2],
-        heads: usize,
-    ) -> Result<Self, LoadError> {
-        let part = |part: &str| format!("{name}.{part}");
-        Ok(Self {
-            query: source.linear(&part("to_q"), [channels, channels], false)?,
-            key: source.linear(&part("to_k"), [seen, channels], false)?,
-            value: source.linear(&part("to_v"), [seen, channels], false)?,
-            output: source.linear(&part("to_out.0"), [channels, channels], true)?,
-            heads,
-        })
-    }
-
-    fn forward(&self, pool: &mut Pool, x: &Tensor, seen: &Tensor) -> candle_core::Result<Tensor> {
-        let queries = split(&project(pool, &self.query, x)?, self.heads)?;
-        let keys = split(&project(pool, &self.key, seen)?, self.heads)?;
-        let values = split(&project(pool, &self.value, seen)?, self.heads)?;
-        project(pool, &self.output, &attend(&queries, &keys, &values, None)?)
-    }
+) -> Result<Attention, LoadError> {
+    let part = |part: &str| format!("{name}.{part}");
+    Ok(Attention {
+        query: source.linear(&part("to_q"), [channels, channels], false)?,
+        key: source.linear(&part("to_k"), [seen, channels], false)?,
+        value: source.linear(&part("to_v"), [seen, channels], false)?,
+        output: source.linear(&part("to_out.0"), [channels, channels], true)?,
+        heads,
+    })
 }

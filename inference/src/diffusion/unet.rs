@@ -83,7 +83,7 @@ impl Unet {
             leave: source.conv("conv_out", [first, config.in_channels], 3)?,
             config,
         };
-        Ok((unet, weights.parameters()))
+        Ok((unet, weights.tally().parameters))
     }
 
     /// Channels of what it sees.

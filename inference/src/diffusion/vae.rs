@@ -13,11 +13,9 @@ use serde_json::{Map, Value, json};
 use super::block::{Conv, Residual, Source, pixels, rows};
 use super::config::{check_levels, check_neutral};
 use crate::config::{check_sizes, unsupported};
-use crate::encoder::by_head::{attend, split};
-use crate::encoder::project;
+use crate::encoder::by_head;
 use crate::error::LoadError;
 use crate::kernel::pool::Pool;
-use crate::linear::Linear;
 use crate::model_dir::ModelDir;
 use crate::weights::Weights;
 
@@ -84,7 +82,7 @@ impl Vae {
             leave: source.conv("decoder.conv_out", [first, 3], 3)?,
             scale: config.scaling_factor,
         };
-        Ok((vae, weights.parameters()))
+        Ok((vae, weights.tally().parameters))
     }
 
     /// Pixels for each latent, on a side.
@@ -119,10 +117,7 @@ impl Vae {
 #[derive(Debug)]
 struct Attention {
     norm: GroupNorm,
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    output: Linear,
+    rows: by_head::Attention,
 }
 
 impl Attention {
@@ -137,19 +132,21 @@ impl Attention {
         let mut linear = |part| source.linear(&format!("{name}.{part}"), [channels; 2], true);
         Ok(Self {
             norm,
-            query: linear(query)?,
-            key: linear(key)?,
-            value: linear(value)?,
-            output: linear(output)?,
+            rows: by_head::Attention {
+                query: linear(query)?,
+                key: linear(key)?,
+                value: linear(value)?,
+                output: linear(output)?,
+                heads: 1,
+            },
         })
     }
 
     fn forward(&self, pool: &mut Pool, x: &Tensor) -> candle_core::Result<Tensor> {
         let inner = rows(&self.norm.forward(x)?)?;
-        let [queries, keys, values] = [&self.query, &self.key, &self.value]
-            .map(|linear| split(&project(pool, linear, &inner)?, 1));
-        let attended = attend(&queries?, &keys?, &values?, None)?;
-        x.add(&pixels(&project(pool, &self.output, &attended)?, x)?)
+        let seen = self.rows.seen(pool, &inner)?;
+        let attended = self.rows.attend(pool, &inner, &seen, None)?;
+        x.add(&pixels(&attended, x)?)
     }
 }
 

@@ -2,17 +2,36 @@
 //!
 //! One query row at a time, in a fixed order of additions.
 
+use candle_core::{Device, Tensor};
 use zeroize::Zeroizing;
 
+use super::project;
 use crate::kernel::attention::Heads;
 use crate::kernel::pool::Pool;
+use crate::linear::Linear;
+
+/// Its four matrices.
+#[derive(Debug)]
+pub(crate) struct Attention {
+    pub(crate) query: Linear,
+    pub(crate) key: Linear,
+    pub(crate) value: Linear,
+    pub(crate) output: Linear,
+    pub(crate) heads: Heads,
+}
+
+impl Attention {
+    pub(crate) fn forward(&self, pool: &mut Pool, x: &Tensor) -> candle_core::Result<Tensor> {
+        let [query, key, value] = [&self.query, &self.key, &self.value]
+            .map(|linear| project(pool, linear, x)?.flatten_all()?.to_vec1());
+        let attended = attend(pool, self.heads, [&query?, &key?, &value?]);
+        let attended = Tensor::from_vec(attended, x.shape(), &Device::Cpu)?;
+        project(pool, &self.output, &attended)
+    }
+}
 
 /// One row for each row of `queries`.
-pub(crate) fn attend(
-    pool: &mut Pool,
-    heads: Heads,
-    [queries, keys, values]: [&[f32]; 3],
-) -> Vec<f32> {
+fn attend(pool: &mut Pool, heads: Heads, [queries, keys, values]: [&[f32]; 3]) -> Vec<f32> {
     let row = heads.query.saturating_mul(heads.width);
     let mut output = vec![0.0; queries.len()];
     let part = row.saturating_mul(ROWS);

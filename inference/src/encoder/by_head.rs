@@ -5,8 +5,62 @@
 use candle_core::Tensor;
 use candle_nn::ops::softmax_last_dim;
 
+use super::project;
+use crate::kernel::pool::Pool;
+use crate::linear::Linear;
+
+/// Its four matrices.
+#[derive(Debug)]
+pub(crate) struct Attention {
+    pub(crate) query: Linear,
+    pub(crate) key: Linear,
+    pub(crate) value: Linear,
+    pub(crate) output: Linear,
+    pub(crate) heads: usize,
+}
+
+impl Attention {
+    /// Keys and values of rows.
+    pub(crate) fn seen(&self, pool: &mut Pool, x: &Tensor) -> candle_core::Result<Seen> {
+        Ok(Seen {
+            keys: split(&project(pool, &self.key, x)?, self.heads)?,
+            values: split(&project(pool, &self.value, x)?, self.heads)?,
+        })
+    }
+
+    /// Of rows to what is seen; `mask` is added to the scores.
+    pub(crate) fn attend(
+        &self,
+        pool: &mut Pool,
+        x: &Tensor,
+        seen: &Seen,
+        mask: Option<&Tensor>,
+    ) -> candle_core::Result<Tensor> {
+        let queries = split(&project(pool, &self.query, x)?, self.heads)?;
+        let attended = attend(&queries, &seen.keys, &seen.values, mask)?;
+        project(pool, &self.output, &attended)
+    }
+}
+
+/// What attention looks at, by head.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    keys: Tensor,
+    values: Tensor,
+}
+
+impl Seen {
+    /// With later rows.
+    pub(crate) fn and(&self, more: &Self) -> candle_core::Result<Self> {
+        Ok(Self {
+            keys: Tensor::cat(&[&self.keys, &more.keys], 1)?,
+            values: Tensor::cat(&[&self.values, &more.values], 1)?,
+        })
+    }
+}
+
 /// `[rows, heads * width]` to `[heads, rows, width]`.
-pub(crate) fn split(x: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
+fn split(x: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
     let (rows, width) = x.dims2()?;
     let width = width.checked_div(heads).unwrap_or(0);
     x.reshape((rows, heads, width))?
@@ -21,7 +75,7 @@ pub(crate) fn split(x: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
     clippy::cast_precision_loss,
     reason = "a head's width is exact in f64"
 )]
-pub(crate) fn attend(
+fn attend(
     queries: &Tensor,
     keys: &Tensor,
     values: &Tensor,

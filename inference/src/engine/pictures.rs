@@ -1,11 +1,10 @@
 //! Engines that make images.
 
 use std::sync::Arc;
-use std::thread;
 
 use futures_channel::oneshot;
 
-use super::{Card, Engine, HEAVY, Info, Kind, Limits, Task, enqueue};
+use super::{Engine, HEAVY, Kind, Limits, Loaded, Task, enqueue, run};
 use crate::answer::Pending;
 use crate::deadline::Deadline;
 use crate::diffusion::{Diffusion, Job, PictureRequest, Pictures, Prompts, Scheduler, Worker};
@@ -14,18 +13,48 @@ use crate::kernel::pool::Pool;
 use crate::model_dir::ModelDir;
 use crate::queue::Queue;
 
+/// What its requests need.
+pub(super) struct Generation {
+    prompts: Prompts,
+    /// Pixels that a side is a multiple of, and those that it has at most.
+    sides: (usize, usize),
+    pub(super) queue: Arc<Queue<Job>>,
+}
+
+impl Generation {
+    pub(super) fn load(
+        mut pool: Pool,
+        dir: &ModelDir,
+        limits: &Limits,
+    ) -> Result<Loaded, LoadError> {
+        let model = Diffusion::load(&mut pool, dir)?;
+        let prompts = Prompts::load(dir, model.vocabulary(), model.context())?;
+        let (tally, context, sides) = (model.tally().clone(), model.context(), model.sides());
+        let worker = Worker {
+            model,
+            scheduler: Scheduler::load(dir)?,
+            pool,
+        };
+        Ok(Loaded {
+            architecture: Diffusion::ARCHITECTURE,
+            tally,
+            context,
+            kind: Kind::Generation(Box::new(Self {
+                prompts,
+                sides,
+                queue: run(limits.queue.min(HEAVY), move |jobs| worker.run(jobs))?,
+            })),
+        })
+    }
+}
+
 impl Engine {
     /// Queues images of a text.
     pub fn picture(&self, request: PictureRequest) -> Result<Pending<Pictures>, RequestError> {
-        let Kind::Generation {
-            prompts,
-            sides,
-            queue,
-        } = &self.kind
-        else {
+        let Kind::Generation(model) = &self.kind else {
             return Err(self.wrong_task(Task::Generation));
         };
-        let size = request.check(*sides)?;
+        let size = request.check(model.sides)?;
         let seed = match request.seed {
             Some(seed) => seed,
             None => getrandom::u64().map_err(|_| RequestError::NoRandomness)?,
@@ -37,8 +66,8 @@ impl Engine {
         }
         let (result, pending) = oneshot::channel();
         let job = Job {
-            prompt: prompts.encode(&request.prompt)?,
-            negative: prompts.encode(&request.negative)?,
+            prompt: model.prompts.encode(&request.prompt)?,
+            negative: model.prompts.encode(&request.negative)?,
             count: request.count,
             size,
             steps: request.steps,
@@ -47,42 +76,7 @@ impl Engine {
             deadline: Deadline::after(self.limits.time),
             result,
         };
-        enqueue(queue, request.tenant, job)?;
+        enqueue(&model.queue, request.tenant, job)?;
         Ok(Pending { result: pending })
-    }
-
-    pub(super) fn load_generation(dir: &ModelDir, limits: Limits) -> Result<Self, LoadError> {
-        let spawn = |source| LoadError::Spawn { source };
-        let mut pool = Pool::new(false).map_err(spawn)?;
-        let model = Diffusion::load(&mut pool, dir)?;
-        let prompts = Prompts::load(dir, model.vocabulary(), model.context())?;
-        let info = Info {
-            task: Task::Generation,
-            architecture: Diffusion::ARCHITECTURE,
-            parameters: model.parameters(),
-            context: model.context(),
-            images: false,
-            self_tested: false,
-        };
-        let sides = model.sides();
-        let worker = Worker {
-            model,
-            scheduler: Scheduler::load(dir)?,
-            pool,
-        };
-        let queue = Arc::new(Queue::new(limits.queue.min(HEAVY)));
-        let jobs = Arc::clone(&queue);
-        let thread = thread::Builder::new().name("engine-0".into());
-        thread.spawn(move || worker.run(&jobs)).map_err(spawn)?;
-        Ok(Self {
-            info,
-            limits,
-            card: Card::default(),
-            kind: Kind::Generation {
-                prompts: Box::new(prompts),
-                sides,
-                queue,
-            },
-        })
     }
 }

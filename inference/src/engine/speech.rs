@@ -1,12 +1,11 @@
 //! Engines that write down what is said.
 
 use std::sync::Arc;
-use std::thread;
 
 use futures_channel::oneshot;
 use zeroize::Zeroizing;
 
-use super::{Card, Engine, HEAVY, Info, Kind, Limits, Task, enqueue};
+use super::{Engine, HEAVY, Kind, Limits, Loaded, Task, enqueue, run};
 use crate::answer::Pending;
 use crate::deadline::Deadline;
 use crate::error::{LoadError, RequestError};
@@ -16,17 +15,53 @@ use crate::queue::Queue;
 use crate::tokens::Tokens;
 use crate::whisper::{Job, Transcript, TranscriptRequest, Vocabulary, Whisper, Worker};
 
+/// What its requests need.
+pub(super) struct Transcription {
+    pub(super) tokens: Arc<Tokens>,
+    vocabulary: Arc<Vocabulary>,
+    pub(super) queue: Arc<Queue<Job>>,
+}
+
+impl Transcription {
+    pub(super) fn load(
+        mut pool: Pool,
+        dir: &ModelDir,
+        limits: &Limits,
+    ) -> Result<Loaded, LoadError> {
+        let model = Whisper::load(&mut pool, dir)?;
+        let tokens = Arc::new(Tokens::load(dir, model.tokens())?);
+        let vocabulary = model.vocabulary(dir, &tokens)?;
+        let (tally, context) = (model.tally().clone(), model.context());
+        let worker = Worker {
+            model,
+            pool,
+            vocabulary: Arc::clone(&vocabulary),
+            tokens: Arc::clone(&tokens),
+        };
+        Ok(Loaded {
+            architecture: Whisper::ARCHITECTURE,
+            tally,
+            context,
+            kind: Kind::Transcription(Self {
+                tokens,
+                vocabulary,
+                queue: run(limits.queue.min(HEAVY), move |jobs| worker.run(jobs))?,
+            }),
+        })
+    }
+}
+
 impl Engine {
     /// Queues a sound to be written down.
     pub fn transcribe(
         &self,
         request: TranscriptRequest,
     ) -> Result<Pending<Transcript>, RequestError> {
-        let Kind::Transcription {
+        let Kind::Transcription(Transcription {
             tokens,
             vocabulary,
             queue,
-        } = &self.kind
+        }) = &self.kind
         else {
             return Err(self.wrong_task(Task::Transcription));
         };
@@ -95,42 +130,6 @@ impl Engine {
         let mut prompt = tokens.encode_prompt(&tokens.disarm(&text))?;
         prompt.retain(|token| vocabulary.is_text(*token));
         Ok(prompt)
-    }
-
-    pub(super) fn load_transcription(dir: &ModelDir, limits: Limits) -> Result<Self, LoadError> {
-        let spawn = |source| LoadError::Spawn { source };
-        let mut pool = Pool::new(false).map_err(spawn)?;
-        let model = Whisper::load(&mut pool, dir)?;
-        let tokens = Arc::new(Tokens::load(dir, model.tokens())?);
-        let vocabulary = model.vocabulary(dir, &tokens)?;
-        let info = Info {
-            task: Task::Transcription,
-            architecture: Whisper::ARCHITECTURE,
-            parameters: model.parameters(),
-            context: model.context(),
-            images: false,
-            self_tested: false,
-        };
-        let worker = Worker {
-            model,
-            pool,
-            vocabulary: Arc::clone(&vocabulary),
-            tokens: Arc::clone(&tokens),
-        };
-        let queue = Arc::new(Queue::new(limits.queue.min(HEAVY)));
-        let jobs = Arc::clone(&queue);
-        let thread = thread::Builder::new().name("engine-0".into());
-        thread.spawn(move || worker.run(&jobs)).map_err(spawn)?;
-        Ok(Self {
-            info,
-            limits,
-            card: Card::default(),
-            kind: Kind::Transcription {
-                tokens,
-                vocabulary,
-                queue,
-            },
-        })
     }
 }
 

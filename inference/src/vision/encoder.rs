@@ -9,7 +9,7 @@ use candle_core::{Device, Tensor};
 use serde::Deserialize;
 
 use crate::config::{FILE, check_sizes, unsupported};
-use crate::encoder::{Norm, attend, linear, project};
+use crate::encoder::{Activation, Attention, Feed, Norm, linear, project};
 use crate::error::LoadError;
 use crate::kernel::attention::Heads;
 use crate::kernel::pool::Pool;
@@ -25,8 +25,6 @@ pub(super) struct Encoder {
     positions: Tensor,
     pre_norm: Option<Norm>,
     layers: Vec<Layer>,
-    heads: Heads,
-    activation: Activation,
 }
 
 /// How a family calls its tensors, and which it has.
@@ -58,9 +56,7 @@ impl Encoder {
         prefix: &str,
         layers: usize,
     ) -> Result<Self, LoadError> {
-        let heads = config.check()?;
-        let activation = config.hidden_act.as_deref().unwrap_or(names.activation);
-        let activation = Activation::of("hidden_act", activation)?;
+        config.check()?;
         let epsilon = config.layer_norm_eps.unwrap_or(names.epsilon);
         let (hidden, patch) = (config.hidden_size, config.patch_size);
         let name = |part: &str| format!("{prefix}{part}");
@@ -91,8 +87,6 @@ impl Encoder {
             positions,
             pre_norm,
             layers,
-            heads,
-            activation,
         })
     }
 
@@ -116,7 +110,7 @@ impl Encoder {
             x = norm.forward(&x)?;
         }
         for layer in &self.layers {
-            x = layer.forward(pool, &x, self.heads, self.activation)?;
+            x = layer.forward(pool, &x)?;
         }
         Ok(x)
     }
@@ -126,13 +120,9 @@ impl Encoder {
 #[derive(Debug)]
 struct Layer {
     attention_norm: Norm,
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    output: Linear,
+    attention: Attention,
     norm: Norm,
-    up: Linear,
-    down: Linear,
+    feed: Feed,
 }
 
 impl Layer {
@@ -147,75 +137,41 @@ impl Layer {
         let name = |part: &str| format!("{prefix}{part}");
         let [query, key, value, output] = names.attention;
         let [attention_norm, norm] = names.norms;
-        let [up, down] = names.feed;
+        let [up, down] = names.feed.map(name);
+        let activation = config.hidden_act.as_deref().unwrap_or(names.activation);
+        let activation = Activation::of(FILE, "hidden_act", activation)?;
         let epsilon = config.layer_norm_eps.unwrap_or(names.epsilon);
         let mut load_norm = |part| Norm::load(weights, &name(part), hidden, epsilon);
         let (attention_norm, norm) = (load_norm(attention_norm)?, load_norm(norm)?);
-        let mut load = |part, shape, biased| linear(pool, weights, &name(part), shape, biased);
-        let square = [hidden, hidden];
+        let mut square = |part, biased| {
+            let shape = [hidden, hidden];
+            linear(pool, weights, &name(part), shape, biased)
+        };
         Ok(Self {
             attention_norm,
-            query: load(query, square, config.qkv_bias)?,
-            key: load(key, square, config.qkv_bias)?,
-            value: load(value, square, config.qkv_bias)?,
-            output: load(output, square, true)?,
+            attention: Attention {
+                query: square(query, config.qkv_bias)?,
+                key: square(key, config.qkv_bias)?,
+                value: square(value, config.qkv_bias)?,
+                output: square(output, true)?,
+                heads: config.heads(),
+            },
             norm,
-            up: load(up, [inner, hidden], true)?,
-            down: load(down, [hidden, inner], true)?,
+            feed: Feed::load(
+                pool,
+                weights,
+                [&up, &down],
+                [hidden, inner, hidden],
+                activation,
+                true,
+            )?,
         })
     }
 
-    fn forward(
-        &self,
-        pool: &mut Pool,
-        x: &Tensor,
-        heads: Heads,
-        activation: Activation,
-    ) -> candle_core::Result<Tensor> {
+    fn forward(&self, pool: &mut Pool, x: &Tensor) -> candle_core::Result<Tensor> {
         let normed = self.attention_norm.forward(x)?;
-        let [query, key, value] = [&self.query, &self.key, &self.value]
-            .map(|linear| project(pool, linear, &normed)?.flatten_all()?.to_vec1());
-        let attended = attend(pool, heads, [&query?, &key?, &value?]);
-        let attended = Tensor::from_vec(attended, x.shape(), &Device::Cpu)?;
-        let x = x.add(&project(pool, &self.output, &attended)?)?;
-
-        let inner = project(pool, &self.up, &self.norm.forward(&x)?)?;
-        let inner = activation.apply(&inner)?;
-        x.add(&project(pool, &self.down, &inner)?)
-    }
-}
-
-/// What stands between two layers.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Activation {
-    Gelu,
-    /// By a sigmoid.
-    Quick,
-    /// By a hyperbolic tangent.
-    Tanh,
-}
-
-impl Activation {
-    pub(super) fn of(key: &'static str, name: &str) -> Result<Self, LoadError> {
-        match name {
-            "gelu" => Ok(Self::Gelu),
-            "gelu_pytorch_tanh" => Ok(Self::Tanh),
-            "quick_gelu" => Ok(Self::Quick),
-            _ => Err(unsupported(
-                FILE,
-                key,
-                name,
-                "gelu, gelu_pytorch_tanh or quick_gelu",
-            )),
-        }
-    }
-
-    pub(super) fn apply(self, x: &Tensor) -> candle_core::Result<Tensor> {
-        match self {
-            Self::Gelu => x.gelu_erf(),
-            Self::Tanh => x.gelu(),
-            Self::Quick => x.mul(&candle_nn::ops::sigmoid(&x.affine(1.702, 0.0)?)?),
-        }
+        let x = x.add(&self.attention.forward(pool, &normed)?)?;
+        x.add(&self.feed.forward(pool, &self.norm.forward(&x)?)?)
     }
 }
 
@@ -252,7 +208,7 @@ impl Config {
     }
 
     /// Refuses sizes that no real model has and settings that are not implemented.
-    fn check(&self) -> Result<Heads, LoadError> {
+    fn check(&self) -> Result<(), LoadError> {
         check_sizes(
             FILE,
             [
@@ -276,12 +232,17 @@ impl Config {
             let expected = format!("a divisor of hidden_size, {}", self.hidden_size);
             return Err(unsupported(FILE, "num_attention_heads", heads, expected));
         }
+        Ok(())
+    }
+
+    fn heads(&self) -> Heads {
+        let heads = self.num_attention_heads;
         let width = self.hidden_size.checked_div(heads).unwrap_or(0);
-        Ok(Heads {
+        Heads {
             query: heads,
             kv: heads,
             width,
             values: width,
-        })
+        }
     }
 }

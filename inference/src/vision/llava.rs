@@ -13,18 +13,17 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::encoder::{self, Activation, Encoder, Names};
+use super::encoder::{self, Encoder, Names};
 use super::processor::Processor;
 use super::resize::Filter;
 use super::sight::Placeholder;
 use crate::config::{FILE, unsupported};
 use crate::decoder::{Family, Shape};
-use crate::encoder::{linear, project};
+use crate::encoder::{Activation, Feed};
 use crate::error::LoadError;
 use crate::generation::Ids;
 use crate::image::Pixels;
 use crate::kernel::pool::Pool;
-use crate::linear::Linear;
 use crate::model_dir::ModelDir;
 use crate::weights::Weights;
 
@@ -36,9 +35,8 @@ pub(crate) struct Llava {
     encoder: Encoder,
     /// Rows before those that are used.
     skipped: usize,
-    first: Linear,
-    activation: Activation,
-    second: Linear,
+    /// Makes rows as wide as those of tokens.
+    projector: Feed,
 }
 
 impl Llava {
@@ -67,11 +65,17 @@ impl Llava {
             layers,
         )?;
         let hidden = config.hidden()?;
-        let biased = config.multimodal_projector_bias;
-        let mut linear = |name, inputs| {
-            let name = format!("multi_modal_projector.{name}");
-            linear(pool, weights, &name, [hidden, inputs], biased)
-        };
+        let projector = Feed::load(
+            pool,
+            weights,
+            [
+                "multi_modal_projector.linear_1",
+                "multi_modal_projector.linear_2",
+            ],
+            [tower.encoder.hidden_size, hidden, hidden],
+            Activation::of(FILE, "projector_hidden_act", &config.projector_hidden_act)?,
+            config.multimodal_projector_bias,
+        )?;
         Ok(Self {
             processor: Arc::new(Processor::load(
                 dir,
@@ -81,9 +85,7 @@ impl Llava {
             patch: tower.encoder.patch_size,
             encoder,
             skipped: config.skipped()?,
-            first: linear("linear_1", tower.encoder.hidden_size)?,
-            activation: Activation::of("projector_hidden_act", &config.projector_hidden_act)?,
-            second: linear("linear_2", hidden)?,
+            projector,
         })
     }
 
@@ -108,8 +110,7 @@ impl Llava {
         let rows = self.encoder.forward(pool, &patches)?;
         let count = rows.dim(0)?.saturating_sub(self.skipped);
         let rows = rows.narrow(0, self.skipped, count)?;
-        let inner = self.activation.apply(&project(pool, &self.first, &rows)?)?;
-        let rows = project(pool, &self.second, &inner)?;
+        let rows = self.projector.forward(pool, &rows)?;
         Ok(Zeroizing::new(rows.flatten_all()?.to_vec1()?))
     }
 }

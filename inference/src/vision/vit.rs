@@ -18,7 +18,7 @@ use crate::image::Pixels;
 use crate::kernel::pool::Pool;
 use crate::linear::Linear;
 use crate::model_dir::ModelDir;
-use crate::weights::Weights;
+use crate::weights::{Tally, Weights};
 
 /// Weights and labels.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub(crate) struct Vit {
     norm: Norm,
     head: Linear,
     labels: Vec<Arc<str>>,
-    parameters: u64,
+    tally: Tally,
 }
 
 impl Vit {
@@ -55,12 +55,12 @@ impl Vit {
             norm,
             head,
             labels,
-            parameters: weights.parameters(),
+            tally: weights.tally(),
         })
     }
 
-    pub(crate) fn parameters(&self) -> u64 {
-        self.parameters
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     pub(crate) fn labels(&self) -> &[Arc<str>] {

@@ -174,7 +174,7 @@ mod tests {
         assert_eq!(a.to_vec2::<f32>().unwrap(), [[1.5], [-2.0]]);
         let b = weights.tensor("b", &[3]).unwrap();
         assert_eq!(b.to_vec1::<f32>().unwrap(), [1.0, -2.0, 0.25]);
-        assert_eq!(weights.parameters(), 5);
+        assert_eq!(weights.tally().parameters, 5);
     }
 
     #[test]

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
-use super::attention::{Attention, Seen};
+use super::block::{attention, feed, norm};
 use super::config::Config;
-use crate::encoder::by_head::causal;
-use crate::encoder::{Norm, linear, project};
+use crate::encoder::by_head::{Attention, Seen, causal};
+use crate::encoder::{Feed, Norm, project};
 use crate::error::LoadError;
 use crate::kernel::matrix::Matrix;
 use crate::kernel::pool::Pool;
@@ -57,7 +57,7 @@ impl Decoder {
             output,
             layers: layers.collect::<Result<_, _>>()?,
             positions: weights.tensor(&name("embed_positions.weight"), &positions)?,
-            norm: Norm::load(weights, &name("layer_norm"), width, EPSILON)?,
+            norm: norm(weights, &name("layer_norm"), width)?,
         })
     }
 
@@ -109,8 +109,7 @@ struct Layer {
     cross_norm: Norm,
     cross: Attention,
     norm: Norm,
-    up: Linear,
-    down: Linear,
+    feed: Feed,
 }
 
 impl Layer {
@@ -120,22 +119,17 @@ impl Layer {
         config: &Config,
         index: usize,
     ) -> Result<Self, LoadError> {
-        let name = |part: &str| format!("model.decoder.layers.{index}.{part}");
+        let name = format!("model.decoder.layers.{index}");
+        let part = |part: &str| format!("{name}.{part}");
         let (width, inner) = (config.d_model, config.decoder_ffn_dim);
-        let mut norm = |part| Norm::load(weights, &name(part), width, EPSILON);
-        let attention_norm = norm("self_attn_layer_norm")?;
-        let cross_norm = norm("encoder_attn_layer_norm")?;
-        let norm = norm("final_layer_norm")?;
         let heads = config.decoder_attention_heads;
-        let mut attention = |part| Attention::load(pool, weights, &name(part), width, heads);
         Ok(Self {
-            attention_norm,
-            attention: attention("self_attn")?,
-            cross_norm,
-            cross: attention("encoder_attn")?,
-            norm,
-            up: linear(pool, weights, &name("fc1"), [inner, width], true)?,
-            down: linear(pool, weights, &name("fc2"), [width, inner], true)?,
+            attention_norm: norm(weights, &part("self_attn_layer_norm"), width)?,
+            attention: attention(pool, weights, &part("self_attn"), width, heads)?,
+            cross_norm: norm(weights, &part("encoder_attn_layer_norm"), width)?,
+            cross: attention(pool, weights, &part("encoder_attn"), width, heads)?,
+            norm: norm(weights, &part("final_layer_norm"), width)?,
+            feed: feed(pool, weights, &name, [width, inner])?,
         })
     }
 
@@ -156,10 +150,6 @@ impl Layer {
         memory.tokens = Some(tokens);
         let inner = self.cross_norm.forward(&x)?;
         let x = x.add(&self.cross.attend(pool, &inner, &memory.states, None)?)?;
-        let inner = project(pool, &self.up, &self.norm.forward(&x)?)?;
-        x.add(&project(pool, &self.down, &inner.gelu_erf()?)?)
+        x.add(&self.feed.forward(pool, &self.norm.forward(&x)?)?)
     }
 }
-
-/// As PyTorch's norms have it where nothing is said.
-pub(super) const EPSILON: f32 = 1e-5;

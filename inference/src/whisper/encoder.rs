@@ -2,13 +2,12 @@
 
 use candle_core::Tensor;
 
-use super::attention::Attention;
+use super::block::{attention, feed, norm};
 use super::config::Config;
-use super::decoder::EPSILON;
-use crate::encoder::{Norm, linear, project};
+use crate::encoder::by_head::Attention;
+use crate::encoder::{Feed, Norm};
 use crate::error::LoadError;
 use crate::kernel::pool::Pool;
-use crate::linear::Linear;
 use crate::weights::Weights;
 
 #[derive(Debug)]
@@ -38,7 +37,7 @@ impl Encoder {
             second: Convolution::load(weights, &name("conv2"), [width, width, 3], 2)?,
             positions: weights.tensor(&name("embed_positions.weight"), &positions)?,
             layers,
-            norm: Norm::load(weights, &name("layer_norm"), width, EPSILON)?,
+            norm: norm(weights, &name("layer_norm"), width)?,
         })
     }
 
@@ -94,8 +93,7 @@ struct Layer {
     attention_norm: Norm,
     attention: Attention,
     norm: Norm,
-    up: Linear,
-    down: Linear,
+    feed: Feed,
 }
 
 impl Layer {
@@ -105,18 +103,15 @@ impl Layer {
         config: &Config,
         index: usize,
     ) -> Result<Self, LoadError> {
-        let name = |part: &str| format!("model.encoder.layers.{index}.{part}");
+        let name = format!("model.encoder.layers.{index}");
+        let part = |part: &str| format!("{name}.{part}");
         let (width, inner) = (config.d_model, config.encoder_ffn_dim);
         let heads = config.encoder_attention_heads;
-        let mut norm = |part| Norm::load(weights, &name(part), width, EPSILON);
-        let attention_norm = norm("self_attn_layer_norm")?;
-        let norm = norm("final_layer_norm")?;
         Ok(Self {
-            attention_norm,
-            attention: Attention::load(pool, weights, &name("self_attn"), width, heads)?,
-            norm,
-            up: linear(pool, weights, &name("fc1"), [inner, width], true)?,
-            down: linear(pool, weights, &name("fc2"), [width, inner], true)?,
+            attention_norm: norm(weights, &part("self_attn_layer_norm"), width)?,
+            attention: attention(pool, weights, &part("self_attn"), width, heads)?,
+            norm: norm(weights, &part("final_layer_norm"), width)?,
+            feed: feed(pool, weights, &name, [width, inner])?,
         })
     }
 
@@ -124,7 +119,6 @@ impl Layer {
         let inner = self.attention_norm.forward(x)?;
         let seen = self.attention.seen(pool, &inner)?;
         let x = x.add(&self.attention.attend(pool, &inner, &seen, None)?)?;
-        let inner = project(pool, &self.up, &self.norm.forward(&x)?)?;
-        x.add(&project(pool, &self.down, &inner.gelu_erf()?)?)
+        x.add(&self.feed.forward(pool, &self.norm.forward(&x)?)?)
     }
 }

@@ -1,0 +1,230 @@
+//! Engines that answer.
+
+mod load;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, OnceLock};
+
+use futures_channel::{mpsc, oneshot};
+use futures_executor::block_on;
+use zeroize::Zeroizing;
+
+use super::{Engine, Kind, Task, enqueue};
+use crate::activity::{Activity, Counters};
+use crate::answer::{Answer, Usage};
+use crate::calls::Calls;
+use crate::deadline::Deadline;
+use crate::error::{EngineError, RequestError};
+use crate::generation::Defaults;
+use crate::grammar::{Form, Grammars};
+use crate::image::ImageError;
+use crate::prompt::Template;
+use crate::queue::Queue;
+use crate::replay::{Asked, Difference, Replay, ReplayError};
+use crate::request::{Prompt, Request, Tenant};
+use crate::scheduler::Job;
+use crate::stop::Stop;
+use crate::tokens::Tokens;
+use crate::vision::{Placeholder, Sight};
+use crate::witness::{Attended, Executed};
+
+/// What its requests need.
+pub(super) struct Chat {
+    pub(super) tokens: Arc<Tokens>,
+    pub(super) template: Template,
+    /// What stands for images, if the model takes them.
+    pub(super) placeholder: Option<Placeholder>,
+    defaults: Defaults,
+    /// Tokens that end an answer.
+    ends: Vec<u32>,
+    /// Made when the first answer has to be of a form.
+    grammars: OnceLock<Option<Grammars>>,
+    counters: Arc<Counters>,
+    pub(super) queue: Arc<Queue<Job>>,
+}
+
+impl Engine {
+    /// Queues an answer. Tokenises its prompt here, which takes milliseconds for a
+    /// long one, so that a request that cannot be answered fails at once.
+    pub fn answer(&self, request: Request) -> Result<Answer, RequestError> {
+        let Kind::Chat(chat) = &self.kind else {
+            return Err(self.wrong_task(Task::Chat));
+        };
+        request.check()?;
+        let style = match request.tools.list.is_empty() {
+            true => None,
+            false => Some(chat.template.style.ok_or(RequestError::Tools)?),
+        };
+        let form = Form::of(&request, style)?;
+        let prompt = self.prompt(chat, &request)?;
+        let (prompt, sights) = self.place(chat.placeholder.as_ref(), prompt, &request.prompt)?;
+        let room = self.check_context(prompt.len(), request.max_tokens)?;
+        let grammar = match form {
+            None => None,
+            Some(form) => {
+                let grammars = chat
+                    .grammars
+                    .get_or_init(|| Grammars::new(&chat.tokens, &chat.ends));
+                let grammars = grammars.as_ref().ok_or(RequestError::Tokenize)?;
+                Some(grammars.compile(form)?)
+            }
+        };
+        let own_seed = request.sampling.seed.is_none();
+        let constrained = grammar.is_some();
+        let sampler = chat
+            .defaults
+            .sampler(request.sampling, &prompt)?
+            .under(grammar);
+        let max_tokens = request.max_tokens.unwrap_or(room);
+        let attended = request.witness.map(|witness| Attended {
+            executed: Executed {
+                index: witness.ask(),
+                prompt: prompt.clone(),
+                images: sights.len(),
+                constrained,
+                answer: Zeroizing::default(),
+                sampling: sampler.sampling(),
+                own_seed,
+                max_tokens,
+                stop: request.stop.clone(),
+                reason: None,
+                usage: Usage::default(),
+            },
+            witness,
+        });
+        let (events, answer) = mpsc::unbounded();
+        let job = Job {
+            prompt,
+            sights,
+            max_tokens,
+            sampler,
+            attended,
+            replay: None,
+            stop: Stop::new(request.stop),
+            logprobs: request.logprobs,
+            deadline: Deadline::after(self.limits.time),
+            events,
+        };
+        enqueue(&chat.queue, request.tenant, job)?;
+        Ok(Answer {
+            events: Some(answer),
+            calls: style.map(Calls::new),
+            ready: VecDeque::new(),
+        })
+    }
+
+    /// The tokens of a prompt.
+    fn prompt(&self, chat: &Chat, request: &Request) -> Result<Zeroizing<Vec<u32>>, RequestError> {
+        let Chat {
+            tokens, template, ..
+        } = chat;
+        match &request.prompt {
+            Prompt::Chat(messages) => {
+                let bytes = messages.iter().map(|message| message.content.len());
+                self.check_context(tokens.at_least(bytes.sum()), None)?;
+                let prompt = template.render(tokens, messages, &request.tools)?;
+                tokens.encode_prompt(&prompt)
+            }
+            Prompt::Text(text) => {
+                self.check_context(tokens.at_least(text.len()), None)?;
+                let prompt = Zeroizing::new(tokens.encode(text)?);
+                match prompt.is_empty() {
+                    true => Err(RequestError::Empty {
+                        parameter: "prompt",
+                    }),
+                    false => Ok(prompt),
+                }
+            }
+            Prompt::Tokens(prompt) if tokens.know(prompt) => Ok(prompt.clone()),
+            Prompt::Tokens(_) => Err(RequestError::UnknownToken {
+                parameter: "prompt",
+            }),
+        }
+    }
+
+    /// Makes room for the images of a prompt.
+    fn place(
+        &self,
+        placeholder: Option<&Placeholder>,
+        tokens: Zeroizing<Vec<u32>>,
+        prompt: &Prompt,
+    ) -> Result<(Zeroizing<Vec<u32>>, Vec<Sight>), RequestError> {
+        let Prompt::Chat(messages) = prompt else {
+            return Ok((tokens, Vec::new()));
+        };
+        let images = messages.iter().flat_map(|message| &message.images);
+        let images: Vec<_> = images.map(|(_, image)| image).collect();
+        match placeholder {
+            Some(placeholder) => {
+                // Before any is decoded.
+                self.check_context(placeholder.expanded(&tokens, images.len()), None)?;
+                placeholder.expand(&tokens, &images)
+            }
+            None if images.is_empty() => Ok((tokens, Vec::new())),
+            None => Err(RequestError::Image {
+                index: 0,
+                reason: ImageError::NotSeen,
+            }),
+        }
+    }
+
+    /// The text of tokens, control tokens left out.
+    pub fn text(&self, tokens: &[u32]) -> Option<Zeroizing<String>> {
+        let Kind::Chat(chat) = &self.kind else {
+            return None;
+        };
+        chat.tokens.decode(tokens).map(Zeroizing::new)
+    }
+
+    /// What a chat model has done and is doing.
+    pub fn activity(&self) -> Activity {
+        match &self.kind {
+            Kind::Chat(chat) => chat.counters.activity(),
+            _ => Activity::default(),
+        }
+    }
+
+    /// Reads a prompt with an answer at once, and compares each token of the answer with
+    /// the one that is chosen there. Blocks.
+    pub fn replay(&self, replay: Replay) -> Result<Option<Difference>, ReplayError> {
+        let Kind::Chat(chat) = &self.kind else {
+            return Err(ReplayError::Request(self.wrong_task(Task::Chat)));
+        };
+        let Replay {
+            prompt,
+            answer,
+            sampling,
+        } = replay;
+        if sampling.seed.is_none() {
+            return Err(ReplayError::NoSeed);
+        }
+        let job = || {
+            let parameter = "prompt";
+            if prompt.is_empty() {
+                return Err(RequestError::Empty { parameter });
+            }
+            self.check_context(prompt.len(), Some(answer.len()))?;
+            sampling.check()?;
+            let sampler = chat.defaults.sampler(sampling, &prompt)?;
+            let (outcome, pending) = oneshot::channel();
+            // Held until the end, or nobody would want it.
+            let (events, held) = mpsc::unbounded();
+            let job = Job {
+                max_tokens: answer.len(),
+                prompt,
+                sights: Vec::new(),
+                sampler,
+                stop: Stop::new(Vec::new()),
+                deadline: Deadline::after(self.limits.time),
+                attended: None,
+                logprobs: None,
+                replay: Some(Asked { answer, outcome }),
+                events,
+            };
+            enqueue(&chat.queue, Tenant::new(), job)?;
+            Ok((pending, held))
+        };
+        let (pending, _held) = job().map_err(ReplayError::Request)?;
+        block_on(pending).unwrap_or(Err(ReplayError::Engine(EngineError::Stopped)))
+    }
+}
