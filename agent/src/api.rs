@@ -26,6 +26,7 @@ mod asker;
 mod chat;
 mod classify;
 mod completions;
+mod delivery;
 mod embeddings;
 mod error;
 mod fields;
@@ -48,6 +49,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use serde::Serialize;
+use tokio::task::spawn_blocking;
 
 pub(crate) use answers::reason_name;
 pub use models::{Model, Models};
@@ -109,11 +111,6 @@ impl Head {
             system_fingerprint: model.fingerprint(),
         }
     }
-
-    /// The same, of another kind.
-    fn of(self, object: &'static str) -> Self {
-        Self { object, ..self }
-    }
 }
 
 /// Names each exchange, so that two parties can speak about it.
@@ -123,6 +120,14 @@ async fn with_request_id(request: Request, next: Next) -> Response {
         response.headers_mut().insert(REQUEST_ID, id);
     }
     response
+}
+
+/// Does what takes long on a thread that may.
+async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let done = spawn_blocking(work).await;
+    done.map_err(|_| ApiError::internal())?
 }
 
 /// For what stands around the API: an error as its clients know it.

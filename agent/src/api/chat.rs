@@ -20,72 +20,43 @@
 
 use std::collections::BTreeMap;
 
-use axum::Json;
-use axum::body::Bytes;
 use axum::extract::State;
-use axum::extract::rejection::BytesRejection;
-use axum::http::HeaderMap;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use inference::{FinishReason, Logprob, Prompt, Request};
 use serde::Serialize;
 use serde_json::{Value, json};
-use tokio::task::spawn_blocking;
 
-use super::answers::{Answers, Call, Usage, Whole, reason_name};
+use super::answers::{Answers, Call, Whole, reason_name};
 use super::asker::Asker;
+use super::delivery::{Choices, Completion, Delivery};
 use super::error::ApiError;
 use super::fields::Fields;
 use super::logprobs::ChatLogprobs;
 use super::models::Models;
-use super::options::{self, Delivery, IGNORED};
-use super::stream::{self, Chunks};
-use super::{Head, messages, tools};
+use super::options::{self, IGNORED};
+use super::{Head, aside, messages, tools};
 
 pub(super) async fn create(
     State(models): State<Models>,
     asker: Asker,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    fields: Fields,
 ) -> Result<Response, ApiError> {
-    let fields = Fields::read(&headers, body)?;
     // Long prompts take long to tokenise.
-    let begun = spawn_blocking(move || begin(&models, &asker, fields));
-    let (head, answers, delivery, with_logprobs) =
-        begun.await.map_err(|_| ApiError::internal())??;
-    match delivery {
-        Delivery::Stream { include_usage } => {
-            let head = head.of("chat.completion.chunk");
-            let chunks = ChatChunks {
-                with_logprobs,
-                calls: BTreeMap::new(),
-            };
-            Ok(stream::respond(head, answers, include_usage, chunks).into_response())
-        }
-        Delivery::Whole => {
-            let (wholes, usage) = answers.collect().await?;
-            let choices = (0..).zip(wholes);
-            let choices = choices.map(|(index, whole)| Choice::new(index, whole, with_logprobs));
-            Ok(Json(Completion {
-                head,
-                choices: choices.collect(),
-                usage,
-            })
-            .into_response())
-        }
-    }
+    let begun = aside(move || begin(&models, &asker, fields)).await?;
+    begun.respond().await
 }
 
-fn begin(
-    models: &Models,
-    asker: &Asker,
-    mut fields: Fields,
-) -> Result<(Head, Answers, Delivery, bool), ApiError> {
+fn begin(models: &Models, asker: &Asker, mut fields: Fields) -> Result<Completion<Chat>, ApiError> {
     let name: String = fields.require("model", "a string")?;
     let model = models.get(&name)?;
     let choices = options::choices(&mut fields)?;
     let delivery = Delivery::read(&mut fields)?;
     let logprobs = logprobs(&mut fields)?;
-    let head = Head::new("chatcmpl-", "chat.completion", model);
+    let object = match delivery {
+        Delivery::Stream { .. } => "chat.completion.chunk",
+        Delivery::Whole => "chat.completion",
+    };
+    let head = Head::new("chatcmpl-", object, model);
     let request = Request {
         prompt: Prompt::Chat(messages::read(&mut fields, model.engine().info().images)?),
         tools: tools::read(&mut fields, true)?,
@@ -105,11 +76,18 @@ fn begin(
     let answers =
         (0..choices).map(|choice| model.engine().answer(options::choice_of(&request, choice)));
     let answers: Vec<_> = answers.collect::<Result<_, _>>()?;
-    let answers = Answers {
-        per_prompt: answers.len(),
-        answers,
-    };
-    Ok((head, answers, delivery, logprobs.is_some()))
+    Ok(Completion {
+        head,
+        answers: Answers {
+            per_prompt: answers.len(),
+            answers,
+        },
+        delivery,
+        choices: Chat {
+            with_logprobs: logprobs.is_some(),
+            calls: BTreeMap::new(),
+        },
+    })
 }
 
 fn max_tokens(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
@@ -142,14 +120,6 @@ fn logprobs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
 /// Values that ask for nothing more than is done.
 fn neutral() -> [(&'static str, Vec<Value>); 1] {
     [("modalities", vec![json!(["text"])])]
-}
-
-#[derive(Serialize)]
-struct Completion {
-    #[serde(flatten)]
-    head: Head,
-    choices: Vec<Choice>,
-    usage: Usage,
 }
 
 #[derive(Serialize)]
@@ -197,9 +167,19 @@ impl From<Call> for ToolCall {
     }
 }
 
-impl Choice {
-    fn new(index: usize, whole: Whole, with_logprobs: bool) -> Self {
-        Self {
+/// Writes choices.
+struct Chat {
+    with_logprobs: bool,
+    /// How many calls each choice has begun.
+    calls: BTreeMap<usize, usize>,
+}
+
+impl Choices for Chat {
+    type Chunk = Chunk;
+    type Whole = Choice;
+
+    fn whole(&mut self, index: usize, whole: Whole) -> Choice {
+        Choice {
             index,
             message: AssistantMessage {
                 role: "assistant",
@@ -207,72 +187,61 @@ impl Choice {
                 refusal: None,
                 tool_calls: whole.calls.into_iter().map(ToolCall::from).collect(),
             },
-            logprobs: with_logprobs.then(|| whole.logprobs.into()),
+            logprobs: self.with_logprobs.then(|| whole.logprobs.into()),
             finish_reason: whole.reason,
         }
     }
-}
 
-/// Chunks of a chat.
-struct ChatChunks {
-    with_logprobs: bool,
-    /// How many calls each choice has begun.
-    calls: BTreeMap<usize, usize>,
-}
-
-impl Chunks for ChatChunks {
-    type Choice = ChunkChoice;
-
-    fn begin(&mut self, index: usize) -> Option<ChunkChoice> {
+    fn begin(&mut self, index: usize) -> Option<Chunk> {
         let delta = Delta {
             role: Some("assistant"),
             content: Some(String::new()),
             ..Delta::default()
         };
-        Some(ChunkChoice::new(index, delta))
+        Some(Chunk::new(index, delta))
     }
 
-    fn text(&mut self, index: usize, text: String, logprobs: Vec<Logprob>) -> ChunkChoice {
+    fn text(&mut self, index: usize, text: String, logprobs: Vec<Logprob>) -> Chunk {
         let delta = Delta {
             content: Some(text),
             ..Delta::default()
         };
-        ChunkChoice {
+        Chunk {
             logprobs: self.with_logprobs.then(|| logprobs.into()),
-            ..ChunkChoice::new(index, delta)
+            ..Chunk::new(index, delta)
         }
     }
 
-    fn call(&mut self, index: usize, name: String) -> Option<ChunkChoice> {
+    fn call(&mut self, index: usize, name: String) -> Option<Chunk> {
         let count = self.calls.entry(index).or_default();
         let delta = CallDelta::begin(*count, Call::new(name));
         *count = count.saturating_add(1);
-        Some(ChunkChoice::new(index, delta.into()))
+        Some(Chunk::new(index, delta.into()))
     }
 
-    fn arguments(&mut self, index: usize, more: String) -> Option<ChunkChoice> {
+    fn arguments(&mut self, index: usize, more: String) -> Option<Chunk> {
         let count = self.calls.get(&index)?;
         let delta = CallDelta::more(count.saturating_sub(1), more);
-        Some(ChunkChoice::new(index, delta.into()))
+        Some(Chunk::new(index, delta.into()))
     }
 
-    fn finish(&mut self, index: usize, reason: FinishReason) -> ChunkChoice {
-        ChunkChoice {
+    fn finish(&mut self, index: usize, reason: FinishReason) -> Chunk {
+        Chunk {
             finish_reason: Some(reason_name(reason)),
-            ..ChunkChoice::new(index, Delta::default())
+            ..Chunk::new(index, Delta::default())
         }
     }
 }
 
 #[derive(Serialize)]
-struct ChunkChoice {
+struct Chunk {
     index: usize,
     delta: Delta,
     logprobs: Option<ChatLogprobs>,
     finish_reason: Option<&'static str>,
 }
 
-impl ChunkChoice {
+impl Chunk {
     fn new(index: usize, delta: Delta) -> Self {
         Self {
             index,

@@ -15,28 +15,22 @@
 //! * Refused: everything else.
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::State;
-use axum::extract::rejection::BytesRejection;
-use axum::http::HeaderMap;
 use inference::Image;
 use serde::Serialize;
-use tokio::task::spawn_blocking;
 
 use super::asker::Asker;
 use super::error::ApiError;
 use super::fields::Fields;
-use super::images;
 use super::models::Models;
 use super::options::Texts;
+use super::{aside, images};
 
 pub(super) async fn create(
     State(models): State<Models>,
     asker: Asker,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    mut fields: Fields,
 ) -> Result<Json<Response>, ApiError> {
-    let mut fields = Fields::read(&headers, body)?;
     let name: String = fields.require("model", "a string")?;
     let input = fields.require("input", "a string or an array of strings")?;
     let top = fields.take("top_k", "an integer")?.unwrap_or(5);
@@ -49,7 +43,7 @@ pub(super) async fn create(
 
     // Large images take long to decode.
     let model = name.clone();
-    let pending = spawn_blocking(move || {
+    let pending = aside(move || {
         let model = models.get(&model)?;
         let (places, images) = read(input)?;
         // There are no tokens to tell of, but it is known what answers.
@@ -57,9 +51,8 @@ pub(super) async fn create(
         let pending = model.engine().classify(&images, top);
         pending.map_err(|error| images::named(error, &places))
     });
-    let pending = pending.await.map_err(|_| ApiError::internal())??;
     let data = (0..)
-        .zip(pending.await?)
+        .zip(pending.await?.await?)
         .map(|(index, labels)| Classification {
             object: "classification",
             index,

@@ -11,62 +11,38 @@
 //!
 //! Choice `n * p + i` is the `i`-th of prompt `p`, and uses `seed + i`.
 
-use axum::Json;
-use axum::body::Bytes;
 use axum::extract::State;
-use axum::extract::rejection::BytesRejection;
-use axum::http::HeaderMap;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use inference::{Engine, FinishReason, Logprob, Prompt, Request};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::task::spawn_blocking;
 use zeroize::Zeroizing;
 
-use super::Head;
-use super::answers::{Answers, Usage, Whole, reason_name};
+use super::answers::{Answers, Whole, reason_name};
 use super::asker::Asker;
+use super::delivery::{Choices, Completion, Delivery};
 use super::error::ApiError;
 use super::fields::Fields;
 use super::logprobs::{TextLogprobs, characters};
 use super::models::Models;
-use super::options::{self, Delivery, IGNORED};
-use super::stream::{self, Chunks};
+use super::options::{self, IGNORED};
+use super::{Head, aside};
 
 pub(super) async fn create(
     State(models): State<Models>,
     asker: Asker,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    fields: Fields,
 ) -> Result<Response, ApiError> {
-    let fields = Fields::read(&headers, body)?;
     // Long prompts take long to tokenise.
-    let begun = spawn_blocking(move || begin(&models, &asker, fields));
-    let (head, answers, delivery, mut texts) = begun.await.map_err(|_| ApiError::internal())??;
-    match delivery {
-        Delivery::Stream { include_usage } => {
-            Ok(stream::respond(head, answers, include_usage, texts).into_response())
-        }
-        Delivery::Whole => {
-            let (wholes, usage) = answers.collect().await?;
-            let choices = (0..).zip(wholes);
-            Ok(Json(Completion {
-                head,
-                choices: choices
-                    .map(|(index, whole)| texts.whole(index, whole))
-                    .collect(),
-                usage,
-            })
-            .into_response())
-        }
-    }
+    let begun = aside(move || begin(&models, &asker, fields)).await?;
+    begun.respond().await
 }
 
 fn begin(
     models: &Models,
     asker: &Asker,
     mut fields: Fields,
-) -> Result<(Head, Answers, Delivery, Texts), ApiError> {
+) -> Result<Completion<Texts>, ApiError> {
     let name: String = fields.require("model", "a string")?;
     let model = models.get(&name)?;
     let choices = options::choices(&mut fields)?;
@@ -118,7 +94,12 @@ fn begin(
         answers,
         per_prompt: usize::try_from(choices).unwrap_or(1),
     };
-    Ok((head, answers, delivery, texts))
+    Ok(Completion {
+        head,
+        answers,
+        delivery,
+        choices: texts,
+    })
 }
 
 fn prompts(fields: &mut Fields) -> Result<Vec<Prompt>, ApiError> {
@@ -190,7 +171,10 @@ struct Texts {
     offsets: Vec<usize>,
 }
 
-impl Texts {
+impl Choices for Texts {
+    type Chunk = Choice;
+    type Whole = Choice;
+
     fn whole(&mut self, index: usize, whole: Whole) -> Choice {
         let echo = self.begin(index);
         let more = self.text(index, whole.text, whole.logprobs);
@@ -200,10 +184,6 @@ impl Texts {
             ..more
         }
     }
-}
-
-impl Chunks for Texts {
-    type Choice = Choice;
 
     fn begin(&mut self, index: usize) -> Option<Choice> {
         let echo = self.echoes.get(index).filter(|echo| !echo.is_empty())?;
@@ -246,14 +226,6 @@ impl Chunks for Texts {
             finish_reason: Some(reason_name(reason)),
         }
     }
-}
-
-#[derive(Serialize)]
-struct Completion {
-    #[serde(flatten)]
-    head: Head,
-    choices: Vec<Choice>,
-    usage: Usage,
 }
 
 #[derive(Serialize)]

@@ -6,15 +6,12 @@
 //! * Refused: everything else.
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::State;
-use axum::extract::rejection::BytesRejection;
-use axum::http::HeaderMap;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
-use tokio::task::spawn_blocking;
 
+use super::aside;
 use super::asker::Asker;
 use super::error::ApiError;
 use super::fields::Fields;
@@ -23,10 +20,8 @@ use super::models::Models;
 pub(super) async fn create(
     State(models): State<Models>,
     asker: Asker,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    mut fields: Fields,
 ) -> Result<Json<Response>, ApiError> {
-    let mut fields = Fields::read(&headers, body)?;
     let name: String = fields.require("model", "a string")?;
     let expected = "a string, an array of strings, of token ids, or of arrays of token ids";
     let input = match fields.require("input", expected)? {
@@ -57,7 +52,7 @@ pub(super) async fn create(
 
     // Many texts take long to tokenise.
     let model = name.clone();
-    let pending = spawn_blocking(move || {
+    let pending = aside(move || {
         let model = models.get(&model)?;
         let witness = asker.witness(model, None);
         let pending = match input {
@@ -65,10 +60,9 @@ pub(super) async fn create(
             Input::TokenLists(lists) => model.engine().embed_tokens_before(witness, &lists),
             Input::Text(_) | Input::Tokens(_) => model.engine().embed(&[]),
         };
-        Ok::<_, ApiError>(pending?)
+        Ok(pending?)
     });
-    let pending = pending.await.map_err(|_| ApiError::internal())??;
-    let embeddings = pending.await?;
+    let embeddings = pending.await?.await?;
     let vectors = (0..).zip(embeddings.vectors);
     let data = vectors.map(|(index, vector)| {
         Ok(Embedding {

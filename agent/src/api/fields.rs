@@ -4,8 +4,8 @@
 //! not understood, and is refused by name.
 
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::http::{HeaderMap, header::CONTENT_TYPE};
+use axum::extract::{FromRequest, Request};
+use axum::http::header::CONTENT_TYPE;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -18,22 +18,20 @@ pub(super) struct Fields {
     map: Map<String, Value>,
 }
 
-impl Fields {
-    /// Reads a body.
-    pub(super) fn read(
-        headers: &HeaderMap,
-        body: Result<Bytes, BytesRejection>,
-    ) -> Result<Self, ApiError> {
-        let kind = headers
-            .get(CONTENT_TYPE)
-            .and_then(|kind| kind.to_str().ok());
+impl<S: Send + Sync> FromRequest<S> for Fields {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let kind = request.headers().get(CONTENT_TYPE);
+        let kind = kind.and_then(|kind| kind.to_str().ok());
         let essence = kind
             .and_then(|kind| kind.split(';').next())
             .unwrap_or_default();
         if !essence.trim().eq_ignore_ascii_case("application/json") {
             return Err(ApiError::media_type("application/json"));
         }
-        let map = serde_json::from_slice(&body?).map_err(|error| {
+        let body = Bytes::from_request(request, state).await?;
+        let map = serde_json::from_slice(&body).map_err(|error| {
             // The library's message may quote the body.
             ApiError::not_json(format!(
                 "The body is not a JSON object: see line {}, column {}.",
@@ -46,7 +44,9 @@ impl Fields {
             map,
         })
     }
+}
 
+impl Fields {
     /// What came as a form: strings, and lists of them.
     pub(super) fn of_form(map: Map<String, Value>) -> Self {
         Self {

@@ -9,16 +9,14 @@
 //! * Refused: everything else.
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{Extension, State};
-use axum::http::HeaderMap;
+use axum::extract::State;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use inference::{PictureRequest, Pictures, Tenant};
+use inference::{PictureRequest, Pictures};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
+use super::asker::Asker;
 use super::error::ApiError;
 use super::fields::Fields;
 use super::models::Models;
@@ -26,15 +24,15 @@ use super::unix_time;
 
 pub(super) async fn create(
     State(models): State<Models>,
-    tenant: Option<Extension<Tenant>>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    asker: Asker,
+    mut fields: Fields,
 ) -> Result<Json<Value>, ApiError> {
-    let mut fields = Fields::read(&headers, body)?;
     let name: String = fields.require("model", "a string")?;
     let model = models.get(&name)?;
-    let mut request = request(&mut fields)?;
-    request.tenant = tenant.map(|Extension(tenant)| tenant).unwrap_or_default();
+    let request = PictureRequest {
+        tenant: asker.tenant,
+        ..request(&mut fields)?
+    };
     fields.ignore(&["user"]);
     fields.allow_only(&neutral())?;
     fields.finish()?;

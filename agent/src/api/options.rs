@@ -2,50 +2,9 @@
 
 use inference::{Request, Sampling};
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::error::ApiError;
 use super::fields::Fields;
-
-/// How answers reach the client.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Delivery {
-    /// As events, if asked for with the usage at the end.
-    Stream { include_usage: bool },
-    /// In one piece.
-    Whole,
-}
-
-impl Delivery {
-    /// `stream` and `stream_options`
-    pub(super) fn read(fields: &mut Fields) -> Result<Self, ApiError> {
-        let stream = fields.take("stream", "a boolean")?.unwrap_or(false);
-        let options = fields.take::<Value>("stream_options", "an object")?;
-        let include_usage = match options {
-            None => false,
-            Some(_) if !stream => {
-                let message =
-                    "The 'stream_options' parameter is only allowed when 'stream' is true.";
-                return Err(ApiError::invalid(
-                    "stream_options",
-                    "invalid_value",
-                    message,
-                ));
-            }
-            Some(options) => {
-                let mut options = Fields::nested("stream_options", options)?;
-                let include_usage = options.take("include_usage", "a boolean")?;
-                options.ignore(&["include_obfuscation"]);
-                options.finish()?;
-                include_usage.unwrap_or(false)
-            }
-        };
-        Ok(match stream {
-            true => Self::Stream { include_usage },
-            false => Self::Whole,
-        })
-    }
-}
 
 /// `n`
 pub(super) fn choices(fields: &mut Fields) -> Result<u64, ApiError> {

@@ -15,16 +15,12 @@ mod writer;
 use std::convert::Infallible;
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::State;
-use axum::extract::rejection::BytesRejection;
-use axum::http::HeaderMap;
 use axum::response::sse::KeepAlive;
 use axum::response::{IntoResponse, Response, Sse};
 use futures_util::{StreamExt as _, stream};
 use inference::{Answer, Format, Message, Prompt, Request, Role, Sampling};
 use serde_json::{Value, json};
-use tokio::task::spawn_blocking;
 
 use super::asker::Asker;
 use super::error::ApiError;
@@ -32,19 +28,17 @@ use super::fields::Fields;
 use super::models::Models;
 use super::options::IGNORED;
 use super::tools;
-use super::{random_id, unix_time};
+use super::{aside, random_id, unix_time};
 use writer::Writer;
 
 pub(super) async fn create(
     State(models): State<Models>,
     asker: Asker,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    fields: Fields,
 ) -> Result<Response, ApiError> {
-    let fields = Fields::read(&headers, body)?;
     // Long prompts take long to tokenise.
-    let begun = spawn_blocking(move || begin(&models, &asker, fields));
-    let (mut writer, mut answer, streamed) = begun.await.map_err(|_| ApiError::internal())??;
+    let begun = aside(move || begin(&models, &asker, fields)).await?;
+    let (mut writer, mut answer, streamed) = begun;
     if streamed {
         return Ok(respond(writer, answer));
     }

@@ -12,44 +12,19 @@ use std::convert::Infallible;
 use axum::response::Sse;
 use axum::response::sse::{Event as Sent, KeepAlive};
 use futures_util::stream::{self, Stream, StreamExt as _, select_all};
-use inference::{EngineError, Event, FinishReason, Logprob};
+use inference::{EngineError, Event};
 use serde::Serialize;
 
 use super::Head;
 use super::answers::{Answers, Usage};
+use super::delivery::Choices;
 use super::error::ApiError;
-
-/// What differs between the kinds of completions. It sees one choice after
-/// another, each from its beginning.
-pub(super) trait Chunks: Send + 'static {
-    /// A choice in a chunk.
-    type Choice: Serialize;
-
-    /// What comes before any text.
-    fn begin(&mut self, index: usize) -> Option<Self::Choice>;
-
-    /// More of a choice.
-    fn text(&mut self, index: usize, text: String, logprobs: Vec<Logprob>) -> Self::Choice;
-
-    /// A call that begins; only chats have calls.
-    fn call(&mut self, _index: usize, _name: String) -> Option<Self::Choice> {
-        None
-    }
-
-    /// More of the arguments of the call that began last.
-    fn arguments(&mut self, _index: usize, _more: String) -> Option<Self::Choice> {
-        None
-    }
-
-    /// The end of a choice.
-    fn finish(&mut self, index: usize, reason: FinishReason) -> Self::Choice;
-}
 
 pub(super) fn respond(
     head: Head,
     answers: Answers,
     include_usage: bool,
-    chunks: impl Chunks,
+    choices: impl Choices,
 ) -> Sse<impl Stream<Item = Result<Sent, Infallible>>> {
     let Answers {
         answers,
@@ -60,7 +35,7 @@ pub(super) fn respond(
         per_prompt,
         include_usage,
         usage: Usage::default(),
-        chunks,
+        choices,
     };
     let begins = (0..answers.len()).map(Step::Begin).collect::<Vec<_>>();
     let answers = (0..)
@@ -97,22 +72,22 @@ struct Writer<C> {
     per_prompt: usize,
     include_usage: bool,
     usage: Usage,
-    chunks: C,
+    choices: C,
 }
 
-impl<C: Chunks> Writer<C> {
+impl<C: Choices> Writer<C> {
     /// The event for a step, if it has one.
     fn next(&mut self, step: Step) -> Result<Option<Sent>, EngineError> {
         let choice = match step {
-            Step::Begin(index) => self.chunks.begin(index),
+            Step::Begin(index) => self.choices.begin(index),
             Step::Event(index, event) => match event? {
-                Event::Text { text, logprobs } => Some(self.chunks.text(index, text, logprobs)),
-                Event::Call(name) => self.chunks.call(index, name),
-                Event::Arguments(more) => self.chunks.arguments(index, more),
+                Event::Text { text, logprobs } => Some(self.choices.text(index, text, logprobs)),
+                Event::Call(name) => self.choices.call(index, name),
+                Event::Arguments(more) => self.choices.arguments(index, more),
                 Event::Finish { reason, usage } => {
                     let with_prompt = Answers::counts_prompt(self.per_prompt, index);
                     self.usage.add(usage, with_prompt);
-                    Some(self.chunks.finish(index, reason))
+                    Some(self.choices.finish(index, reason))
                 }
             },
             Step::Usage if self.include_usage => {
@@ -124,7 +99,7 @@ impl<C: Chunks> Writer<C> {
         Ok(choice.map(|choice| self.chunk(vec![choice], None)))
     }
 
-    fn chunk(&self, choices: Vec<C::Choice>, usage: Option<Usage>) -> Sent {
+    fn chunk(&self, choices: Vec<C::Chunk>, usage: Option<Usage>) -> Sent {
         sent(&Chunk {
             head: &self.head,
             choices,

@@ -12,35 +12,36 @@
 use std::time::Duration;
 
 use axum::Json;
+use axum::extract::State;
 use axum::extract::multipart::{Multipart, MultipartRejection};
-use axum::extract::{Extension, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use inference::{Audio, RequestError, Segment, Tenant, Transcript, TranscriptRequest};
+use inference::{Audio, RequestError, Segment, Transcript, TranscriptRequest};
 use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
-use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
+use super::aside;
+use super::asker::Asker;
 use super::error::ApiError;
 use super::fields::Fields;
 use super::models::Models;
 
 pub(super) async fn transcribe(
     State(models): State<Models>,
-    tenant: Option<Extension<Tenant>>,
+    asker: Asker,
     form: Result<Multipart, MultipartRejection>,
 ) -> Result<Response, ApiError> {
-    create(models, tenant, form, Task::Transcribe).await
+    create(models, asker, form, Task::Transcribe).await
 }
 
 pub(super) async fn translate(
     State(models): State<Models>,
-    tenant: Option<Extension<Tenant>>,
+    asker: Asker,
     form: Result<Multipart, MultipartRejection>,
 ) -> Result<Response, ApiError> {
-    create(models, tenant, form, Task::Translate).await
+    create(models, asker, form, Task::Translate).await
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -51,7 +52,7 @@ enum Task {
 
 async fn create(
     models: Models,
-    tenant: Option<Extension<Tenant>>,
+    asker: Asker,
     form: Result<Multipart, MultipartRejection>,
     task: Task,
 ) -> Result<Response, ApiError> {
@@ -61,9 +62,8 @@ async fn create(
     })?;
     let form = timeout(UPLOAD_TIME, read(form)).await;
     let (file, mut fields) = form.map_err(|_| ApiError::request_timeout())??;
-    let tenant = tenant.map(|Extension(tenant)| tenant).unwrap_or_default();
     // Files take long to decode.
-    let begun = spawn_blocking(move || {
+    let begun = aside(move || {
         let name: String = fields.require("model", "a string")?;
         let model = models.get(&name)?;
         let asked = Asked::read(&mut fields, task)?;
@@ -75,11 +75,11 @@ async fn create(
             prompt: asked.prompt.clone(),
             temperature: asked.temperature,
             times: asked.format.has_times(),
-            tenant,
+            tenant: asker.tenant,
         };
-        Ok::<_, ApiError>((asked, model.engine().transcribe(request)?))
+        Ok((asked, model.engine().transcribe(request)?))
     });
-    let (asked, pending) = begun.await.map_err(|_| ApiError::internal())??;
+    let (asked, pending) = begun.await?;
     drop(place);
     Ok(asked.respond(task, &pending.await?))
 }
