@@ -8,6 +8,7 @@ pub mod choice;
 pub mod decay;
 pub mod dice;
 pub mod directory;
+pub mod ledger;
 pub mod queue;
 pub mod reputation;
 pub mod retry;

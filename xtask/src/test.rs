@@ -186,9 +186,10 @@ fn vectors(builder: &Builder) -> Result<Option<PathBuf>> {
 const GENUINE: &str = "tdx/Phala-Network__dcap-qvl/f1c85033_v4_sample-tdx_quote.quote.bin";
 
 /// What the workspace's tests run, and what the agent links.
-const NEEDED: [(&str, &str); 6] = [
+const NEEDED: [(&str, &str); 7] = [
     ("gcc", "gcc"),
     ("pkg-config", "pkg-config"),
+    ("/usr/lib/postgresql/15/bin/postgres", "postgresql-15"),
     ("swtpm", "swtpm"),
     ("swtpm_setup", "swtpm-tools"),
     ("/usr/include/tss2/tss2_esys.h", "libtss2-dev"),

@@ -1,0 +1,196 @@
+//! The ledger over both databases: one story, told to its end whatever breaks on the way.
+
+mod faults;
+mod lies;
+mod race;
+
+use contracts::voucher::Signed;
+use tycho_types::cell::HashBytes;
+
+use super::account::{AdmitError, Order, Sum};
+use super::cluster::{Cluster, HASTY};
+use super::fixture::*;
+use super::receipts::SettleError;
+use super::rows::Book;
+use super::*;
+
+const MILLION: u64 = 1_000_000;
+
+fn request(number: u8) -> RequestKey {
+    RequestKey {
+        client: client(1).address.address,
+        id: [number; 16],
+    }
+}
+
+fn order(limit: u64) -> Order {
+    Order {
+        limit,
+        price: PRICE,
+        exposure: 0,
+        claimed: 0,
+    }
+}
+
+fn of(worker: u8) -> HashBytes {
+    super::fixture::worker(worker).address.address
+}
+
+/// The client has signed for so many million tokens.
+fn signed(millions: u64) -> Signed {
+    sign(1, &voucher(&client(1), millions * MILLION))
+}
+
+/// A request by a number: settled for so many tokens by a worker.
+fn answer(worker: u8, number: u8, tokens: u32) -> Served {
+    served(receipt(&super::fixture::worker(worker), number, tokens))
+}
+
+/// Two workers serve a client, which is told first what they cost; one of them once says
+/// nothing. `told` hears of each voucher that leaves.
+async fn story(ledger: &Ledger, told: &dyn Fn(&Signed)) {
+    for (channel, now) in [(client(1), NOW), (worker(101), NOW), (worker(102), NOW)] {
+        again(|| ledger.observe(channel.clone(), holding(10 * PRICE), now))
+            .await
+            .unwrap();
+    }
+    let admit = async |number, worker, limit, voucher: Option<Signed>| {
+        let admit = || {
+            ledger.admit(
+                request(number),
+                of(worker),
+                order(limit),
+                voucher.clone(),
+                NOW,
+            )
+        };
+        match again(admit).await {
+            Ok(admission) => told(&admission.voucher),
+            // Told once more after a crash.
+            Err(error) => assert_eq!(error, AdmitError::Repeated),
+        }
+    };
+    let settle = async |number, worker, tokens| {
+        let settle = || ledger.settle(request(number), answer(worker, number, tokens), NOW);
+        again(settle).await.unwrap().amount
+    };
+    admit(1, 101, MILLION, Some(signed(3))).await;
+    admit(2, 102, 2 * MILLION, None).await;
+    assert_eq!(settle(1, 101, 600_000).await, 600_000_000);
+    again(|| ledger.release(request(2))).await.unwrap();
+    again(|| ledger.voucher(request(1).client, signed(5), NOW))
+        .await
+        .unwrap();
+    admit(3, 101, 2 * MILLION, None).await;
+    admit(4, 102, MILLION, Some(signed(6))).await;
+    assert_eq!(settle(4, 102, 0).await, 0);
+    assert_eq!(settle(3, 101, 1_999_999).await, 1_999_999_000);
+    again(|| ledger.observe(client(1), holding(12 * PRICE), NOW + 1))
+        .await
+        .unwrap();
+    admit(5, 102, MILLION, None).await;
+}
+
+/// Until the ledger can tell.
+async fn again<T, E: Error + 'static, F>(ask: impl Fn() -> F) -> Result<T, E>
+where
+    F: Future<Output = Result<T, Failed<E>>>,
+{
+    for _ in 0..3 {
+        match ask().await {
+            Ok(done) => return Ok(done),
+            Err(Failed::Refused(error)) => return Err(error),
+            Err(Failed::Store(_)) => {}
+        }
+    }
+    panic!("the ledger can never tell");
+}
+
+/// Everything in the books that a story leads to.
+async fn books(ledger: &Ledger) -> Vec<String> {
+    let books = rows(ledger).await;
+    books.iter().map(|book| format!("{book:?}")).collect()
+}
+
+async fn rows(ledger: &Ledger) -> Vec<Book> {
+    let all = || async {
+        let rows = ledger.store.ask(|open| Book::all(open, GLOBAL_ID)).await;
+        Ok::<_, Failed<SettleError>>(rows?)
+    };
+    again(all).await.unwrap()
+}
+
+async fn account(ledger: &Ledger, address: HashBytes) -> super::account::Account {
+    let books = rows(ledger).await;
+    let book = books.into_iter().find(|book| *book.address() == address);
+    book.unwrap().account
+}
+
+fn file(folder: &tempfile::TempDir) -> String {
+    format!("sqlite:{}", folder.path().join("ledger").display())
+}
+
+#[tokio::test]
+async fn a_story_has_the_same_end_over_both_databases_and_told_twice() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let in_file = Ledger::open(&file(&folder), identity()).await.unwrap();
+    story(&in_file, &|_| {}).await;
+    let end = books(&in_file).await;
+    story(&in_file, &|_| {}).await;
+    assert_eq!(books(&in_file).await, end, "each call twice is as once");
+    assert_eq!(in_file.audit().await.unwrap(), []);
+
+    let (one, two) = (
+        account(&in_file, of(101)).await,
+        account(&in_file, of(102)).await,
+    );
+    let of_client = account(&in_file, request(1).client).await;
+    assert_eq!(one.spent.amount, 2_599_999_000);
+    assert_eq!(two.spent.amount, 0);
+    assert_eq!(of_client.spent.amount, 2_599_999_000);
+    assert_eq!(of_client.reserved.amount, PRICE, "the last one is open");
+    assert_eq!(of_client.voucher.amount, 6 * PRICE);
+    assert_eq!(one.voucher.amount, 2_600_000_000);
+    assert_eq!(
+        two.voucher.amount,
+        2 * PRICE,
+        "what it has left unearned pays for more"
+    );
+    assert_eq!(in_file.expire(NOW).await.unwrap(), 0);
+    assert_eq!(in_file.expire(NOW + 1).await.unwrap(), 1);
+
+    let Some(cluster) = Cluster::start(&HASTY) else {
+        return;
+    };
+    let shared = Ledger::open(&cluster.url(), identity()).await.unwrap();
+    story(&shared, &|_| {}).await;
+    assert_eq!(books(&shared).await, end);
+    let used = (NOW / 3600, shared.usage(NOW / 3600).await.unwrap());
+    assert_eq!(used.1, in_file.usage(used.0).await.unwrap());
+}
+
+#[tokio::test]
+async fn whoever_has_the_heads_can_be_shown_that_an_answer_was_paid_for() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let ledger = Ledger::open(&file(&folder), identity()).await.unwrap();
+    story(&ledger, &|_| {}).await;
+    let usage = ledger.usage(NOW / 3600).await.unwrap();
+    let sum = Sum {
+        amount: 2_599_999_000,
+        tokens: 2_599_999,
+    };
+    assert_eq!((usage.requests, usage.sum), (3, sum));
+    assert_eq!(ledger.usage(0).await.unwrap(), Usage::default());
+    for (number, is_in_voucher) in [(1, true), (3, false), (4, false)] {
+        let proof = ledger.proof(request(number)).await.unwrap().unwrap();
+        let receipt = &proof.served.receipt;
+        assert_eq!(receipt.request, HashBytes([number; 32]));
+        assert_eq!(receipt.head(&proof.in_epoch), Ok(usage.receipts));
+        let shown = proof.in_voucher.map(|(signed, path)| {
+            let voucher = signed.verify(&key(OURS).public()).unwrap();
+            assert_eq!(receipt.head(&path), Ok(voucher.receipts));
+        });
+        assert_eq!(shown.is_some(), is_in_voucher, "{number}");
+    }
+    assert!(ledger.proof(request(2)).await.unwrap().is_none());
+}
