@@ -385,6 +385,23 @@ fn a_td_that_could_not_keep_a_secret_is_refused_before_any_signature_is_checked(
         let sent = tvm.send("anyone", &world.node, COIN, &build(&attest));
         assert_eq!(sent[0].exit, Some(exit), "{name}");
     }
+    // Bits that do not weaken a TD; SEPT_VE_DISABLE is 28, and has to be there.
+    let attributes = [16, 27, 30, 31, 63];
+    let xfam = [0, 1, 2, 5, 6, 7, 9, 11, 12, 14, 17, 18];
+    for (from, harmless, harm) in [(0, &attributes[..], 112), (8, &xfam, 113)] {
+        for bit in 0..64 {
+            let more = change_at(good.more.inner(), &[0], &|bytes| {
+                bytes[from + bit / 8] ^= 1 << (bit % 8)
+            });
+            let attest = Attest {
+                more: Lazy::from_raw(more).unwrap(),
+                ..good.clone()
+            };
+            let exit = if harmless.contains(&bit) { 101 } else { harm };
+            let sent = tvm.send("anyone", &world.node, COIN, &build(&attest));
+            assert_eq!(sent[0].exit, Some(exit), "bit {bit} from byte {from}");
+        }
+    }
 }
 
 /// What a contract puts between what it is sent is part of what must have been signed:

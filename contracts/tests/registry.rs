@@ -89,7 +89,11 @@ fn an_order_needs_enough_builders_its_turn_its_place_and_its_time() {
     let late = Moment(u64::from(NOW - 1));
     refuse(163, "too late", &|order| order.valid_until = late);
 
-    let decide = build(&registry.signed(&order, &[0, 2]));
+    let in_time = Order {
+        valid_until: Moment(u64::from(NOW)),
+        ..order.clone()
+    };
+    let decide = build(&registry.signed(&in_time, &[0, 2]));
     assert_eq!(registry.send(&decide), 0);
     assert_eq!(registry.send(&decide), 162, "replay");
 }
@@ -335,9 +339,16 @@ fn governance_policy_models_and_code_change_by_order() {
         delay: 2 * DELAY,
         builders: world::builders(),
     };
-    let governance = Lazy::new(&alone).unwrap();
-    assert_eq!(registry.enact(&Change::SetGovernance { governance }), 0);
-    assert_eq!(registry.state().governance.load().unwrap(), alone);
+    let least = Governance {
+        threshold: 2,
+        delay: DELAY,
+        ..alone.clone()
+    };
+    for next in [least, alone] {
+        let governance = Lazy::new(&next).unwrap();
+        assert_eq!(registry.enact(&Change::SetGovernance { governance }), 0);
+        assert_eq!(registry.state().governance.load().unwrap(), next);
+    }
     assert_eq!(registry.decide(&put_build(1), &[0, 1]), 161, "three now");
     let code = Code::P256_PROBE.cell().unwrap();
     assert_eq!(
