@@ -12,15 +12,18 @@ mod emulated;
 mod tvm;
 mod world;
 
+use attestation::certificate::Certificate;
 use attestation::pem;
 use contracts::cells::Moment;
 use contracts::collateral::{
     PostAuthority, PostAuthorityList, PostQeIdentity, PostRootList, PostTcbInfo, State,
 };
 use contracts::messages::{Admit, Appraise, Enclave, Lacks, Software};
+use contracts::p256::Signature;
+use sha2::{Digest as _, Sha256};
 use tests::collateral::Statements;
 use tests::pki::{Intel, Platform, Window};
-use tycho_types::cell::{Cell, HashBytes, Lazy};
+use tycho_types::cell::{Cell, CellBuilder, HashBytes, Lazy};
 
 use emulated::{BLOCK, BLOCK_ROOT, Emulated, LAST, NOW};
 use tvm::{Item, load};
@@ -391,6 +394,82 @@ fn a_revoked_platform_is_refused_from_the_next_list_on() {
     let attest = build(&td.attest(&world.claim(BLOCK)));
     let sent = tvm.send("anyone", &world.node, COIN, &attest);
     assert_eq!(sent[1].exit, Some(142));
+}
+
+#[test]
+fn a_list_that_its_authority_signed_in_another_form_is_not_read() {
+    let Some(tvm) = tvm::start(NOW) else { return };
+    let td = Emulated::new();
+    let world = td.world(&tvm);
+    let revoked = Statements {
+        revoked: true,
+        ..td.statements()
+    };
+    let collateral = revoked.sign(&td.intel);
+    let parts = collateral.parts();
+    let [authority, _] = pem::certificates::<2>(parts.pck_crl_issuer_chain).unwrap();
+    let key: [u8; 64] = Certificate::parse(&authority).unwrap().key.point[1..]
+        .try_into()
+        .unwrap();
+    let good = PostAuthorityList::new(3, parts.pck_crl, &authority).unwrap();
+    let body = bytes_of(&good.list);
+    let all = |tag: &[u8]| -> Vec<usize> {
+        let starts = 0..body.len() - tag.len();
+        starts.filter(|at| body[*at..].starts_with(tag)).collect()
+    };
+    let [this, _next, entrys] = all(&[0x17, 0x0d])[..] else {
+        panic!("a list with one entry has three times");
+    };
+    let is_entry = |at: &usize| {
+        let serial = usize::from(body[at + 3]);
+        body[*at] == 0x30 && body[at + 2] == 2 && at + 4 + serial == entrys
+    };
+    let entry = (this..entrys - 4).find(is_entry).unwrap();
+    let extension = all(&[0x06, 0x03, 0x55, 0x1d])
+        .into_iter()
+        .find(|at| *at > entrys)
+        .unwrap();
+    for (name, at, expected) in [
+        ("as it is", 0, 0),
+        ("another header", 0, 100),
+        ("another time", this, 100),
+        ("a time of another zone", this + 14, 100),
+        ("another entry", entry, 100),
+        ("another serial", entry + 2, 100),
+        ("another time of an entry", entrys, 100),
+        ("another extension", extension - 2, 100),
+        ("another identifier", extension, 100),
+        ("a critical extension", extension + 5, 100),
+    ] {
+        let mut changed = body.clone();
+        changed[at] ^= u8::from(expected != 0);
+        let digest = Sha256::digest(&changed).into();
+        let signature = td.intel.sign_list(&changed);
+        let message = PostAuthorityList {
+            list: in_place_of(&good.list, &changed),
+            signature: Signature::new(&key, &digest, &signature).unwrap(),
+            ..good.clone()
+        };
+        assert_eq!(post(&world, &build(&message)), expected, "{name}");
+    }
+}
+
+/// Of a chain of cells.
+fn bytes_of(chain: &Cell) -> Vec<u8> {
+    let rest = chain.references().cloned().next();
+    let rest = rest.map(|next| bytes_of(&next)).unwrap_or_default();
+    [chain.data(), &rest].concat()
+}
+
+/// A chain with these bytes, cut where another one is.
+fn in_place_of(chain: &Cell, bytes: &[u8]) -> Cell {
+    let (here, rest) = bytes.split_at(chain.data().len());
+    let mut builder = CellBuilder::new();
+    builder.store_raw(here, chain.bit_len()).unwrap();
+    for next in chain.references().cloned() {
+        builder.store_reference(in_place_of(&next, rest)).unwrap();
+    }
+    builder.build().unwrap()
 }
 
 /// Root list, authority, its list, TCB info, QE identity.

@@ -385,9 +385,13 @@ impl<'a> Registry<'a> {
     }
 
     fn send(&self, body: &Cell) -> i32 {
-        self.tvm.send("anyone", &self.address, COIN, body)[0]
-            .exit
-            .unwrap()
+        let sent = self.tvm.send("anyone", &self.address, COIN, body);
+        let exit = sent[0].exit.unwrap();
+        if exit == 0 {
+            assert_eq!(sent[1].to, Some(self.tvm.wallet("anyone")));
+            assert!(sent[1].value > COIN * 9 / 10, "what is left goes back");
+        }
+        exit
     }
 
     fn order(&self, change: &Change) -> Order {

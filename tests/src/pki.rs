@@ -103,6 +103,12 @@ impl Intel {
         self.root.crl(valid, None)
     }
 
+    /// `r || s` over the body of a list of the platform CA's.
+    #[must_use]
+    pub fn sign_list(&self, bytes: &[u8]) -> [u8; 64] {
+        self.platform_ca.key.sign_raw(bytes)
+    }
+
     /// `r || s` over TCB info or an enclave identity.
     #[must_use]
     pub fn sign_statement(&self, bytes: &[u8]) -> [u8; 64] {
