@@ -203,14 +203,15 @@ const HEADER: &str = "\
 Written by `cargo run --release -p scheduler --example choice`; all of it follows from one
 seed. 60 workers of three kinds of GPU, their asks from a half to twice what is usual for the
 kind, every sixth four times; four schedulers, any of which gets any request; offers every two
-seconds. Demand by conversations of about five turns, between 30 and 90 of a hundred slots in
-the course of a day of twenty minutes. Half of the clients pay up to one and a half times the
+seconds. Demand by conversations of about five turns, between a quarter and three quarters of
+what all could serve, in the course of a day of twenty minutes. Half of the clients pay up to one and a half times the
 usual price, half up to four times. After five minutes two workers begin to fail at once, and
 after ten one is lost and one takes five times as long. Of the others every five-hundredth
 answer fails.
 
 Times are seconds until the first token, over all attempts. Price: of a million tokens, the
-usual one is 1000. Uneven: how far use of the workers is from their mean. Found: turns that
+usual one is 1000. Uneven: how far use of the workers is from their mean (who asks for less is used more).
+A request without an answer counts as 30 seconds. Found: turns that
 came to the worker that remembers the conversation. Extra: attempts beyond the first, and of
 work what was thrown away.
 ";
