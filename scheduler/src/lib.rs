@@ -3,13 +3,25 @@
 #![forbid(unsafe_code)]
 
 mod affinity;
+pub mod api;
 mod candidates;
 pub mod choice;
 pub mod decay;
+pub mod desk;
 pub mod dice;
 pub mod directory;
+pub mod fabric;
 pub mod ledger;
+mod limits;
+mod link;
+pub mod metrics;
 pub mod queue;
+pub mod relay;
 pub mod reputation;
 pub mod retry;
+pub mod scheduler;
 mod seat;
+pub mod serve;
+pub mod settlement;
+mod status;
+pub mod workers;

@@ -62,10 +62,21 @@ impl Signer {
         receipt.workload_keyset_digest = *keyset.digest();
         receipt.key_id = Keyset::RECEIPTS.into();
         let unsigned = receipt.unsigned().map_err(SignError::Document)?;
-        let signature = self.key.sign(unsigned.as_bytes());
-        let signature = signature.as_ref().try_into();
-        let signature = signature.map_err(|_| SignError::Signature)?;
-        receipt.with(signature).map_err(SignError::Document)
+        let signature = self.signature(unsigned.as_bytes())?;
+        receipt.with(&signature).map_err(SignError::Document)
+    }
+
+    /// A signature over the hash of a cell.
+    pub(crate) fn sign_hash(&self, hash: &[u8; 32]) -> Result<[u8; 64], SignError> {
+        self.signature(hash)
+    }
+
+    fn signature(&self, bytes: &[u8]) -> Result<[u8; 64], SignError> {
+        let signature = self.key.sign(bytes);
+        signature
+            .as_ref()
+            .try_into()
+            .map_err(|_| SignError::Signature)
     }
 }
 

@@ -65,6 +65,13 @@ impl Worker {
         self.platform.signer.sign(receipt)
     }
 
+    /// Signs the hash of a cell that says by its tag that it is a receipt of use, and of
+    /// no other. A document of [`Self::sign`] is longer than a hash: neither can be taken
+    /// for the other.
+    pub fn sign_hash(&self, hash: &[u8; 32]) -> Result<[u8; 64], SignError> {
+        self.platform.signer.sign_hash(hash)
+    }
+
     /// Has a TD speak for those keys and a nonce, outside any session. A TPM cannot: it
     /// speaks only to whom it has had a conversation with.
     pub async fn report(

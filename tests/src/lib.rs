@@ -13,6 +13,7 @@
 )]
 
 pub mod adversary;
+pub mod asker;
 pub mod chain;
 pub mod collateral;
 pub mod kernel;
@@ -21,5 +22,6 @@ pub mod pci;
 pub mod pcs;
 pub mod pki;
 pub mod quote;
+pub mod stand_in;
 pub mod td;
 pub mod tsm_fuse;

@@ -1,0 +1,206 @@
+//! The HTTP interface for clients.
+//!
+//! ```text
+//! GET  /network/v1/models                  what there is, and at what price
+//! GET  /network/v1/terms                   how to pay
+//! POST /network/v1/assignments             which worker to seal to
+//! POST /network/v1/workers/{id}/evidence   what it proves, relayed
+//! POST /network/v1/requests                a sealed request, relayed
+//! GET  /health, /metrics, /status
+//! ```
+//!
+//! Whoever serves this sees ciphertext, envelopes and vouchers; it can refuse and delay,
+//! not read or change. Errors are OpenAI's error objects, and come before the first byte
+//! of an answer: a client that gets one seals anew, to another worker. Pages of any origin
+//! may call it: there is no cookie to abuse.
+
+mod error;
+mod requests;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use attestation::appraisal::chain;
+use attestation::protocol;
+use attestation::register::Digest256;
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, Extension, Path, Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{Html, IntoResponse as _, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use http_body_util::{BodyExt as _, Limited};
+use sealed::{Assignment, AssignmentRequest};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use crate::desk::{HOLD, Unassigned};
+use crate::directory::NoPick;
+use crate::limits::Limit;
+use crate::relay::of_worker;
+use crate::scheduler::Scheduler;
+use crate::serve::Client;
+use crate::status;
+
+use error::{ApiError, Code};
+
+/// The whole of it.
+pub fn router(scheduler: Arc<Scheduler>) -> Router {
+    Router::new()
+        .route("/network/v1/models", get(models))
+        .route("/network/v1/terms", get(terms))
+        .route("/network/v1/assignments", post(assign))
+        .route("/network/v1/workers/{id}/evidence", post(evidence))
+        .route("/network/v1/requests", post(requests::relay))
+        .route("/health", get(health))
+        .route("/metrics", get(metrics))
+        .route("/status", get(status))
+        .fallback(async || ApiError::new(Code::NotFound, "no such path"))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn(for_any_origin))
+        .with_state(scheduler)
+}
+
+async fn models(State(scheduler): State<Arc<Scheduler>>) -> Json<Value> {
+    let roots = scheduler.workers.roots();
+    let models = scheduler.desk().look(|directory| {
+        let models = directory.models().map(|model| {
+            json!({
+                "name": model.name,
+                "root": roots.get(model.name).cloned().flatten(),
+                "workers": model.workers,
+                "price": model.least,
+                "free": model.free,
+            })
+        });
+        models.collect::<Vec<_>>()
+    });
+    Json(json!({ "models": models }))
+}
+
+async fn terms() -> Json<Value> {
+    Json(json!({ "free": true }))
+}
+
+async fn assign(
+    State(scheduler): State<Arc<Scheduler>>,
+    Extension(Client(client)): Extension<Client>,
+    body: Bytes,
+) -> Result<Json<Assignment>, ApiError> {
+    often(&scheduler.assignments, client)?;
+    let request: AssignmentRequest = serde_json::from_slice(&body)
+        .map_err(|error| ApiError::new(Code::BadRequest, error.to_string()))?;
+    if request.except.len() > MAX_EXCEPT {
+        let message = format!("more than {MAX_EXCEPT} workers are excepted");
+        return Err(ApiError::new(Code::BadRequest, message));
+    }
+    let chosen = scheduler.desk().assign(request, client).await;
+    let (worker, price) = chosen.map_err(unassigned)?;
+    let known = scheduler.workers.get(&worker);
+    let known = known.ok_or_else(|| ApiError::new(Code::WorkerGone, "the worker is gone"))?;
+    Ok(Json(Assignment {
+        worker,
+        price,
+        keyset: known.keyset.text().into(),
+        expires_ms: u32::try_from(HOLD.as_millis()).unwrap_or(u32::MAX),
+    }))
+}
+
+fn unassigned(refused: Unassigned) -> ApiError {
+    let message = chain(&refused);
+    match refused {
+        Unassigned::Late => ApiError::new(Code::Full, message).after(SOON),
+        Unassigned::NoPick(NoPick::Model) => ApiError::new(Code::ModelNotFound, message),
+        Unassigned::NoPick(NoPick::Price { .. }) => ApiError::new(Code::PriceTooLow, message),
+        Unassigned::NoPick(NoPick::Full) => ApiError::new(Code::Full, message).after(SOON),
+        Unassigned::Refused(why) => ApiError::new(Code::Full, message).after(why.retry_after()),
+    }
+}
+
+/// The worker answers for its own keys: nothing of it is looked at here.
+async fn evidence(
+    State(scheduler): State<Arc<Scheduler>>,
+    Extension(Client(client)): Extension<Client>,
+    Path(worker): Path<Digest256>,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    often(&scheduler.evidence, client)?;
+    if body.len() > protocol::Request::MAX {
+        let message = format!("a challenge of {} bytes", body.len());
+        return Err(ApiError::new(Code::BadRequest, message));
+    }
+    let mut request = Request::new(Body::from(body));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = of_worker("/network/evidence");
+    let exchange = async {
+        let sent = scheduler.fabric.send(worker, request).await;
+        let response = sent.map_err(|error| requests::gone(&error))?;
+        let (head, body) = response.into_parts();
+        let body = Limited::new(body, protocol::Response::MAX).collect().await;
+        match body {
+            Ok(body) if head.status == StatusCode::OK => Ok(body.to_bytes()),
+            _ => Err(ApiError::new(
+                Code::WorkerGone,
+                "the worker shows no evidence",
+            )),
+        }
+    };
+    let evidence = timeout(EVIDENCE, exchange)
+        .await
+        .map_err(|_| ApiError::new(Code::Late, "the worker took too long"))??;
+    Ok(([(header::CONTENT_TYPE, "application/cbor")], evidence).into_response())
+}
+
+async fn health() -> Json<Value> {
+    Json(json!({ "status": "ok" }))
+}
+
+async fn metrics(State(scheduler): State<Arc<Scheduler>>) -> Response {
+    let text = scheduler.metrics.show(&scheduler.now());
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+}
+
+async fn status(State(scheduler): State<Arc<Scheduler>>) -> Html<String> {
+    Html(status::page(&scheduler))
+}
+
+fn often(limit: &Limit, client: IpAddr) -> Result<(), ApiError> {
+    limit
+        .take(client, Instant::now())
+        .map_err(|wait| ApiError::new(Code::TooOften, "too often from this address").after(wait))
+}
+
+/// Answers what a browser asks before it lets a page ask (Fetch, section 3.3).
+async fn for_any_origin(request: Request, next: Next) -> Response {
+    let mut response = match *request.method() {
+        Method::OPTIONS => StatusCode::NO_CONTENT.into_response(),
+        _ => next.run(request).await,
+    };
+    for (name, value) in [
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST"),
+        (
+            header::ACCESS_CONTROL_ALLOW_HEADERS,
+            "content-type, cocoon-envelope, cocoon-voucher",
+        ),
+        (header::ACCESS_CONTROL_EXPOSE_HEADERS, "retry-after"),
+        (header::ACCESS_CONTROL_MAX_AGE, "86400"),
+    ] {
+        response
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// The largest body that is read whole.
+const MAX_BODY: usize = 16 << 10;
+
+const MAX_EXCEPT: usize = 16;
+
+/// A quote takes a second, and others may wait before this one.
+const EVIDENCE: Duration = Duration::from_secs(90);
+
+const SOON: Duration = Duration::from_secs(1);

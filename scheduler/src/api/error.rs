@@ -1,0 +1,83 @@
+//! Errors in the shape that OpenAI's clients read.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+/// What a client is told before anything of an answer.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct ApiError {
+    code: Code,
+    message: String,
+    wait: Option<Duration>,
+}
+
+/// What it can act upon.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Code {
+    BadEnvelope,
+    BadRequest,
+    Full,
+    Late,
+    ModelNotFound,
+    NotFound,
+    PriceTooLow,
+    TooOften,
+    WorkerGone,
+}
+
+impl ApiError {
+    pub(super) fn new(code: Code, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            wait: None,
+        }
+    }
+
+    /// When it makes sense to try again.
+    pub(super) fn after(self, wait: Duration) -> Self {
+        Self {
+            wait: Some(wait),
+            ..self
+        }
+    }
+}
+
+impl Code {
+    const fn parts(self) -> (StatusCode, &'static str) {
+        match self {
+            Self::BadEnvelope => (StatusCode::BAD_REQUEST, "bad_envelope"),
+            Self::BadRequest => (StatusCode::BAD_REQUEST, "bad_request"),
+            Self::Full => (StatusCode::TOO_MANY_REQUESTS, "full"),
+            Self::Late => (StatusCode::GATEWAY_TIMEOUT, "late"),
+            Self::ModelNotFound => (StatusCode::NOT_FOUND, "model_not_found"),
+            Self::NotFound => (StatusCode::NOT_FOUND, "not_found"),
+            Self::PriceTooLow => (StatusCode::PAYMENT_REQUIRED, "price_too_low"),
+            Self::TooOften => (StatusCode::TOO_MANY_REQUESTS, "too_often"),
+            Self::WorkerGone => (StatusCode::SERVICE_UNAVAILABLE, "worker_gone"),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let (status, code) = self.code.parts();
+        let body = json!({ "error": {
+            "message": self.message,
+            "type": "cocoon_scheduler_error",
+            "param": null,
+            "code": code,
+        }});
+        let mut response = (status, Json(body)).into_response();
+        if let Some(wait) = self.wait {
+            let seconds = wait.as_secs().saturating_add(1);
+            let headers = response.headers_mut();
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}

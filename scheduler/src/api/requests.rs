@@ -1,0 +1,214 @@
+//! `POST /network/v1/requests`: from the envelope to the settlement.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use attestation::appraisal::chain;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use http_body_util::{BodyExt as _, Limited};
+use sealed::Envelope;
+use tokio::time::timeout;
+
+use super::error::{ApiError, Code};
+use crate::directory::{Outcome, Pick};
+use crate::fabric::SendError;
+use crate::metrics::Ending;
+use crate::relay::{Download, Ended, Fate, RelayError, Upload, of_worker};
+use crate::scheduler::Scheduler;
+use crate::settlement::Settled;
+use crate::workers::Worker;
+
+/// Passes a sealed request on to the worker of its envelope.
+pub(super) async fn relay(
+    State(scheduler): State<Arc<Scheduler>>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let started = Instant::now();
+    let (head, body) = request.into_parts();
+    let envelope = bytes_of(&head.headers, ENVELOPE, Code::BadEnvelope)?;
+    let envelope = envelope.ok_or_else(|| ApiError::new(Code::BadEnvelope, "no envelope"))?;
+    let sealed = Envelope::parse(&envelope)
+        .map_err(|error| ApiError::new(Code::BadEnvelope, chain(&error)))?;
+    let order = Order::of(&scheduler, sealed)?;
+
+    let deadline = Duration::from_millis(order.envelope.deadline_ms.into()).min(MAX_DEADLINE);
+    let (upload, passed) = Upload::new(body);
+    let mut request = Request::new(Body::new(upload));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = of_worker("/network/requests");
+    if let Some(envelope) = head.headers.get(ENVELOPE) {
+        request.headers_mut().insert(ENVELOPE, envelope.clone());
+    }
+    let sent = scheduler.fabric.send(order.envelope.worker, request);
+    let response = match timeout(deadline, sent).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => {
+            order.end(Ending::Failed, &Outcome::Failed);
+            return Err(gone(&error));
+        }
+        Err(_) => {
+            order.end(Ending::Late, &Outcome::Failed);
+            return Err(ApiError::new(Code::Late, "the deadline has passed"));
+        }
+    };
+    if response.status() != StatusCode::OK {
+        return refused(order, response).await;
+    }
+    let close = Box::new(move |fate| tokio::spawn(async move { order.close(fate) }));
+    let answer = Download::new(response.into_body(), passed, started, deadline, close);
+    let headers = [
+        (header::CONTENT_TYPE, "application/cocoon-sealed"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    Ok((headers, Body::new(answer)).into_response())
+}
+
+/// Why a worker did not answer.
+pub(super) fn gone(error: &SendError) -> ApiError {
+    ApiError::new(Code::WorkerGone, chain(error))
+}
+
+/// A request under way. It ends once; dropped before, its client went away.
+struct Order {
+    scheduler: Arc<Scheduler>,
+    envelope: Envelope,
+    worker: Worker,
+    pick: Option<Pick>,
+    started: Instant,
+    is_open: bool,
+}
+
+impl Order {
+    /// Of a worker that is there, and takes that price.
+    fn of(scheduler: &Arc<Scheduler>, envelope: Envelope) -> Result<Self, ApiError> {
+        let worker = scheduler.workers.get(&envelope.worker);
+        let worker = worker.ok_or_else(|| gone(&SendError::Gone))?;
+        let models = &worker.offer.models;
+        let model = models.iter().find(|model| model.name == envelope.model);
+        let ask = model.map(|model| model.ask).ok_or_else(|| {
+            ApiError::new(Code::ModelNotFound, "the worker does not serve this model")
+        })?;
+        if envelope.price < ask {
+            let message = format!("the worker asks for {ask} nanotons for a million tokens");
+            return Err(ApiError::new(Code::PriceTooLow, message));
+        }
+        scheduler.metrics.began();
+        Ok(Self {
+            pick: scheduler.desk().take(&envelope.worker, &envelope.model),
+            scheduler: Arc::clone(scheduler),
+            envelope,
+            worker,
+            started: Instant::now(),
+            is_open: true,
+        })
+    }
+
+    fn close(self, fate: Fate) {
+        match fate {
+            Fate::Left => drop(self),
+            Fate::Failed(RelayError::Late) => self.end(Ending::Late, &Outcome::Failed),
+            Fate::Failed(error) => {
+                tracing::info!(worker = %self.envelope.worker, "{}", chain(&error));
+                self.end(Ending::Failed, &Outcome::Failed);
+            }
+            Fate::Ended(ended) => self.settle(&ended),
+        }
+    }
+
+    fn settle(self, ended: &Ended) {
+        match Settled::of(ended, &self.envelope, self.worker.receipt_key) {
+            Ok(settled) => {
+                let rest = self.started.elapsed().saturating_sub(ended.first);
+                let outcome = Outcome::Answered {
+                    first: ended.first,
+                    rest,
+                    tokens: settled.tokens,
+                };
+                let paid = settled.receipt.cost().unwrap_or_default();
+                self.scheduler
+                    .metrics
+                    .settled(settled.tokens, paid, ended.first);
+                self.end(Ending::Settled, &outcome);
+            }
+            Err(error) => {
+                tracing::warn!(worker = %self.envelope.worker, "not paid: {}", chain(&error));
+                self.end(Ending::Unsettled, &Outcome::Failed);
+            }
+        }
+    }
+
+    fn end(mut self, ending: Ending, outcome: &Outcome) {
+        self.is_open = false;
+        self.count(ending, outcome);
+    }
+
+    fn count(&mut self, ending: Ending, outcome: &Outcome) {
+        tracing::debug!(
+            worker = %self.envelope.worker,
+            class = ?self.envelope.class,
+            took_ms = self.started.elapsed().as_millis(),
+            ?ending,
+        );
+        self.scheduler.metrics.ended(ending);
+        if let Some(pick) = self.pick.take() {
+            self.scheduler.desk().done(pick, outcome);
+        }
+    }
+}
+
+impl Drop for Order {
+    fn drop(&mut self) {
+        if self.is_open {
+            self.count(Ending::Left, &Outcome::Abandoned);
+        }
+    }
+}
+
+/// The worker's no, word for word as far as it is short.
+async fn refused(order: Order, response: Response) -> Result<Response, ApiError> {
+    let (mut head, body) = response.into_parts();
+    let is_full = head.status == StatusCode::TOO_MANY_REQUESTS;
+    let text = timeout(REFUSAL, Limited::new(body, MAX_REFUSAL).collect()).await;
+    let Ok(Ok(text)) = text else {
+        order.end(Ending::Failed, &Outcome::Failed);
+        return Err(ApiError::new(Code::WorkerGone, "the worker broke off"));
+    };
+    match is_full {
+        true => order.end(Ending::Refused, &Outcome::Full),
+        false => order.end(Ending::Refused, &Outcome::Abandoned),
+    }
+    let retry = head.headers.remove(header::RETRY_AFTER);
+    let mut refused = (head.status, text.to_bytes()).into_response();
+    let headers = refused.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    retry.map(|retry| headers.insert(header::RETRY_AFTER, retry));
+    Ok(refused)
+}
+
+/// A header's bytes, in base64url.
+fn bytes_of(headers: &HeaderMap, name: &str, code: Code) -> Result<Option<Vec<u8>>, ApiError> {
+    let Some(value) = headers.get(name) else {
+        return Ok(None);
+    };
+    let bytes = BASE64_URL_SAFE_NO_PAD.decode(value);
+    let bytes = bytes.map_err(|error| ApiError::new(code, format!("{name}: {error}")))?;
+    Ok(Some(bytes))
+}
+
+const ENVELOPE: &str = "cocoon-envelope";
+
+/// No answer takes longer.
+const MAX_DEADLINE: Duration = Duration::from_secs(1800);
+
+/// For an error in clear, from its status to its end.
+const REFUSAL: Duration = Duration::from_secs(5);
+
+const MAX_REFUSAL: usize = 16 << 10;

@@ -1,0 +1,341 @@
+//! A sealed request on its way to a worker, and the answer on its way back.
+//!
+//! Both are passed on as they come: what one side does not take, the other does not send.
+//! A worker that breaks off ends both. A client that goes away ends the request; the answer
+//! is read on for a while, unseen, for whoever could leave before the settlement would not
+//! pay. Hashes of what passed are compared with the worker's receipt,
+//! which is in clear behind the last chunk of an answer.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use attestation::register::Digest256;
+use axum::BoxError;
+use axum::body::{Body, HttpBody};
+use bytes::Bytes;
+use hyper::Uri;
+use hyper::body::{Frame, SizeHint};
+use sealed::{ChunkError, Transcript};
+use tokio::task::JoinHandle;
+use tokio::time::{Sleep, sleep, timeout};
+
+/// A request's body, hashed as it passes.
+#[derive(Debug)]
+pub struct Upload {
+    body: Body,
+    passed: Passed,
+    pieces: Pieces,
+    left: u64,
+}
+
+/// What has passed of an upload.
+pub type Passed = Arc<Mutex<Option<Transcript>>>;
+
+impl Upload {
+    /// Also gives what will have passed.
+    #[must_use]
+    pub fn new(body: Body) -> (Self, Passed) {
+        let passed = Arc::new(Mutex::new(Some(Transcript::request())));
+        let upload = Self {
+            body,
+            passed: Arc::clone(&passed),
+            pieces: Pieces::default(),
+            left: MAX_REQUEST,
+        };
+        (upload, passed)
+    }
+
+    fn pass(&mut self, bytes: &Bytes) -> Result<(), RelayError> {
+        self.pieces.count(bytes)?;
+        let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        let left = self.left.checked_sub(length);
+        self.left = left.ok_or(RelayError::LongRequest)?;
+        let mut passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *passed {
+            Some(transcript) => transcript.push(bytes).map_err(RelayError::Request),
+            None => Ok(()),
+        }
+    }
+}
+
+impl HttpBody for Upload {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let Some(bytes) = ready!(data(&mut self.body, context)?) else {
+            return Poll::Ready(None);
+        };
+        self.pass(&bytes)?;
+        Poll::Ready(Some(Ok(Frame::data(bytes))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// An answer's body, followed to its end.
+pub struct Download(State);
+
+enum State {
+    Passing(Box<Passage>),
+    Closing(JoinHandle<()>),
+    Closed,
+}
+
+impl Download {
+    /// Of a request that began at `started` and may take until `deadline` after that.
+    #[must_use]
+    pub fn new(
+        body: Body,
+        request: Passed,
+        started: Instant,
+        deadline: Duration,
+        close: Close,
+    ) -> Self {
+        Self(State::Passing(Box::new(Passage {
+            body,
+            answer: Transcript::response(),
+            ended: None,
+            pieces: Pieces::default(),
+            request,
+            started,
+            first: None,
+            deadline: Box::pin(sleep(deadline.saturating_sub(started.elapsed()))),
+            close,
+        })))
+    }
+
+    fn close(&mut self, passage: impl FnOnce(Box<Passage>) -> JoinHandle<()>) {
+        if let State::Passing(passing) = std::mem::replace(&mut self.0, State::Closed) {
+            self.0 = State::Closing(passage(passing));
+        }
+    }
+}
+
+impl HttpBody for Download {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    /// Ends only once its fate has been dealt with: who reads to the end finds its
+    /// payment settled.
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        loop {
+            match &mut self.0 {
+                State::Closed => return Poll::Ready(None),
+                State::Closing(done) => {
+                    let done = ready!(Pin::new(done).poll(context));
+                    self.0 = State::Closed;
+                    return Poll::Ready(done.err().map(|error| Err(error.into())));
+                }
+                State::Passing(passage) => match ready!(passage.poll(context)) {
+                    Ok(Some(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                    Ok(None) => self.close(Passage::end),
+                    Err(error) => {
+                        let said = error.to_string();
+                        self.close(|passage| (passage.close)(Fate::Failed(error)));
+                        return Poll::Ready(Some(Err(said.into())));
+                    }
+                },
+            }
+        }
+    }
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        self.close(|passage| tokio::spawn(passage.read_on()));
+    }
+}
+
+/// An answer that has not ended.
+struct Passage {
+    body: Body,
+    answer: Transcript,
+    ended: Option<(Digest256, Vec<u8>)>,
+    pieces: Pieces,
+    request: Passed,
+    started: Instant,
+    first: Option<Duration>,
+    deadline: Pin<Box<Sleep>>,
+    close: Close,
+}
+
+impl Passage {
+    /// The next bytes; none once the last chunk and what follows it have passed.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, RelayError>> {
+        if self.deadline.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(RelayError::Late));
+        }
+        let bytes = ready!(data(&mut self.body, context)).map_err(RelayError::Broken)?;
+        let started = self.started;
+        self.first.get_or_insert_with(|| started.elapsed());
+        if let Some(bytes) = &bytes {
+            self.pieces.count(bytes)?;
+        }
+        let passed = match &bytes {
+            Some(bytes) => self.answer.push(bytes),
+            None => std::mem::replace(&mut self.answer, Transcript::response())
+                .end()
+                .map(|ended| self.ended = Some(ended)),
+        };
+        passed.map_err(RelayError::Answer)?;
+        Poll::Ready(Ok(bytes))
+    }
+
+    /// Nobody listens any more.
+    async fn read_on(mut self: Box<Self>) {
+        let end = async {
+            while poll_fn(|context| self.poll(context)).await?.is_some() {}
+            Ok(())
+        };
+        let closed = match timeout(READ_ON, end).await {
+            Ok(Ok(())) => self.end(),
+            Ok(Err(error)) => (self.close)(Fate::Failed(error)),
+            Err(_) => (self.close)(Fate::Left),
+        };
+        if let Err(error) = closed.await {
+            tracing::error!("cannot settle: {error}");
+        }
+    }
+
+    /// After the last bytes.
+    fn end(self: Box<Self>) -> JoinHandle<()> {
+        let Some((response, settlement)) = self.ended else {
+            return (self.close)(Fate::Left);
+        };
+        let mut request = self.request.lock().unwrap_or_else(PoisonError::into_inner);
+        let request = request.take().and_then(|passed| passed.end().ok());
+        (self.close)(Fate::Ended(Ended {
+            request: request.map(|(hash, _)| hash),
+            response,
+            settlement,
+            first: self.first.unwrap_or_default(),
+        }))
+    }
+}
+
+/// What became of an answer, told once.
+#[derive(Debug)]
+pub enum Fate {
+    /// It came whole; what followed its last chunk has yet to be checked.
+    Ended(Ended),
+    /// The worker broke off, or sent what is no answer.
+    Failed(RelayError),
+    /// The client went away.
+    Left,
+}
+
+/// What there is to compare with a receipt.
+#[derive(Debug)]
+pub struct Ended {
+    /// Hash of the sealed request, if it passed whole.
+    pub request: Option<Digest256>,
+    /// Hash of the sealed answer.
+    pub response: Digest256,
+    /// As the worker says.
+    pub settlement: Vec<u8>,
+    /// From the request to the first byte.
+    pub first: Duration,
+}
+
+/// Is told. What it starts goes on when the answer's reader is gone.
+pub type Close = Box<dyn FnOnce(Fate) -> JoinHandle<()> + Send>;
+
+/// The next bytes of a body; trailers end it. Empty pieces do not pass: HTTP/2 allows few
+/// on a connection, which others share.
+fn data(body: &mut Body, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, axum::Error>> {
+    loop {
+        let frame = ready!(Pin::new(&mut *body).poll_frame(context)).transpose()?;
+        let bytes = frame.and_then(|frame| frame.into_data().ok());
+        if bytes.as_ref().is_none_or(|bytes| !bytes.is_empty()) {
+            return Poll::Ready(Ok(bytes));
+        }
+    }
+}
+
+/// How a stream is cut. Many small pieces cost more than they carry, and whoever gets them
+/// may end the connection, which others share.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pieces {
+    small: u32,
+    large: u32,
+}
+
+impl Pieces {
+    fn count(&mut self, bytes: &Bytes) -> Result<(), RelayError> {
+        let count = match bytes.len() {
+            ..SMALL => &mut self.small,
+            _ => &mut self.large,
+        };
+        *count = count.saturating_add(1);
+        // A chunk may be cut in two wherever it passes.
+        let allowed = self.large.saturating_mul(2).saturating_add(FEW);
+        match self.small <= allowed {
+            true => Ok(()),
+            false => Err(RelayError::Ragged { found: self.small }),
+        }
+    }
+}
+
+/// No sealed chunk is as short.
+const SMALL: usize = 256;
+
+const FEW: u32 = 16;
+
+/// `path` at a worker; HTTP/2 wants a name before it.
+pub fn of_worker(path: &'static str) -> Uri {
+    let mut parts = hyper::http::uri::Parts::default();
+    parts.scheme = Some(hyper::http::uri::Scheme::HTTP);
+    parts.authority = Some(hyper::http::uri::Authority::from_static(
+        "worker.cocoon.invalid",
+    ));
+    parts.path_and_query = Some(hyper::http::uri::PathAndQuery::from_static(path));
+    Uri::from_parts(parts).unwrap_or_default()
+}
+
+/// For what comes after the client has left.
+const READ_ON: Duration = Duration::from_secs(20);
+
+/// A request with images or sound.
+const MAX_REQUEST: u64 = 64 << 20;
+
+/// Why a request or its answer passes no further.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayError {
+    /// Not a sealed answer.
+    #[error("the worker sent no sealed answer")]
+    Answer(#[source] ChunkError),
+    /// The connection to it.
+    #[error("the worker broke off")]
+    Broken(#[source] axum::Error),
+    /// The deadline.
+    #[error("the deadline has passed")]
+    Late,
+    /// More than is passed on.
+    #[error("a sealed request of more than {MAX_REQUEST} bytes")]
+    LongRequest,
+    /// Cut too small.
+    #[error("{found} pieces of less than {SMALL} bytes")]
+    Ragged {
+        /// Until then.
+        found: u32,
+    },
+    /// Not a sealed request.
+    #[error("no sealed request")]
+    Request(#[source] ChunkError),
+}

@@ -1,0 +1,68 @@
+//! One scheduler: who is there, who may be asked, how requests get there, and the count.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::desk::Desk;
+use crate::fabric::Fabric;
+use crate::limits::Limit;
+use crate::metrics::{Metrics, Now};
+use crate::workers::Workers;
+
+/// What every connection shares.
+pub struct Scheduler {
+    /// Who is there.
+    pub workers: Arc<Workers>,
+    /// Counts.
+    pub metrics: Metrics,
+    pub(crate) fabric: Arc<dyn Fabric>,
+    pub(crate) evidence: Limit,
+    pub(crate) assignments: Limit,
+}
+
+impl Scheduler {
+    /// Over workers that `fabric` reaches.
+    #[must_use]
+    pub fn new(workers: Arc<Workers>, fabric: Arc<dyn Fabric>) -> Arc<Self> {
+        Arc::new(Self {
+            workers,
+            metrics: Metrics::default(),
+            fabric,
+            evidence: Limit::new(EVIDENCE, EVIDENCE_EVERY),
+            assignments: Limit::new(ASSIGNMENTS, ASSIGNMENT_EVERY),
+        })
+    }
+
+    /// Forgets what is over, as long as it is polled.
+    pub async fn keep(&self) {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            self.workers.expire();
+            self.desk().tick();
+        }
+    }
+
+    pub(crate) fn desk(&self) -> &Desk {
+        self.workers.desk()
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        Now {
+            workers: self.desk().look(|directory| directory.len()),
+            waiting: self.desk().waiting(),
+        }
+    }
+}
+
+/// From one address at once: a quote costs a worker a second.
+const EVIDENCE: u32 = 64;
+const EVIDENCE_EVERY: Duration = Duration::from_secs(1);
+
+const ASSIGNMENTS: u32 = 2048;
+const ASSIGNMENT_EVERY: Duration = Duration::from_millis(2);
+
+const TICK: Duration = Duration::from_millis(100);

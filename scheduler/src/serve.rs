@@ -1,0 +1,162 @@
+//! Two listeners: workers dial in at one, clients at the other.
+
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use attestation::appraisal::chain;
+use attestation::policy::Policy;
+use axum::Router;
+use axum::extract::Extension;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::link;
+use crate::workers::Workers;
+
+/// Whose connection a request came on.
+#[derive(Clone, Copy, Debug)]
+pub struct Client(pub IpAddr);
+
+/// Follows every worker that dials in, until `stop`.
+pub async fn workers(
+    listener: TcpListener,
+    policy: Arc<Policy>,
+    workers: Arc<Workers>,
+    stop: CancellationToken,
+) {
+    let follow = |tcp, _| {
+        let (policy, workers) = (Arc::clone(&policy), Arc::clone(&workers));
+        let stop = stop.clone();
+        async move {
+            let followed = link::follow(tcp, &policy, &workers);
+            if let Some(Err(error)) = stop.run_until_cancelled(followed).await {
+                tracing::info!("a worker is gone: {}", chain(&error));
+            }
+        }
+    };
+    accept(&listener, MAX_WORKERS, &stop, follow).await;
+}
+
+/// Serves `api`, inside TLS if there is a certificate, until `stop`; then lets what is
+/// under way finish, for a while.
+pub async fn clients(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    api: Router,
+    stop: CancellationToken,
+) {
+    let serve = |tcp, address| {
+        let api = api.clone().layer(Extension(Client(address)));
+        let (tls, stop) = (tls.clone(), stop.clone());
+        async move {
+            let Some(tls) = tls else {
+                return serve(tcp, api, &stop).await;
+            };
+            if let Ok(Ok(tls)) = timeout(HANDSHAKE, tls.accept(tcp)).await {
+                serve(tls, api, &stop).await;
+            }
+        }
+    };
+    accept(&listener, MAX_CLIENTS, &stop, serve).await;
+}
+
+/// Has `handle` take each connection, `max` at a time, until `stop`, and then waits for
+/// them for a while.
+async fn accept<F>(
+    listener: &TcpListener,
+    max: usize,
+    stop: &CancellationToken,
+    handle: impl Fn(TcpStream, IpAddr) -> F,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let (tasks, places) = (TaskTracker::new(), Arc::new(Semaphore::new(max)));
+    let accepted = async {
+        loop {
+            let place = Arc::clone(&places).acquire_owned().await;
+            match listener.accept().await {
+                Ok((tcp, address)) => {
+                    // Without it small chunks wait for each other: slow, not wrong.
+                    tcp.set_nodelay(true).unwrap_or_default();
+                    let handled = handle(tcp, address.ip());
+                    tasks.spawn(async move {
+                        handled.await;
+                        drop(place);
+                    });
+                }
+                // Out of descriptors, or a peer that left at once.
+                Err(error) => {
+                    tracing::warn!("cannot accept: {error}");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    };
+    stop.run_until_cancelled(accepted).await;
+    tasks.close();
+    if timeout(DRAIN, tasks.wait()).await.is_err() {
+        tracing::warn!("{} connections outlived the drain", tasks.len());
+    }
+}
+
+async fn serve<S>(stream: S, api: Router, stop: &CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADERS)
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        // Together never more than the connection takes: an upload whose worker is slow
+        // does not hold up the others.
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(MAX_STREAMS.saturating_mul(STREAM_WINDOW))
+        .keep_alive_interval(KEEP_ALIVE);
+    let service = TowerToHyperService::new(api);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let served = tokio::select! {
+        served = &mut connection => served,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = served {
+        tracing::debug!("a client's connection ended: {error}");
+    }
+}
+
+/// What may dial in at a time.
+const MAX_WORKERS: usize = 4096;
+
+const MAX_CLIENTS: usize = 16_384;
+
+/// Requests under way on one connection.
+const MAX_STREAMS: u32 = 1024;
+
+/// Bytes of one request that wait here.
+const STREAM_WINDOW: u32 = 64 << 10;
+
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+const HEADERS: Duration = Duration::from_secs(10);
+
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
+const DRAIN: Duration = Duration::from_secs(25);
+
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -1,0 +1,123 @@
+//! Whether what followed an answer pays for it: the worker's receipt, about these bytes.
+//!
+//! It does not establish that the tokens were counted honestly: a TD of a published build
+//! counts them, and both ends can compare them with what they asked and read.
+
+use attestation::cbor::CborError;
+use attestation::register::Digest256;
+use contracts::receipt::{Receipt, ReceiptError};
+use sealed::{Envelope, Settlement};
+use tycho_types::boc::{Boc, de};
+use tycho_types::cell::HashBytes;
+use tycho_types::error::Error;
+
+use crate::relay::Ended;
+
+/// A receipt for one answer that passed.
+#[derive(Clone, Debug)]
+pub struct Settled {
+    /// What the worker says.
+    pub receipt: Receipt,
+    /// By its receipt key.
+    pub signature: [u8; 64],
+    /// What is paid for.
+    pub tokens: u64,
+}
+
+impl Settled {
+    /// Compares a settlement with what passed, and what was agreed.
+    pub fn of(ended: &Ended, envelope: &Envelope, key: [u8; 32]) -> Result<Self, SettlementError> {
+        let settlement =
+            Settlement::parse(&ended.settlement).map_err(SettlementError::Settlement)?;
+        let cell = Boc::decode(&settlement.receipt).map_err(SettlementError::Cells)?;
+        let receipt: Receipt = cell.parse().map_err(SettlementError::Receipt)?;
+        receipt
+            .verify(&HashBytes(key), &settlement.signature)
+            .map_err(SettlementError::Signature)?;
+        let request = ended.request.ok_or(SettlementError::Request)?;
+        for (name, found, expected) in [
+            ("request", receipt.request, request),
+            ("response", receipt.response, ended.response),
+        ] {
+            let found = Digest256::from_bytes(found.0);
+            if found != expected {
+                return Err(SettlementError::Hash {
+                    name,
+                    found,
+                    expected,
+                });
+            }
+        }
+        if receipt.price != envelope.price {
+            return Err(SettlementError::Price {
+                found: receipt.price,
+                expected: envelope.price,
+            });
+        }
+        let tokens = receipt
+            .work
+            .load()
+            .map_err(SettlementError::Receipt)?
+            .tokens();
+        if tokens > envelope.limit || tokens != settlement.tokens {
+            return Err(SettlementError::Tokens {
+                found: tokens,
+                said: settlement.tokens,
+                limit: envelope.limit,
+            });
+        }
+        Ok(Self {
+            receipt,
+            signature: settlement.signature,
+            tokens,
+        })
+    }
+}
+
+/// Why an answer is not paid for.
+#[derive(Debug, thiserror::Error)]
+pub enum SettlementError {
+    /// Not a bag of cells.
+    #[error("the receipt is no bag of cells")]
+    Cells(#[source] de::Error),
+    /// About other bytes.
+    #[error("the receipt is about {name} {found}, {expected} passed")]
+    Hash {
+        /// Of which direction.
+        name: &'static str,
+        /// In the receipt.
+        found: Digest256,
+        /// Of what passed.
+        expected: Digest256,
+    },
+    /// For another price.
+    #[error("the receipt is for {found} nanotons a million tokens, {expected} were agreed")]
+    Price {
+        /// In the receipt.
+        found: u64,
+        /// In the envelope.
+        expected: u64,
+    },
+    /// Cells of something else.
+    #[error("the receipt is malformed")]
+    Receipt(#[source] Error),
+    /// The worker answered what it had not read.
+    #[error("the answer ended before the request did")]
+    Request,
+    /// Not CBOR of ours.
+    #[error("no settlement")]
+    Settlement(#[source] CborError),
+    /// By nobody who proved that key.
+    #[error("the receipt is not the worker's")]
+    Signature(#[source] ReceiptError),
+    /// More than agreed, or two numbers.
+    #[error("{found} tokens in the receipt and {said} beside it, at most {limit} were agreed")]
+    Tokens {
+        /// In the receipt.
+        found: u64,
+        /// Beside it.
+        said: u64,
+        /// In the envelope.
+        limit: u64,
+    },
+}

@@ -1,0 +1,338 @@
+//! The workers that are there now: linked to this scheduler, or known from another.
+//!
+//! A worker is its seal key. What it offers counts only under the keyset that it proved;
+//! of a worker that is linked elsewhere that was established there.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Instant;
+
+use attestation::aci::{Keyset, KeysetError};
+use attestation::register::Digest256;
+use axum::body::Body;
+use hyper::client::conn::http2::SendRequest;
+use sealed::Offer;
+use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
+
+use crate::desk::Desk;
+use crate::directory::OfferError;
+use crate::link::HEARTBEAT;
+
+/// All of them.
+#[derive(Debug)]
+pub struct Workers {
+    known: RwLock<HashMap<Digest256, Worker>>,
+    desk: Desk,
+    changes: broadcast::Sender<Change>,
+    links: AtomicU64,
+}
+
+/// One of them.
+#[derive(Clone, Debug)]
+pub struct Worker {
+    /// The keys that it proved.
+    pub keyset: Arc<Keyset>,
+    /// What it offered last.
+    pub offer: Arc<Offer>,
+    /// Of its receipts.
+    pub receipt_key: [u8; 32],
+    /// Its connection, where it is linked here.
+    pub requests: Option<SendRequest<Body>>,
+    heard: Instant,
+    link: u64,
+}
+
+/// What became known of a worker.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Change {
+    /// It is linked here, and offers something.
+    Here(Digest256),
+    /// It is linked elsewhere, and offers something.
+    Elsewhere(Digest256),
+    /// It is gone from here.
+    Gone(Digest256),
+}
+
+/// What one scheduler tells the others of a worker.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Announcement {
+    /// Canonical text.
+    pub keyset: String,
+    /// As the worker said.
+    pub offer: Offer,
+}
+
+impl Workers {
+    /// None yet.
+    #[must_use]
+    pub fn new(desk: Desk) -> Arc<Self> {
+        Arc::new(Self {
+            known: RwLock::default(),
+            desk,
+            changes: broadcast::Sender::new(CHANGES),
+            links: AtomicU64::new(1),
+        })
+    }
+
+    /// Which of them are asked.
+    #[must_use]
+    pub const fn desk(&self) -> &Desk {
+        &self.desk
+    }
+
+    /// One that has proved `keyset` on the connection of `requests`, for as long as what
+    /// comes back is kept.
+    pub fn linked(
+        self: &Arc<Self>,
+        keyset: Keyset,
+        requests: SendRequest<Body>,
+    ) -> Result<Linked, Misfit> {
+        let keys = Keys::of(&keyset)?;
+        Ok(Linked {
+            workers: Arc::clone(self),
+            id: keys.id,
+            requests,
+            keys: RwLock::new((Arc::new(keyset), keys)),
+            link: self.links.fetch_add(1, Ordering::Relaxed),
+        })
+    }
+
+    /// What another scheduler said. Says whether it counts: a link of our own counts more.
+    pub fn announced(&self, announcement: Announcement) -> Result<bool, Misfit> {
+        let keyset = Keyset::parse(announcement.keyset.as_bytes()).map_err(Misfit::Keyset)?;
+        let keys = Keys::of(&keyset)?;
+        check(&announcement.offer, &keys.id)?;
+        let mut known = self.write();
+        if known
+            .get(&keys.id)
+            .is_some_and(|worker| worker.link != ELSEWHERE)
+        {
+            return Ok(false);
+        }
+        let worker = Worker {
+            keyset: Arc::new(keyset),
+            offer: Arc::new(announcement.offer.clone()),
+            receipt_key: keys.receipts,
+            requests: None,
+            heard: Instant::now(),
+            link: ELSEWHERE,
+        };
+        known.insert(keys.id, worker);
+        self.desk
+            .offered(&announcement.offer)
+            .map_err(Misfit::Offer)?;
+        drop(known);
+        self.tell(Change::Elsewhere(keys.id));
+        Ok(true)
+    }
+
+    /// What is known of one.
+    pub fn get(&self, id: &Digest256) -> Option<Worker> {
+        self.read().get(id).cloned()
+    }
+
+    /// What others have to know of one that is linked here.
+    pub fn announcement(&self, id: &Digest256) -> Option<Announcement> {
+        let worker = self.get(id).filter(|worker| worker.link != ELSEWHERE)?;
+        Some(Announcement {
+            keyset: worker.keyset.text().into(),
+            offer: Offer::clone(&worker.offer),
+        })
+    }
+
+    /// All, for people to look at.
+    pub fn all(&self) -> Vec<(Digest256, Worker)> {
+        let known = self.read();
+        known
+            .iter()
+            .map(|(id, worker)| (*id, worker.clone()))
+            .collect()
+    }
+
+    /// The root hash of each model, where all that serve it name the same.
+    pub fn roots(&self) -> HashMap<String, Option<String>> {
+        let mut roots = HashMap::new();
+        for worker in self.read().values() {
+            for model in &worker.offer.models {
+                roots
+                    .entry(model.name.clone())
+                    .and_modify(|root| {
+                        if *root != model.root {
+                            *root = None;
+                        }
+                    })
+                    .or_insert_with(|| model.root.clone());
+            }
+        }
+        roots
+    }
+
+    /// Tells of each change from now on. Who falls behind misses some.
+    pub fn changes(&self) -> broadcast::Receiver<Change> {
+        self.changes.subscribe()
+    }
+
+    /// Forgets one that is linked elsewhere.
+    pub fn withdrawn(&self, id: &Digest256) {
+        self.remove(id, ELSEWHERE);
+    }
+
+    /// Forgets those elsewhere of which nothing was heard lately.
+    pub fn expire(&self) {
+        let silent: Vec<_> = self
+            .read()
+            .iter()
+            .filter(|(_, worker)| worker.link == ELSEWHERE && worker.heard.elapsed() > HEARTBEAT)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in silent {
+            self.remove(&id, ELSEWHERE);
+        }
+    }
+
+    fn remove(&self, id: &Digest256, link: u64) {
+        let mut known = self.write();
+        if known.get(id).is_some_and(|worker| worker.link == link) {
+            known.remove(id);
+            self.desk.gone(id);
+            drop(known);
+            self.tell(Change::Gone(*id));
+        }
+    }
+
+    fn tell(&self, change: Change) {
+        // Nobody may be listening.
+        self.changes.send(change).unwrap_or_default();
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<Digest256, Worker>> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, HashMap<Digest256, Worker>> {
+        self.known.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A worker on a connection of its own. Dropping it forgets the worker.
+#[derive(Debug)]
+pub struct Linked {
+    workers: Arc<Workers>,
+    id: Digest256,
+    requests: SendRequest<Body>,
+    keys: RwLock<(Arc<Keyset>, Keys)>,
+    link: u64,
+}
+
+impl Linked {
+    /// It is there, and offers this. Its newest link is the one that counts.
+    pub fn offered(&self, offer: Offer) -> Result<(), Misfit> {
+        check(&offer, &self.id)?;
+        let (keyset, keys) = self
+            .keys
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let mut known = self.workers.write();
+        if known
+            .get(&self.id)
+            .is_some_and(|worker| worker.link > self.link)
+        {
+            return Err(Misfit::Replaced);
+        }
+        self.workers.desk.offered(&offer).map_err(Misfit::Offer)?;
+        let worker = Worker {
+            keyset,
+            offer: Arc::new(offer),
+            receipt_key: keys.receipts,
+            requests: Some(self.requests.clone()),
+            heard: Instant::now(),
+            link: self.link,
+        };
+        known.insert(self.id, worker);
+        drop(known);
+        self.workers.tell(Change::Here(self.id));
+        Ok(())
+    }
+
+    /// It has proved another keyset since, of the same seal key.
+    pub fn renewed(&self, keyset: Keyset) -> Result<(), Misfit> {
+        let keys = Keys::of(&keyset)?;
+        if keys.id != self.id {
+            return Err(Misfit::Worker {
+                found: keys.id,
+                expected: self.id,
+            });
+        }
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = (Arc::new(keyset), keys);
+        Ok(())
+    }
+}
+
+impl Drop for Linked {
+    fn drop(&mut self) {
+        self.workers.remove(&self.id, self.link);
+    }
+}
+
+/// What is needed of a keyset.
+#[derive(Clone, Copy, Debug)]
+struct Keys {
+    id: Digest256,
+    receipts: [u8; 32],
+}
+
+impl Keys {
+    fn of(keyset: &Keyset) -> Result<Self, Misfit> {
+        let seal = keyset.seal_key().ok_or(Misfit::NoKeys)?;
+        let receipts = keyset.receipt_key(Keyset::RECEIPTS);
+        Ok(Self {
+            id: Digest256::of(&seal),
+            receipts: receipts.ok_or(Misfit::NoKeys)?,
+        })
+    }
+}
+
+/// Nobody offers for another.
+fn check(offer: &Offer, id: &Digest256) -> Result<(), Misfit> {
+    match offer.worker == *id {
+        true => Ok(()),
+        false => Err(Misfit::Worker {
+            found: offer.worker,
+            expected: *id,
+        }),
+    }
+}
+
+/// No keyset of another scheduler's tells of a link here.
+const ELSEWHERE: u64 = 0;
+
+/// Changes that a listener may be behind.
+const CHANGES: usize = 4096;
+
+/// Why a worker or what it offers is not taken.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Misfit {
+    /// What another scheduler passed on.
+    #[error("no keyset was announced")]
+    Keyset(#[source] KeysetError),
+    /// Nothing to seal to, or nothing to check a receipt with.
+    #[error("the keyset has no seal key or no receipt key")]
+    NoKeys,
+    /// More than is taken.
+    #[error("the offer is not taken")]
+    Offer(#[source] OfferError),
+    /// It has dialled in again.
+    #[error("the worker has a newer connection")]
+    Replaced,
+    /// Not who proved itself.
+    #[error("worker {found}, expected {expected}")]
+    Worker {
+        /// As said.
+        found: Digest256,
+        /// As proved.
+        expected: Digest256,
+    },
+}

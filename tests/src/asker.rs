@@ -1,0 +1,262 @@
+//! A client of the network: has a scheduler choose, verifies the worker, seals, and opens.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::SystemTime;
+
+use attestation::binding::Nonce;
+use attestation::cbor;
+use attestation::policy::Policy;
+use attestation::protocol;
+use attestation::register::Digest256;
+use attestation::time::UnixTime;
+use axum::body::{Body, Bytes};
+use axum::http::{Request, StatusCode};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use futures_util::stream;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use sealed::{
+    Assignment, AssignmentRequest, ChunkError, Envelope, Peer, PublicKey, RequestHead, Settlement,
+    SizeClass, seal,
+};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+
+use crate::stand_in::StandIn;
+use crate::td::Td;
+
+/// With one connection of HTTP/2 to a scheduler.
+#[derive(Debug)]
+pub struct Asker {
+    http: SendRequest<Body>,
+    /// Of its requests.
+    pub deadline_ms: u32,
+    policy: Policy,
+    peers: Mutex<HashMap<Digest256, PublicKey>>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, PartialEq)]
+pub enum AskError {
+    /// The scheduler's or the worker's error, before an answer began.
+    Refused(StatusCode, String),
+    /// The answer broke off.
+    Broken,
+    /// The answer is not the worker's.
+    Forged(ChunkError),
+}
+
+/// What was answered.
+#[derive(Debug)]
+pub struct Said {
+    /// By whom.
+    pub worker: Digest256,
+    /// Each chunk behind the head.
+    pub texts: Vec<Vec<u8>>,
+    /// What followed.
+    pub settlement: Settlement,
+}
+
+/// An answer that is under way.
+#[derive(Debug)]
+pub struct Answer {
+    worker: Digest256,
+    body: Incoming,
+    open: sealed::Response,
+}
+
+impl Asker {
+    /// Connects.
+    pub async fn connect(scheduler: SocketAddr) -> std::io::Result<Self> {
+        let tcp = TcpStream::connect(scheduler).await?;
+        tcp.set_nodelay(true)?;
+        let (http, driver) = http2::Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(64 << 10)
+            .initial_connection_window_size(64 << 20)
+            .handshake(TokioIo::new(tcp))
+            .await
+            .map_err(std::io::Error::other)?;
+        // Its end shows in what was asked.
+        tokio::spawn(async move { drop(driver.await) });
+        Ok(Self {
+            http,
+            deadline_ms: 20_000,
+            policy: Td::new().policy(),
+            peers: Mutex::default(),
+        })
+    }
+
+    /// Has `texts` said again, whoever is chosen.
+    pub async fn ask(&self, texts: Vec<Vec<u8>>) -> Result<Said, AskError> {
+        let assignment = self.assign(&json!({})).await?;
+        self.begin(&assignment, texts).await?.whole().await
+    }
+
+    /// Has a worker chosen; `with` replaces what would be asked for otherwise.
+    pub async fn assign(&self, with: &Value) -> Result<Assignment, AskError> {
+        let wanted = AssignmentRequest {
+            model: StandIn::MODEL.into(),
+            limit: LIMIT,
+            max_price: PRICE,
+            deadline_ms: self.deadline_ms,
+            affinity: None,
+            except: Vec::new(),
+        };
+        let mut wanted = serde_json::to_value(wanted).expect("it is JSON");
+        for (name, value) in with.as_object().into_iter().flatten() {
+            wanted[name] = value.clone();
+        }
+        let body = self.post("/network/v1/assignments", wanted.to_string().into());
+        Ok(serde_json::from_slice(&body.await?).expect("an assignment"))
+    }
+
+    /// Seals `texts` to the worker, each in a chunk, once it is known to be trusted.
+    pub async fn begin(
+        &self,
+        assignment: &Assignment,
+        texts: Vec<Vec<u8>>,
+    ) -> Result<Answer, AskError> {
+        let key = self.verified(assignment).await?;
+        let mut random = [0; 64];
+        getrandom::fill(&mut random).expect("the system has randomness");
+        let envelope = Envelope {
+            worker: assignment.worker,
+            model: StandIn::MODEL.into(),
+            id: *random.first_chunk().expect("64 bytes are more than 16"),
+            limit: LIMIT,
+            price: assignment.price,
+            deadline_ms: self.deadline_ms,
+            class: SizeClass::of(texts.iter().map(Vec::len).sum()),
+        }
+        .encode();
+        getrandom::fill(&mut random).expect("the system has randomness");
+        let (start, mut sealer, open) = seal(&key, &envelope, random).expect("it seals");
+        let mut pieces = vec![start];
+        let mut push = |text: &[u8]| {
+            let mut piece = Vec::new();
+            sealer.chunk(text, &mut piece).expect("it seals");
+            pieces.push(piece);
+        };
+        let head = RequestHead {
+            method: "POST".into(),
+            path: "/v1/chat/completions".into(),
+            headers: Vec::new(),
+            tenant: [7; 32],
+        };
+        push(&head.encode());
+        texts.iter().for_each(|text| push(text));
+        let mut last = Vec::new();
+        sealer.last(b"", &mut last).expect("it seals");
+        pieces.push(last);
+        let pieces = pieces
+            .into_iter()
+            .map(|piece| Ok::<_, std::io::Error>(Bytes::from(piece)));
+        let request = Request::post(format!("{AUTHORITY}/network/v1/requests"))
+            .header("cocoon-envelope", BASE64_URL_SAFE_NO_PAD.encode(envelope))
+            .body(Body::from_stream(stream::iter(pieces)));
+        let body = self.send(request.expect("a request")).await?;
+        Ok(Answer {
+            worker: assignment.worker,
+            body,
+            open,
+        })
+    }
+
+    /// What a path says.
+    pub async fn get(&self, path: &str) -> Result<Bytes, AskError> {
+        let request = Request::get(format!("{AUTHORITY}{path}")).body(Body::empty());
+        collect(self.send(request.expect("a request")).await?).await
+    }
+
+    async fn verified(&self, assignment: &Assignment) -> Result<PublicKey, AskError> {
+        let mut peers = self.peers.lock().await;
+        if let Some(key) = peers.get(&assignment.worker) {
+            return Ok(key.clone());
+        }
+        let mut nonce = Nonce([0; 32]);
+        getrandom::fill(&mut nonce.0).expect("the system has randomness");
+        let path = format!("/network/v1/workers/{}/evidence", assignment.worker);
+        let challenge = cbor::encode(&protocol::Request::challenge(nonce));
+        let response = self.post(&path, challenge.into()).await?;
+        let response = cbor::decode(&response).expect("evidence");
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = UnixTime(now.expect("after 1970").as_secs());
+        let keyset = assignment.keyset.as_bytes();
+        let peer = Peer::judge(&self.policy, keyset, &nonce, response, now);
+        let key = peer.expect("the worker is trusted").key;
+        assert_eq!(key.id(), assignment.worker);
+        peers.insert(assignment.worker, key.clone());
+        Ok(key)
+    }
+
+    async fn post(&self, path: &str, body: Body) -> Result<Bytes, AskError> {
+        let request = Request::post(format!("{AUTHORITY}{path}")).body(body);
+        collect(self.send(request.expect("a request")).await?).await
+    }
+
+    async fn send(&self, request: Request<Body>) -> Result<Incoming, AskError> {
+        let mut http = self.http.clone();
+        http.ready().await.map_err(|_| AskError::Broken)?;
+        let response = http.send_request(request).await;
+        let (head, body) = response.map_err(|_| AskError::Broken)?.into_parts();
+        match head.status {
+            StatusCode::OK => Ok(body),
+            status => {
+                let error: Value =
+                    serde_json::from_slice(&collect(body).await?).unwrap_or_default();
+                let code = error["error"]["code"].as_str().unwrap_or_default();
+                Err(AskError::Refused(status, code.into()))
+            }
+        }
+    }
+}
+
+impl Answer {
+    /// The chunks that came next; none at the end.
+    pub async fn next(&mut self) -> Result<Option<Vec<Vec<u8>>>, AskError> {
+        while let Some(frame) = self.body.frame().await {
+            let frame = frame.map_err(|_| AskError::Broken)?;
+            let bytes = frame.into_data().unwrap_or_default();
+            let texts = self.open.push(&bytes).map_err(AskError::Forged)?;
+            if !texts.is_empty() {
+                return Ok(Some(texts));
+            }
+        }
+        Ok(None)
+    }
+
+    /// All that is left of it.
+    pub async fn whole(mut self) -> Result<Said, AskError> {
+        let mut texts = Vec::new();
+        while let Some(more) = self.next().await? {
+            texts.extend(more);
+        }
+        let settlement = self.open.end().map_err(AskError::Forged)?;
+        // The head comes first, and the last chunk is empty.
+        texts.remove(0);
+        texts.pop();
+        Ok(Said {
+            worker: self.worker,
+            texts,
+            settlement: Settlement::parse(&settlement).map_err(|_| AskError::Broken)?,
+        })
+    }
+}
+
+async fn collect(body: Incoming) -> Result<Bytes, AskError> {
+    let body = body.collect().await.map_err(|_| AskError::Broken)?;
+    Ok(body.to_bytes())
+}
+
+/// Tokens that it pays for at most.
+pub const LIMIT: u64 = 100_000;
+
+/// Nanotons for a million tokens.
+pub const PRICE: u64 = 2_000_000;
+
+const AUTHORITY: &str = "http://scheduler.cocoon.invalid";

@@ -1,0 +1,406 @@
+//! A worker of the network without an engine: it dials in, proves itself as the emulated
+//! TD, opens what is sealed to it, and says it again, chunk by chunk.
+//!
+//! It speaks the wire as the agent does; its tokens are the bytes that it read and said.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, SystemTime};
+
+use attestation::binding::Nonce;
+use attestation::cbor;
+use attestation::protocol::Request;
+use attestation::register::Digest256;
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use contracts::receipt::{Receipt, Work};
+use futures_util::{StreamExt as _, stream};
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use sealed::{
+    Envelope, Offer, OfferedModel, Opener, ResponseHead, START, Sealer, Settlement, Transcript,
+};
+use session::server::Worker;
+use tokio::net::TcpStream;
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tycho_types::boc::Boc;
+use tycho_types::cell::{CellBuilder, HashBytes, Lazy};
+use tycho_types::models::StdAddr;
+
+use crate::td::Td;
+
+/// One of them; dropping it cuts its connections.
+#[derive(Debug)]
+pub struct StandIn {
+    /// SHA-256 of its seal key.
+    pub id: Digest256,
+    served: Arc<Served>,
+    links: JoinSet<()>,
+}
+
+/// How it differs from an honest one.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Manner {
+    /// Not at all.
+    #[default]
+    Honest,
+    /// Its receipt counts more than was agreed.
+    Greedy,
+    /// It says one sealed chunk twice.
+    Repeating,
+    /// Its receipt is about another answer.
+    Mistaken,
+    /// It offers for somebody else.
+    Impostor,
+    /// It goes silent behind its first offer.
+    Silent,
+    /// It never stops offering.
+    Flooding,
+    /// Its answers never end.
+    Endless,
+}
+
+/// What it serves, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// Requests at a time.
+    pub slots: u32,
+    /// In nanotons for a million tokens.
+    pub ask: u64,
+    /// Before each chunk.
+    pub pause: Duration,
+    /// How it differs.
+    pub manner: Manner,
+}
+
+impl Terms {
+    /// As usual, but in this manner.
+    #[must_use]
+    pub fn of(manner: Manner) -> Self {
+        Self {
+            manner,
+            ..Self::default()
+        }
+    }
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self {
+            slots: 512,
+            ask: 1_000_000,
+            pause: Duration::ZERO,
+            manner: Manner::Honest,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Served {
+    worker: Arc<Worker>,
+    id: Digest256,
+    terms: Terms,
+    busy: AtomicU32,
+}
+
+impl StandIn {
+    /// The model of all.
+    pub const MODEL: &str = "echo";
+
+    /// On a TD of its own; it has dialled nobody yet.
+    pub async fn start(terms: Terms) -> Self {
+        let worker = Worker::start(Arc::new(Td::new())).await;
+        let worker = worker.expect("the emulated TD makes keys");
+        let id = worker.seal_id();
+        let served = Served {
+            worker,
+            id,
+            terms,
+            busy: AtomicU32::new(0),
+        };
+        Self {
+            id,
+            served: Arc::new(served),
+            links: JoinSet::new(),
+        }
+    }
+
+    /// Dials a scheduler, and again whenever the connection ends.
+    pub fn dial(&mut self, scheduler: SocketAddr) {
+        let served = Arc::clone(&self.served);
+        self.links.spawn(async move {
+            loop {
+                // A scheduler may be away, or close: dialling again is all there is to do.
+                drop(link(&served, scheduler).await);
+                sleep(Duration::from_millis(100)).await;
+            }
+        });
+    }
+
+    /// How many requests are under way.
+    #[must_use]
+    pub fn busy(&self) -> u32 {
+        self.served.busy.load(Ordering::SeqCst)
+    }
+}
+
+async fn link(served: &Arc<Served>, scheduler: SocketAddr) -> std::io::Result<()> {
+    let tcp = TcpStream::connect(scheduler).await?;
+    tcp.set_nodelay(true)?;
+    let (stream, attester) = served
+        .worker
+        .accept(tcp)
+        .await
+        .map_err(std::io::Error::other)?;
+    let attester = Arc::new(Mutex::new(attester));
+    let again = async move |body: Bytes| match cbor::decode(&body) {
+        Ok(request) => cbor::encode(&attester.lock().await.answer(request).await).into_response(),
+        Err(_) => StatusCode::BAD_REQUEST.into_response(),
+    };
+    let api = Router::new()
+        .route("/network/offer", get(offer))
+        .route("/v1/aci/keyset", get(keyset))
+        .route("/attestation", post(again))
+        .route("/network/evidence", post(evidence))
+        .route("/network/requests", post(answer))
+        .with_state(Arc::clone(served));
+    http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(1024)
+        .initial_stream_window_size(64 << 10)
+        .initial_connection_window_size(64 << 20)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(api))
+        .await
+        .map_err(std::io::Error::other)
+}
+
+async fn keyset(State(served): State<Arc<Served>>) -> String {
+    let keyset = served.worker.keyset().expect("it has started");
+    keyset.text().into()
+}
+
+async fn evidence(State(served): State<Arc<Served>>, body: Bytes) -> Response {
+    let Ok(Request::Challenge(nonce)) = cbor::decode(&body) else {
+        return StatusCode::BAD_REQUEST.into_response();
+    };
+    let response = served.worker.attest_sealed(Nonce(nonce)).await;
+    cbor::encode(&response).into_response()
+}
+
+async fn offer(State(served): State<Arc<Served>>) -> Body {
+    let lines = stream::unfold(0_u32, move |count| {
+        let served = Arc::clone(&served);
+        async move {
+            match served.terms.manner {
+                _ if count == 0 => {}
+                Manner::Silent => std::future::pending().await,
+                Manner::Flooding => {}
+                _ => sleep(Duration::from_millis(200)).await,
+            }
+            Some((
+                Ok::<_, std::io::Error>(served.offer()),
+                count.saturating_add(1),
+            ))
+        }
+    });
+    Body::from_stream(lines)
+}
+
+async fn answer(State(served): State<Arc<Served>>, headers: HeaderMap, body: Body) -> Response {
+    let envelope = headers.get("cocoon-envelope");
+    let envelope = envelope.and_then(|text| BASE64_URL_SAFE_NO_PAD.decode(text).ok());
+    let Some(envelope) = envelope else {
+        return StatusCode::BAD_REQUEST.into_response();
+    };
+    let (said, hear) = mpsc::channel(1);
+    tokio::spawn(async move {
+        served.busy.fetch_add(1, Ordering::SeqCst);
+        // Who hangs up, or sends what does not open, gets no more of an answer.
+        Answer::give(&served, &envelope, body, said).await;
+        served.busy.fetch_sub(1, Ordering::SeqCst);
+    });
+    let hear = stream::unfold(hear, async |mut hear| {
+        let bytes = hear.recv().await?;
+        Some((Ok::<_, std::io::Error>(bytes), hear))
+    });
+    let kind = [(header::CONTENT_TYPE, "application/cocoon-sealed")];
+    (kind, Body::from_stream(hear)).into_response()
+}
+
+impl Served {
+    fn offer(&self) -> Bytes {
+        let busy = self.busy.load(Ordering::SeqCst);
+        let worker = match self.terms.manner {
+            Manner::Impostor => Digest256::of(b"somebody else"),
+            _ => self.id,
+        };
+        let offer = Offer {
+            worker,
+            draining: false,
+            models: [OfferedModel {
+                name: StandIn::MODEL.into(),
+                root: None,
+                slots: self.terms.slots,
+                free: self.terms.slots.saturating_sub(busy),
+                queued: 0,
+                tokens_per_second: 1000,
+                context: 1 << 20,
+                ask: self.terms.ask,
+            }]
+            .into(),
+        };
+        let mut line = serde_json::to_vec(&offer).expect("an offer is JSON");
+        line.push(b'\n');
+        line.into()
+    }
+
+    fn settle(
+        &self,
+        envelope: &Envelope,
+        request: Digest256,
+        response: Digest256,
+        tokens: u64,
+    ) -> Vec<u8> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let tokens = match self.terms.manner {
+            Manner::Greedy => envelope.limit.saturating_add(1),
+            _ => tokens,
+        };
+        let response = match self.terms.manner {
+            Manner::Mistaken => Digest256::of(b"another answer"),
+            _ => response,
+        };
+        let work = Work {
+            model: HashBytes([1; 32]),
+            build: HashBytes([2; 32]),
+            prompt_tokens: 0,
+            completion_tokens: u32::try_from(tokens).expect("tests say little"),
+        };
+        let receipt = Receipt {
+            global_id: 0,
+            channel: StdAddr::new(0, HashBytes::ZERO),
+            request: HashBytes(*request.as_bytes()),
+            response: HashBytes(*response.as_bytes()),
+            price: envelope.price,
+            time: now.map_or(0, |now| now.as_secs().try_into().unwrap_or(u32::MAX)),
+            work: Lazy::new(&work).expect("work is a cell"),
+        };
+        let hash = receipt.hash().expect("a receipt is a cell");
+        let cell = CellBuilder::build_from(&receipt).expect("a receipt is a cell");
+        Settlement {
+            receipt: Boc::encode(cell),
+            signature: self.worker.sign_hash(&hash).expect("it has a key"),
+            tokens,
+        }
+        .encode()
+    }
+}
+
+/// One answer while it is said.
+struct Answer {
+    opener: Opener,
+    sealer: Option<Sealer>,
+    hash: Transcript,
+    said: mpsc::Sender<Bytes>,
+    tokens: u64,
+}
+
+impl Answer {
+    async fn give(
+        served: &Served,
+        envelope: &[u8],
+        body: Body,
+        said: mpsc::Sender<Bytes>,
+    ) -> Option<()> {
+        let known = Envelope::parse(envelope).ok()?;
+        let mut body = body.into_data_stream();
+        let (mut start, mut request) = (Vec::new(), Transcript::request());
+        while start.len() < START {
+            let bytes = body.next().await?.ok()?;
+            request.push(&bytes).ok()?;
+            start.extend_from_slice(&bytes);
+        }
+        let rest = start.split_off(START);
+        let (opener, responder) = served.worker.open(envelope, &start).ok()?;
+        let mut salt = [0; 32];
+        getrandom::fill(&mut salt).ok()?;
+        let mut out = Vec::new();
+        let mut sealer = responder.start(salt, &mut out).ok()?;
+        let head = ResponseHead {
+            status: 200,
+            headers: Vec::new(),
+        };
+        sealer.chunk(&head.encode(), &mut out).ok()?;
+        let mut answer = Self {
+            opener,
+            sealer: Some(sealer),
+            hash: Transcript::response(),
+            said,
+            tokens: 0,
+        };
+        answer.say(out).await?;
+        // The head of the request is a chunk by itself, and not said again.
+        let mut heard = answer.opener.push(&rest).ok()?;
+        let mut skipped = false;
+        loop {
+            for text in heard.drain(..) {
+                if std::mem::replace(&mut skipped, true) {
+                    answer.echo(served.terms, &text).await?;
+                }
+            }
+            let Some(bytes) = body.next().await else {
+                break;
+            };
+            let bytes = bytes.ok()?;
+            request.push(&bytes).ok()?;
+            heard = answer.opener.push(&bytes).ok()?;
+        }
+        answer.opener.end().ok()?;
+        let mut last = Vec::new();
+        answer.sealer.take()?.last(b"", &mut last).ok()?;
+        answer.hash.push(&last).ok()?;
+        let (request, _) = request.end().ok()?;
+        let (response, _) = answer.hash.end().ok()?;
+        last.extend(served.settle(&known, request, response, answer.tokens));
+        answer.said.send(last.into()).await.ok()
+    }
+
+    async fn echo(&mut self, terms: Terms, text: &[u8]) -> Option<()> {
+        sleep(terms.pause).await;
+        self.tokens = self.tokens.saturating_add(u64::try_from(text.len()).ok()?);
+        let mut out = Vec::new();
+        self.sealer.as_mut()?.chunk(text, &mut out).ok()?;
+        if terms.manner == Manner::Repeating {
+            out = out.repeat(2);
+        }
+        self.say(out).await?;
+        if terms.manner == Manner::Endless {
+            loop {
+                let mut out = Vec::new();
+                self.sealer.as_mut()?.chunk(text, &mut out).ok()?;
+                self.say(out).await?;
+            }
+        }
+        Some(())
+    }
+
+    async fn say(&mut self, bytes: Vec<u8>) -> Option<()> {
+        if bytes.is_empty() {
+            return Some(());
+        }
+        self.hash.push(&bytes).ok()?;
+        // A scheduler that takes nothing for so long is taken for dead.
+        let said = timeout(Duration::from_secs(60), self.said.send(bytes.into()));
+        said.await.ok()?.ok()
+    }
+}

@@ -1,0 +1,410 @@
+//! Clients, a scheduler, and workers that dialled in: many streams at once, and what goes
+//! wrong with them.
+#![cfg(test)]
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "helpers of tests"
+)]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use attestation::register::Digest256;
+use axum::http::StatusCode;
+use futures_util::future::join_all;
+use scheduler::desk::Desk;
+use scheduler::metrics::Ending;
+use scheduler::scheduler::Scheduler;
+use scheduler::workers::Workers;
+use scheduler::{api, serve};
+use sealed::ChunkError;
+use serde_json::{Value, json};
+use tests::asker::{AskError, Asker};
+use tests::stand_in::{Manner, StandIn, Terms};
+use tests::td::Td;
+use tokio::net::TcpListener;
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_streams_over_three_workers_lose_and_mix_nothing() {
+    let network = Network::alone().await;
+    let workers = network.workers(3, Terms::default()).await;
+    let mut askers = Vec::new();
+    for _ in 0..4 {
+        askers.push(network.asker().await);
+    }
+    let mut most = 0;
+    for _ in 0..2 {
+        let before = resident_kib();
+        let streams = (0..STREAMS).map(|index| {
+            let asker = &askers[index % askers.len()];
+            async move {
+                let texts = texts(index);
+                let said = asker.ask(texts.clone()).await.unwrap();
+                assert_eq!(said.texts, texts, "stream {index}");
+                (said.worker, said.settlement.tokens)
+            }
+        });
+        let said = join_all(streams).await;
+        let tokens: u64 = said.iter().map(|(_, tokens)| tokens).sum();
+        let asked = (0..STREAMS)
+            .flat_map(texts)
+            .map(|text| text.len())
+            .sum::<usize>();
+        assert_eq!(tokens, u64::try_from(asked).unwrap());
+        for worker in &workers {
+            let share = said.iter().filter(|(by, _)| *by == worker.id).count();
+            assert!(share > STREAMS / 10, "{share} of {STREAMS}");
+        }
+        most = resident_kib().saturating_sub(before);
+    }
+    assert!(most < 64 << 10, "the second wave left {most} KiB");
+    let metrics = &network.scheduler.metrics;
+    assert_eq!(metrics.count(Ending::Settled), 2000);
+    let said = network.asker().await.get("/metrics").await.unwrap();
+    let said = String::from_utf8(said.to_vec()).unwrap();
+    for line in [
+        "cocoon_scheduler_requests_total{ending=\"settled\"} 2000",
+        "cocoon_scheduler_requests_open 0",
+        "cocoon_scheduler_workers 3",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_killed_mid_stream_breaks_its_answers_and_the_next_ones_go_elsewhere() {
+    let network = Network::start().await;
+    let slow = Terms {
+        pause: Duration::from_millis(20),
+        ..Terms::default()
+    };
+    let mut workers = network.workers(2, slow).await;
+    let asker = network.asker().await;
+    let assignment = asker.assign(&json!({})).await.unwrap();
+    let mut answer = asker.begin(&assignment, vec![vec![1]; 500]).await.unwrap();
+    assert!(answer.next().await.unwrap().is_some());
+    let place = workers
+        .iter()
+        .position(|worker| worker.id == assignment.worker);
+    drop(workers.remove(place.unwrap()));
+    assert_eq!(answer.whole().await.unwrap_err(), AskError::Broken);
+    network.gone(assignment.worker).await;
+
+    let late = asker.begin(&assignment, texts(1)).await.unwrap_err();
+    let gone = AskError::Refused(StatusCode::SERVICE_UNAVAILABLE, "worker_gone".into());
+    assert_eq!(late, gone);
+    let said = asker.ask(texts(2)).await.unwrap();
+    assert_eq!(said.worker, workers[0].id);
+    let metrics = &network.scheduler.metrics;
+    assert_eq!(metrics.count(Ending::Failed), 1);
+    assert_eq!(metrics.count(Ending::Settled), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_reads_nothing_holds_up_nobody_and_nothing_is_kept_for_it() {
+    let network = Network::alone().await;
+    let _endless = network.workers(1, Terms::default()).await;
+    let asker = network.asker().await;
+    let assignment = asker.assign(&json!({})).await.unwrap();
+    let before = resident_kib();
+    let mut idle = Vec::new();
+    for _ in 0..32 {
+        // Each would be 2 MiB, if anyone took it.
+        idle.push(
+            asker
+                .begin(&assignment, vec![vec![0; 32 << 10]; 64])
+                .await
+                .unwrap(),
+        );
+    }
+    for index in 0..32 {
+        let said = timeout(PATIENCE, asker.ask(texts(index))).await;
+        assert_eq!(said.unwrap().unwrap().texts, texts(index));
+    }
+    let kept = resident_kib().saturating_sub(before);
+    assert!(
+        kept < 128 << 10,
+        "{kept} KiB are kept for 32 clients that do not read"
+    );
+    for answer in idle {
+        assert_eq!(answer.whole().await.unwrap().texts.len(), 64);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_counts_wrong_or_vouches_for_another_answer_is_not_paid() {
+    for manner in [Manner::Greedy, Manner::Mistaken] {
+        let network = Network::start().await;
+        let _workers = network.workers(1, Terms::of(manner)).await;
+        network.asker().await.ask(texts(1)).await.unwrap();
+        let metrics = &network.scheduler.metrics;
+        assert_eq!(metrics.count(Ending::Unsettled), 1, "{manner:?}");
+        assert_eq!(metrics.paid(), (0, 0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_without_end_is_cut_at_its_deadline() {
+    let network = Network::start().await;
+    let workers = network.workers(1, Terms::of(Manner::Endless)).await;
+    let mut asker = network.asker().await;
+    asker.deadline_ms = 300;
+    let cut = timeout(PATIENCE, asker.ask(texts(1))).await.unwrap();
+    assert_eq!(cut.unwrap_err(), AskError::Broken);
+    assert_eq!(network.scheduler.metrics.count(Ending::Late), 1);
+    let idle = async {
+        while workers[0].busy() > 0 {
+            sleep(TICK).await;
+        }
+    };
+    timeout(PATIENCE, idle).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_that_comes_twice_is_refused_by_the_client() {
+    let network = Network::start().await;
+    let _workers = network.workers(1, Terms::of(Manner::Repeating)).await;
+    let error = network.asker().await.ask(texts(1)).await.unwrap_err();
+    assert_eq!(error, AskError::Forged(ChunkError::Forged { chunk: 2 }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_offers_for_another_or_falls_silent_is_asked_nothing() {
+    let network = Network::start().await;
+    let mut impostor = StandIn::start(Terms::of(Manner::Impostor)).await;
+    impostor.dial(network.workers);
+    let silent = network.workers(1, Terms::of(Manner::Silent)).await;
+    let asker = network.asker().await;
+    let heard = asker.assign(&json!({})).await.unwrap();
+    assert_eq!(heard.worker, silent[0].id);
+    timeout(PATIENCE, network.gone(silent[0].id)).await.unwrap();
+    assert!(network.scheduler.workers.get(&impostor.id).is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_floods_is_heard_as_often_as_the_scheduler_likes() {
+    let network = Network::start().await;
+    let _flood = network.workers(1, Terms::of(Manner::Flooding)).await;
+    let mut changes = network.scheduler.workers.changes();
+    sleep(Duration::from_millis(500)).await;
+    let mut heard = 0;
+    while changes.try_recv().is_ok() {
+        heard += 1;
+    }
+    assert!(heard <= 40, "{heard} offers were heard in half a second");
+    assert!(network.asker().await.ask(texts(1)).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_early_pays_all_the_same() {
+    let network = Network::start().await;
+    let _workers = network.workers(1, Terms::default()).await;
+    let asker = network.asker().await;
+    let assignment = asker.assign(&json!({})).await.unwrap();
+    let mut answer = asker
+        .begin(&assignment, vec![vec![1; 100]; 100])
+        .await
+        .unwrap();
+    assert!(answer.next().await.unwrap().is_some());
+    drop(answer);
+    let metrics = &network.scheduler.metrics;
+    let settled = async {
+        while metrics.count(Ending::Settled) == 0 {
+            sleep(TICK).await;
+        }
+    };
+    timeout(PATIENCE, settled).await.unwrap();
+    assert_eq!(metrics.paid().0, 10_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_finds_no_room_waits_for_it_and_not_beyond_the_deadline() {
+    let network = Network::start().await;
+    let one = Terms {
+        slots: 1,
+        pause: Duration::from_millis(10),
+        ..Terms::default()
+    };
+    let _workers = network.workers(1, one).await;
+    let asker = network.asker().await;
+    let answers = (0..8).map(|index| asker.ask(texts(index)));
+    for (index, said) in join_all(answers).await.into_iter().enumerate() {
+        assert_eq!(said.unwrap().texts, texts(index));
+    }
+    let _taken = asker.assign(&json!({})).await.unwrap();
+    let impatient = asker.assign(&json!({"deadline_ms": 50})).await.unwrap_err();
+    let full = AskError::Refused(StatusCode::TOO_MANY_REQUESTS, "full".into());
+    assert_eq!(impatient, full);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_had_is_refused_by_name() {
+    let network = Network::start().await;
+    let workers = network.workers(1, Terms::default()).await;
+    let asker = network.asker().await;
+    let nobody = Digest256::of(b"nobody");
+    for (with, status, code) in [
+        (json!({"model": "other"}), 404, "model_not_found"),
+        (json!({"max_price": 1}), 402, "price_too_low"),
+        (json!({"limit": "many"}), 400, "bad_request"),
+        (json!({"except": vec![nobody; 17]}), 400, "bad_request"),
+        (
+            json!({"except": [workers[0].id], "deadline_ms": 50}),
+            429,
+            "full",
+        ),
+    ] {
+        let status = StatusCode::from_u16(status).unwrap();
+        let refused = asker.assign(&with).await.unwrap_err();
+        assert_eq!(refused, AskError::Refused(status, code.into()), "{with}");
+    }
+    let assignment = asker.assign(&json!({})).await.unwrap();
+    for (with, code) in [(
+        sealed::Assignment {
+            price: 1,
+            ..assignment.clone()
+        },
+        "price_too_low",
+    )] {
+        let refused = asker.begin(&with, texts(1)).await.unwrap_err();
+        assert_eq!(
+            refused,
+            AskError::Refused(StatusCode::PAYMENT_REQUIRED, code.into())
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn models_and_status_say_what_there_is() {
+    let network = Network::start().await;
+    let workers = network.workers(2, Terms::default()).await;
+    let asker = network.asker().await;
+    let models: Value =
+        serde_json::from_slice(&asker.get("/network/v1/models").await.unwrap()).unwrap();
+    let expected = json!([{
+        "name": "echo", "root": null, "workers": 2, "price": 1_000_000, "free": 1024,
+    }]);
+    assert_eq!(models["models"], expected);
+    let page = asker.get("/status").await.unwrap();
+    let page = String::from_utf8(page.to_vec()).unwrap();
+    for worker in workers {
+        assert!(page.contains(&worker.id.to_string()), "{page}");
+    }
+}
+
+/// A scheduler on ports of its own.
+struct Network {
+    scheduler: Arc<Scheduler>,
+    workers: SocketAddr,
+    clients: SocketAddr,
+    _running: DropGuard,
+    _turn: Turn,
+}
+
+/// Who measures memory is alone.
+enum Turn {
+    Shared {
+        _guard: RwLockReadGuard<'static, ()>,
+    },
+    Alone {
+        _guard: RwLockWriteGuard<'static, ()>,
+    },
+}
+
+static TURNS: RwLock<()> = RwLock::const_new(());
+
+impl Network {
+    async fn start() -> Self {
+        let _guard = TURNS.read().await;
+        Self::with(Turn::Shared { _guard }).await
+    }
+
+    async fn alone() -> Self {
+        let _guard = TURNS.write().await;
+        Self::with(Turn::Alone { _guard }).await
+    }
+
+    async fn with(turn: Turn) -> Self {
+        let known = Workers::new(Desk::new([7; 32]));
+        let scheduler = Scheduler::new(Arc::clone(&known), known.clone());
+        let (workers, clients) = (bind().await, bind().await);
+        let stop = CancellationToken::new();
+        let network = Self {
+            workers: workers.local_addr().unwrap(),
+            clients: clients.local_addr().unwrap(),
+            scheduler: Arc::clone(&scheduler),
+            _running: stop.clone().drop_guard(),
+            _turn: turn,
+        };
+        let policy = Arc::new(Td::new().policy());
+        tokio::spawn(serve::workers(workers, policy, known, stop.clone()));
+        let api = api::router(Arc::clone(&scheduler));
+        tokio::spawn(serve::clients(clients, None, api, stop.clone()));
+        tokio::spawn(async move { stop.run_until_cancelled(scheduler.keep()).await });
+        network
+    }
+
+    /// So many more, which have offered something.
+    async fn workers(&self, count: usize, terms: Terms) -> Vec<StandIn> {
+        let mut workers = Vec::new();
+        for _ in 0..count {
+            let mut worker = StandIn::start(terms).await;
+            worker.dial(self.workers);
+            let linked = async {
+                while self.scheduler.workers.get(&worker.id).is_none() {
+                    sleep(TICK).await;
+                }
+            };
+            timeout(PATIENCE, linked).await.unwrap();
+            workers.push(worker);
+        }
+        workers
+    }
+
+    async fn asker(&self) -> Asker {
+        Asker::connect(self.clients).await.unwrap()
+    }
+
+    /// Comes back once a worker is gone.
+    async fn gone(&self, worker: Digest256) {
+        while self.scheduler.workers.get(&worker).is_some() {
+            sleep(TICK).await;
+        }
+    }
+}
+
+async fn bind() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").await.unwrap()
+}
+
+/// What nobody else asks.
+fn texts(index: usize) -> Vec<Vec<u8>> {
+    let count = index % 7 + 1;
+    (0..count)
+        .map(|part| {
+            format!("{index}/{part} ")
+                .repeat(part * 40 + 1)
+                .into_bytes()
+        })
+        .collect()
+}
+
+fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let number = line.unwrap().trim().trim_end_matches(" kB");
+    number.parse().unwrap()
+}
+
+const STREAMS: usize = 1000;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+const TICK: Duration = Duration::from_millis(5);
