@@ -4,7 +4,8 @@
 //! Two Channels carry each request, from its client to the scheduler and from the scheduler
 //! to the worker's owner ([`account`]). [`Ledger::admit`] reserves in both and signs the
 //! worker's voucher; [`Ledger::settle`] charges the client and pays the worker by the
-//! worker's receipt ([`receipts`]), [`Ledger::release`] by nothing.
+//! worker's receipt ([`receipts`]), [`Ledger::release`] by nothing. What has come together is
+//! claimed from the chain by a [`Settler`](crate::settler::Settler).
 //!
 //! Every call is one transaction, durable when it returns, and the same done twice: after
 //! an error of the [`store`](StoreError) it is called again. Vouchers and receipts are kept
@@ -18,6 +19,7 @@ pub mod account;
 mod audit;
 #[cfg(test)]
 mod cluster;
+mod due;
 #[cfg(test)]
 #[allow(clippy::arithmetic_side_effects, reason = "a panic is a failure")]
 mod fixture;
@@ -47,6 +49,7 @@ use self::receipts::{Served, SettleError};
 use self::store::{Connection, Engine, Store};
 
 pub use self::audit::Flaw;
+pub use self::due::{CommitError, Costs, Due};
 pub use self::rows::{RequestKey, Side};
 pub use self::store::StoreError;
 pub use self::usage::{Proof, Usage};

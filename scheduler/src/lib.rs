@@ -23,5 +23,6 @@ pub mod scheduler;
 mod seat;
 pub mod serve;
 pub mod settlement;
+pub mod settler;
 mod status;
 pub mod workers;

@@ -29,6 +29,8 @@ pub struct Account {
     pub channel: Channel,
     /// With so much, of which the Channel holds something back.
     pub balance: u64,
+    /// When that was so, in unix seconds.
+    pub seen: u32,
     /// The newest that its payer signed.
     pub voucher: Voucher,
     /// What receipts show.
@@ -63,11 +65,12 @@ pub struct Order {
 impl Account {
     /// Of a Channel of which nothing was ever used.
     #[must_use]
-    pub fn new(channel: Channel, balance: u64, global_id: i32) -> Self {
+    pub fn new(channel: Channel, balance: u64, global_id: i32, seen: u32) -> Self {
         Self {
             voucher: Voucher::first(global_id, channel.address.clone()),
             channel,
             balance,
+            seen,
             spent: Sum::default(),
             reserved: Sum::default(),
         }
@@ -103,9 +106,9 @@ impl Account {
             global_id: self.voucher.global_id,
             balance: self.balance,
         };
-        self.lasts(now).map_err(|()| VoucherError::Ended {
-            ends: self.channel.state.ends,
-        })?;
+        if let Some(ends) = too_soon(self.may_end(), now) {
+            return Err(VoucherError::Ended { ends });
+        }
         let voucher = signed
             .verify(&self.channel.terms.key)
             .map_err(Refusal::from)?;
@@ -128,10 +131,10 @@ impl Account {
         Ok(true)
     }
 
-    /// Whether there is still time to serve, and to claim afterwards.
-    fn lasts(&self, now: u32) -> Result<(), ()> {
-        let last = self.channel.state.ends.saturating_sub(MARGIN);
-        if now < last { Ok(()) } else { Err(()) }
+    /// When it ends, or would if its payer had begun to close it just after it was seen.
+    fn may_end(&self) -> u32 {
+        let closed = self.seen.saturating_add(self.channel.terms.delay);
+        self.channel.state.ends.min(closed)
     }
 
     fn reserve(&mut self, most: Sum) -> Option<()> {
@@ -156,12 +159,13 @@ pub fn admit(
     now: u32,
 ) -> Result<Voucher, AdmitError> {
     let most = order.most().ok_or(AdmitError::Overflow)?;
-    client.lasts(now).map_err(|()| AdmitError::ClientEnds {
-        ends: client.channel.state.ends,
-    })?;
-    worker.lasts(now).map_err(|()| AdmitError::WorkerEnds {
-        ends: worker.channel.state.ends,
-    })?;
+    if let Some(ends) = too_soon(client.may_end(), now) {
+        return Err(AdmitError::ClientEnds { ends });
+    }
+    // The scheduler knows whether it closes, and an owner who does harms nobody else.
+    if let Some(ends) = too_soon(worker.channel.state.ends, now) {
+        return Err(AdmitError::WorkerEnds { ends });
+    }
     if most.amount > client.free() {
         return Err(AdmitError::NotCovered {
             needed: most.amount,
@@ -179,6 +183,11 @@ pub fn admit(
     worker.reserve(most).ok_or(AdmitError::Overflow)?;
     worker.voucher = voucher.clone();
     Ok(voucher)
+}
+
+/// An end that leaves no time to serve, and to claim afterwards.
+fn too_soon(ends: u32, now: u32) -> Option<u32> {
+    (now >= ends.saturating_sub(MARGIN)).then_some(ends)
 }
 
 /// The newest voucher for a worker, or a newer one that also covers a request.
@@ -283,7 +292,7 @@ impl Sum {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum VoucherError {
     /// There would be no time to claim it.
-    #[error("the client's Channel ends at {ends}, too soon to serve and to claim")]
+    #[error("the client's Channel may end at {ends}, too soon to serve and to claim")]
     Ended {
         /// Unix seconds.
         ends: u32,
@@ -305,7 +314,7 @@ pub enum VoucherError {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum AdmitError {
     /// There would be no time to claim what it costs.
-    #[error("the client's Channel ends at {ends}, too soon to serve and to claim")]
+    #[error("the client's Channel may end at {ends}, too soon to serve and to claim")]
     ClientEnds {
         /// Unix seconds.
         ends: u32,

@@ -28,17 +28,16 @@ pub(super) fn observe(
     };
     let new = Book {
         side,
-        account: Account::new(channel.clone(), balance, identity.global_id),
+        account: Account::new(channel.clone(), balance, identity.global_id, now),
         signed: None,
         tree: Tree::default(),
-        seen: now,
     };
     let address = &channel.address.address;
     new.insert(connection)?;
     let book = Book::lock(connection, identity.global_id, address)?;
     let book = book.ok_or(StoreError::Column)?;
     // Another scheduler may have looked later.
-    if book.seen < now {
+    if book.account.seen <= now {
         new.update_chain(connection)?;
     }
     Ok(Ok(book.side))

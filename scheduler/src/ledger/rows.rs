@@ -31,8 +31,6 @@ pub(super) struct Book {
     pub(super) signed: Option<Signed>,
     /// Over what the Channel paid for; of a worker's only.
     pub(super) tree: Tree,
-    /// When the chain was looked at.
-    pub(super) seen: u32,
 }
 
 impl Book {
@@ -83,13 +81,13 @@ impl Book {
             account: Account {
                 channel,
                 balance,
+                seen,
                 voucher,
                 spent: sum(&mut row)?,
                 reserved: sum(&mut row)?,
             },
             signed,
             tree: tree(&mut row)?,
-            seen,
         })
     }
 
@@ -104,7 +102,7 @@ impl Book {
             side.into(),
             encode(&self.account.channel.state)?,
             Value::number(self.account.balance)?,
-            self.seen.into(),
+            self.account.seen.into(),
             Value::Bytes(Vec::new()),
         ];
         connection.run(INSERT_CHANNEL, &values).map(drop)
@@ -115,7 +113,7 @@ impl Book {
         let values = [
             encode(&self.account.channel.state)?,
             Value::number(self.account.balance)?,
-            self.seen.into(),
+            self.account.seen.into(),
             self.address().as_slice().into(),
         ];
         connection.run(UPDATE_CHAIN, &values).map(drop)

@@ -1,5 +1,6 @@
 //! The ledger over both databases: one story, told to its end whatever breaks on the way.
 
+mod due;
 mod faults;
 mod lies;
 mod race;

@@ -6,6 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use tycho_types::models::StdAddr;
 
+use crate::ledger::due::LOOK;
 use crate::ledger::fixture::*;
 
 const MILLION_TOKENS: u64 = 1_000_000;
@@ -21,8 +22,8 @@ fn order(limit: u64, exposure: u64) -> Order {
 
 /// A client that has signed for so many coins of ten, and a worker with ten.
 fn pair(coins: u64) -> (Account, Account) {
-    let mut of_client = Account::new(client(1), holding(10 * PRICE), GLOBAL_ID);
-    let of_worker = Account::new(worker(101), holding(10 * PRICE), GLOBAL_ID);
+    let mut of_client = Account::new(client(1), holding(10 * PRICE), GLOBAL_ID, NOW);
+    let of_worker = Account::new(worker(101), holding(10 * PRICE), GLOBAL_ID, NOW);
     if coins > 0 {
         let signed = sign(1, &voucher(&of_client.channel, coins * MILLION_TOKENS));
         assert_eq!(of_client.receive(&signed, NOW), Ok(true));
@@ -58,14 +59,27 @@ fn a_voucher_counts_that_the_contract_would_pay_and_that_its_channel_covers() {
         funds: 10 * PRICE,
     };
     refused(&sign(1, &above), error);
-    let late = account.receive(&sign(1, &good), UNTIL - MARGIN);
-    assert_eq!(late, Err(VoucherError::Ended { ends: UNTIL }));
     assert_eq!(account.voucher.amount, 2 * PRICE, "none of them counts");
     assert_eq!(account.receive(&sign(1, &good), NOW), Ok(true));
     assert_eq!(account.receive(&sign(1, &good), NOW), Ok(false), "again");
     let older = sign(1, &voucher(&account.channel, MILLION_TOKENS));
     assert_eq!(account.receive(&older, NOW), Ok(false));
     assert_eq!(account.voucher, good);
+}
+
+#[test]
+fn a_channel_that_nobody_has_looked_at_for_long_may_be_closing() {
+    let mut two = pair(2);
+    let last = NOW + DELAY - MARGIN;
+    let one = order(1, PRICE);
+    let mut at = |now| admit(&mut two.0, &mut two.1, &one, HashBytes::ZERO, now);
+    assert!(at(last - 1).is_ok());
+    let ends = NOW + DELAY;
+    assert_eq!(at(last), Err(AdmitError::ClientEnds { ends }));
+    let late = two.0.receive(&sign(1, &two.0.voucher.clone()), last);
+    assert_eq!(late, Err(VoucherError::Ended { ends }));
+    two.0.seen = last;
+    assert!(admit(&mut two.0, &mut two.1, &one, HashBytes::ZERO, last).is_ok());
 }
 
 #[test]
@@ -246,7 +260,7 @@ impl World {
         let channels = [client(1), client(2), worker(101), worker(102)];
         let chain: Vec<_> = channels.map(|channel| (channel, holding(2 * PRICE))).into();
         let open = |(channel, balance): &(Channel, u64)| {
-            Account::new(channel.clone(), *balance, GLOBAL_ID)
+            Account::new(channel.clone(), *balance, GLOBAL_ID, NOW)
         };
         Self {
             now: NOW,
@@ -393,6 +407,7 @@ impl World {
                 let (channel, balance) = self.chain[account].clone();
                 self.books[account].channel = channel;
                 self.books[account].balance = balance;
+                self.books[account].seen = now;
                 true
             }
             Event::Claim { account } => {
@@ -406,21 +421,29 @@ impl World {
                     let closed = channel.close(&at, &payer);
                     assert!(closed.is_err() || matches!(closed, Ok(Closed::At(_))));
                 }
-                self.book(&Event::Observe { account })
-            }
-            Event::Wait { seconds } => {
-                // Whoever is paid claims in time, as it sees the end coming.
-                for account in 0..4 {
-                    let ends = self.chain[account].0.state.ends;
-                    if now < ends && now + seconds >= ends {
-                        self.claim(account);
-                        self.refunded[account] = self.chain[account].1;
-                        self.chain[account].1 = 0;
-                    }
-                }
-                self.now += seconds;
                 true
             }
+            Event::Wait { seconds } => {
+                let until = now + seconds;
+                while self.now < until {
+                    self.now = until.min(self.now + LOOK);
+                    (0..4).for_each(|account| self.look(account));
+                }
+                true
+            }
+        }
+    }
+
+    /// Whoever is paid looks now and then, and claims when it sees the end coming.
+    fn look(&mut self, account: usize) {
+        let ends = self.chain[account].0.state.ends;
+        if self.now >= ends {
+            self.refunded[account] += self.chain[account].1;
+            self.chain[account].1 = 0;
+        }
+        self.book(&Event::Observe { account });
+        if ends < UNTIL || self.now + 2 * LOOK >= ends {
+            self.claim(account);
         }
     }
 

@@ -1,0 +1,158 @@
+//! What is worth a message to the chain, or a look at it.
+//!
+//! A claim costs the same for one request as for a million, so clients' vouchers are claimed
+//! when enough has come together, or when a Channel is about to end. What was paid is
+//! reported to the Market that counts it when the share for whoever reports pays for that.
+
+use contracts::channel::STORAGE_RESERVE;
+use contracts::reports::epoch;
+use contracts::voucher::{Signed, Voucher};
+use tycho_types::cell::HashBytes;
+use tycho_types::models::StdAddr;
+
+use super::account::{Account, MARGIN};
+use super::operation::Said;
+use super::rows::{Book, Side};
+use super::store::{Connection, StoreError};
+use super::{Failed, Identity, Ledger};
+
+/// Something to do on the chain.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Due {
+    /// To be paid what a client has signed for.
+    Claim(Box<Signed>),
+    /// To see whether its payer has begun to close it.
+    Look(StdAddr),
+    /// To have it counted what a Channel has paid.
+    Report(Box<Signed>),
+}
+
+/// What messages cost, all that follows from them included, in nanotons.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Costs {
+    /// Of a claim.
+    pub claim: u64,
+    /// Of a report.
+    pub report: u64,
+}
+
+impl Default for Costs {
+    /// At the network's prices of 2026, with what the wallets take that send and are paid;
+    /// `tests/settlement.rs` measures it.
+    fn default() -> Self {
+        Self {
+            claim: 1_300_000,
+            report: 2_300_000,
+        }
+    }
+}
+
+impl Ledger {
+    /// What to do now, for every Channel at most one thing.
+    pub async fn due(&self, costs: Costs, now: u32) -> Result<Vec<Due>, StoreError> {
+        let global_id = self.identity.global_id;
+        let books = self.store.ask(move |open| Book::all(open, global_id));
+        let books = books.await?;
+        let due = books.iter().filter_map(|book| book.due(costs, now));
+        Ok(due.collect())
+    }
+
+    /// Every Channel, by its side.
+    pub async fn accounts(&self) -> Result<Vec<(Side, Account)>, StoreError> {
+        let global_id = self.identity.global_id;
+        let books = self.store.ask(move |open| Book::all(open, global_id));
+        let books = books.await?.into_iter();
+        Ok(books.map(|book| (book.side, book.account)).collect())
+    }
+
+    /// A worker's newest voucher with the head over all receipts so far, worth the same, so
+    /// that they are under what is reported.
+    pub async fn commit(&self, worker: HashBytes, now: u32) -> Result<Signed, Failed<CommitError>> {
+        self.ask(move |open, identity| commit(open, identity, &worker, now))
+            .await
+    }
+}
+
+impl Book {
+    fn due(&self, costs: Costs, now: u32) -> Option<Due> {
+        let account = &self.account;
+        let signed = self.signed.as_ref()?;
+        let state = &account.channel.state;
+        let is_open = now < state.ends;
+        if self.side == Side::Client && is_open {
+            let unclaimed = account.unclaimed();
+            if account.seen.saturating_add(LOOK) <= now && account.is_used() {
+                return Some(Due::Look(account.channel.address.clone()));
+            }
+            let is_ending = account.is_closing() || now >= account.last_call();
+            let least = match is_ending {
+                true => costs.claim,
+                false => costs.claim.saturating_mul(WORTH),
+            };
+            if unclaimed > least {
+                return Some(Due::Claim(Box::new(signed.clone())));
+            }
+        }
+        let reported = account.voucher.amount.min(state.paid);
+        let more = reported.saturating_sub(state.reported);
+        let share = state.held.saturating_sub(STORAGE_RESERVE) / 2;
+        let pays = more > 0 && share >= costs.report && now < account.channel.terms.until;
+        pays.then(|| Due::Report(Box::new(signed.clone())))
+    }
+}
+
+impl Account {
+    /// Whether anything could be lost with it.
+    fn is_used(&self) -> bool {
+        self.unclaimed() > 0 || self.reserved.tokens > 0
+    }
+
+    fn is_closing(&self) -> bool {
+        self.channel.state.ends < self.channel.terms.until
+    }
+
+    fn last_call(&self) -> u32 {
+        self.channel.state.ends.saturating_sub(MARGIN)
+    }
+}
+
+fn commit(
+    connection: &mut dyn Connection,
+    identity: &Identity,
+    worker: &HashBytes,
+    now: u32,
+) -> Said<Signed, CommitError> {
+    let book = Book::lock(connection, identity.global_id, worker)?;
+    let Some(mut book) = book.filter(|book| book.side == Side::Worker) else {
+        return Ok(Err(CommitError::Unknown));
+    };
+    let head = book.tree.head();
+    if let Some(newest) = &book.signed
+        && book.account.voucher.receipts == head
+    {
+        return Ok(Ok(newest.clone()));
+    }
+    let signed = identity.sign(&Voucher {
+        receipts: head,
+        epoch: epoch(now).max(book.account.voucher.epoch),
+        ..book.account.voucher.clone()
+    })?;
+    book.signed = Some(signed.clone());
+    book.update(connection)?;
+    Ok(Ok(signed))
+}
+
+/// Why nothing is committed to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum CommitError {
+    /// Nobody has shown this Channel.
+    #[error("the ledger knows no such Channel of a worker's")]
+    Unknown,
+}
+
+/// Seconds after which a Channel is looked at again: half of what is left to claim in, once
+/// nobody is served out of it any more.
+pub(super) const LOOK: u32 = MARGIN / 2;
+
+/// So many times its cost is a claim worth: a hundredth goes to the chain.
+const WORTH: u64 = 100;

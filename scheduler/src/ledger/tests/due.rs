@@ -1,0 +1,80 @@
+//! What is worth a message to the chain.
+
+use super::*;
+
+use contracts::channel::{COUNTED, STORAGE_RESERVE};
+use tempfile::TempDir;
+
+use crate::ledger::due::LOOK;
+
+/// A client has signed for so many tokens, of ten million, and its Channel is as `seen`.
+async fn due(tokens: u64, now: u32, seen: fn(&mut Channel)) -> Vec<Due> {
+    let folder = TempDir::new().unwrap();
+    let ledger = Ledger::open(&file(&folder), identity()).await.unwrap();
+    let mut channel = Channel::new(Terms {
+        fee: COUNTED,
+        ..client(1).terms
+    })
+    .unwrap();
+    let address = channel.address.address;
+    let first = ledger.observe(channel.clone(), holding(10 * PRICE), NOW);
+    first.await.unwrap();
+    let signed = sign(1, &voucher(&channel, tokens));
+    let taken = ledger.voucher(address, signed, NOW);
+    taken.await.unwrap();
+    seen(&mut channel);
+    let again = ledger.observe(channel, holding(10 * PRICE), NOW);
+    again.await.unwrap();
+    ledger.due(Costs::default(), now).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_claim_is_due_once_it_is_worth_a_hundred_times_its_cost() {
+    let as_it_was = |_: &mut Channel| {};
+    assert_eq!(due(130_000, NOW, as_it_was).await, []);
+    let due = due(130_001, NOW, as_it_was).await;
+    assert!(matches!(&due[..], [Due::Claim(_)]), "{due:?}");
+}
+
+#[tokio::test]
+async fn a_claim_is_due_before_the_end_once_it_is_worth_its_cost() {
+    let closing = |channel: &mut Channel| channel.state.ends = NOW + DELAY;
+    let ending = |channel: &mut Channel| channel.state.ends = NOW + MARGIN;
+    let ended = |channel: &mut Channel| channel.state.ends = NOW;
+    assert_eq!(due(1300, NOW, closing).await, []);
+    for seen in [closing, ending] {
+        let due = due(1301, NOW, seen).await;
+        assert!(matches!(&due[..], [Due::Claim(_)]), "{due:?}");
+    }
+    assert_eq!(due(10_000_000, NOW, ended).await, []);
+}
+
+#[tokio::test]
+async fn a_channel_is_looked_at_while_something_could_be_lost_with_it() {
+    let as_it_was = |_: &mut Channel| {};
+    assert_eq!(due(1, NOW + LOOK - 1, as_it_was).await, []);
+    let due_then = due(1, NOW + LOOK, as_it_was).await;
+    assert!(matches!(&due_then[..], [Due::Look(_)]), "{due_then:?}");
+    assert_eq!(due(0, NOW + LOOK, as_it_was).await, []);
+}
+
+#[tokio::test]
+async fn a_report_is_due_when_its_share_pays_for_it() {
+    let claimed = |channel: &mut Channel| {
+        channel.state.paid = PRICE;
+        channel.state.held = STORAGE_RESERVE + 2 * Costs::default().report;
+    };
+    let found = due(1_000_000, NOW, claimed).await;
+    assert!(matches!(&found[..], [Due::Report(_)]), "{found:?}");
+    let too_little = |channel: &mut Channel| {
+        channel.state.paid = PRICE;
+        channel.state.held = STORAGE_RESERVE + 2 * Costs::default().report - 1;
+    };
+    assert_eq!(due(1_000_000, NOW, too_little).await, []);
+    let told = |channel: &mut Channel| {
+        channel.state.paid = PRICE;
+        channel.state.reported = PRICE;
+        channel.state.held = STORAGE_RESERVE + 2 * Costs::default().report;
+    };
+    assert_eq!(due(1_000_000, NOW, told).await, []);
+}

@@ -1,0 +1,162 @@
+//! Carries out on the chain what the books call for: claims, reports, and a look at Channels
+//! whose payers may be closing them.
+//!
+//! One wallet sends one message after another, and each is waited for. What was lost on the
+//! way is due again in the next round; what another has claimed meanwhile is refused by the
+//! contract, for the price of the attempt. So one of several schedulers has the wallet.
+
+use std::time::Duration;
+
+use chain::client::{Client, ClientError};
+use chain::wallet::{Key, Order, Wallet, WalletError};
+use contracts::channel::{Channel, Claim, REPORT_VALUE, Report, TermsError};
+use contracts::code::Code;
+use contracts::voucher::Signed;
+use tycho_types::cell::{Cell, CellBuilder, Store};
+use tycho_types::error::Error;
+use tycho_types::models::StdAddr;
+
+use crate::ledger::{CommitError, Costs, Due, Failed, Ledger, ObserveError, Side, StoreError};
+
+/// Who sends for a ledger.
+#[derive(Debug)]
+pub struct Settler {
+    /// What is due.
+    pub ledger: Ledger,
+    /// The chain.
+    pub client: Client,
+    /// Pays for the messages. What is claimed goes to the ledger's payee.
+    pub wallet: StdAddr,
+    /// Of the wallet.
+    pub key: Key,
+    /// What is worth it.
+    pub costs: Costs,
+}
+
+impl Settler {
+    /// Does what is due; says how it went. What failed is due again.
+    pub async fn round(&self, now: u32) -> Result<Vec<Done>, StoreError> {
+        let mut done = Vec::new();
+        for due in self.ledger.due(self.costs, now).await? {
+            if let Due::Look(channel) = &due {
+                let outcome = self.look(channel, now).await.map(drop);
+                done.push(Done { due, outcome });
+            }
+        }
+        for due in self.ledger.due(self.costs, now).await? {
+            let outcome = match &due {
+                // It could not be seen a moment ago.
+                Due::Look(_) => continue,
+                Due::Claim(signed) => self.claim(signed, now).await,
+                Due::Report(signed) => self.report(signed, now).await,
+            };
+            done.push(Done { due, outcome });
+        }
+        Ok(done)
+    }
+
+    async fn claim(&self, signed: &Signed, now: u32) -> Result<(), SettlerError> {
+        let claim = Claim {
+            query_id: 0,
+            voucher: signed.clone(),
+        };
+        self.send(signed, CLAIM_VALUE, &claim, now).await
+    }
+
+    async fn report(&self, signed: &Signed, now: u32) -> Result<(), SettlerError> {
+        let report = Report {
+            query_id: 0,
+            voucher: self.newest(signed, now).await?,
+        };
+        let value = u128::from(REPORT_VALUE).saturating_mul(2);
+        self.send(signed, value, &report, now).await
+    }
+
+    /// Has the ledger know a Channel as the chain has it; says who pays in it.
+    pub async fn look(&self, channel: &StdAddr, now: u32) -> Result<Side, SettlerError> {
+        let state = self.client.account(channel).await?;
+        let code = state.code().map(|code| *code.repr_hash());
+        let expected = Code::CHANNEL.cell().map_err(|_| Error::InvalidCell)?;
+        let data = state.data().filter(|_| code == Some(*expected.repr_hash()));
+        let data = data.ok_or_else(|| SettlerError::None(channel.clone()))?;
+        let known = Channel::load(channel, data)?;
+        let balance = u64::try_from(state.balance()).unwrap_or(u64::MAX);
+        Ok(self.ledger.observe(known, balance, now).await?)
+    }
+
+    /// A voucher of ours is for all receipts; a client's is as it is.
+    async fn newest(&self, signed: &Signed, now: u32) -> Result<Signed, SettlerError> {
+        let channel = signed.unverified()?.channel;
+        match self.ledger.commit(channel.address, now).await {
+            Ok(newest) => Ok(newest),
+            Err(Failed::Refused(CommitError::Unknown)) => Ok(signed.clone()),
+            Err(Failed::Store(error)) => Err(error.into()),
+        }
+    }
+
+    async fn send(
+        &self,
+        signed: &Signed,
+        value: u128,
+        body: &dyn Store,
+        now: u32,
+    ) -> Result<(), SettlerError> {
+        let to = signed.unverified()?.channel;
+        let state = self.client.account(&self.wallet).await?;
+        let wallet = Wallet::of(&self.wallet, &state, &self.key)?;
+        let order = Order {
+            to: to.clone(),
+            value,
+            bounce: true,
+            body: CellBuilder::build_from(body)?,
+            init: None,
+        };
+        let message: Cell = wallet.sign(&self.key, &order, now.saturating_add(VALID))?;
+        self.client.send(&message).await?;
+        let patience = Duration::from_secs(VALID.into());
+        let hash = message.repr_hash();
+        self.client.trace(&self.wallet, hash, patience).await?;
+        self.look(&to, now).await.map(drop)
+    }
+}
+
+/// Something that was due.
+#[derive(Debug)]
+pub struct Done {
+    /// What.
+    pub due: Due,
+    /// How it went; a message that was sent may still have been refused.
+    pub outcome: Result<(), SettlerError>,
+}
+
+/// Why something is not done.
+#[derive(Debug, thiserror::Error)]
+pub enum SettlerError {
+    /// More than fits.
+    #[error("a message does not fit into cells")]
+    Cells(#[from] Error),
+    /// Nobody answers, or not with what can be proved.
+    #[error("the chain cannot be asked")]
+    Chain(#[from] ClientError),
+    /// Nothing there, or something else.
+    #[error("there is no Channel at {0}")]
+    None(StdAddr),
+    /// Not one that the scheduler can use.
+    #[error("the ledger does not take a Channel")]
+    Observe(#[from] Failed<ObserveError>),
+    /// The books.
+    #[error("the ledger cannot tell")]
+    Store(#[from] StoreError),
+    /// Something else is kept there.
+    #[error("what is kept is not a Channel's")]
+    Terms(#[from] TermsError),
+    /// It cannot send.
+    #[error("the wallet cannot send")]
+    Wallet(#[from] WalletError),
+}
+
+/// What comes with a claim; what it does not use goes to the payee.
+const CLAIM_VALUE: u128 = 10_000_000;
+
+/// Seconds for which a message of the wallet's holds.
+const VALID: u32 = 60;

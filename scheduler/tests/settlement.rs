@@ -1,0 +1,485 @@
+//! Money from a client through a scheduler to the owner of a worker: real Channels and a
+//! Market on a local chain, and books that agree with them to the last nano.
+
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "helpers of tests are tests"
+)]
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use chain::client::Client;
+use chain::network::{Network, Server};
+use chain::wallet::{Key, Order, Wallet};
+use contracts::cells::Bytes;
+use contracts::channel::{COUNTED, Channel, Claim, Close, Open, STORAGE_RESERVE, Terms, TopUp};
+use contracts::code::{self, Code};
+use contracts::market::{self, Children};
+use contracts::receipt::{Receipt, Work};
+use contracts::reports::epoch;
+use contracts::voucher::{Signed, Voucher};
+use scheduler::ledger::account::{self, Account, STORAGE};
+use scheduler::ledger::receipts::Served;
+use scheduler::ledger::{Costs, Due, Identity, Ledger, RequestKey, Side};
+use scheduler::settler::{Done, Settler};
+use tempfile::TempDir;
+use tests::chain::{Faucet, GLOBAL_ID, LocalChain, installed, serve};
+use tokio::net::TcpListener;
+use tycho_crypto::ed25519::{KeyPair, SecretKey};
+use tycho_types::cell::{CellBuilder, HashBytes, Lazy, Store};
+use tycho_types::models::{StateInit, StdAddr};
+
+const SCHEDULER: u8 = 1;
+const CLIENT: u8 = 2;
+const OWNER: u8 = 3;
+const COIN: u64 = 1_000_000_000;
+/// Nanotons for a million tokens.
+const PRICE: u64 = COIN;
+const DELAY: u32 = 2 * 3600;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_clients_pay_and_workers_earn_is_on_the_chain_to_the_last_nano() {
+    let Some(world) = World::start().await else {
+        return;
+    };
+    let market = world.market().await;
+    let from_client = world.open(CLIENT, SCHEDULER, &market, 5 * COIN).await;
+    let to_owner = world.open(SCHEDULER, OWNER, &market, 5 * COIN).await;
+    let settler = world.settler().await;
+    let ledger = &settler.ledger;
+    for (channel, side) in [(&from_client, Side::Client), (&to_owner, Side::Worker)] {
+        let found = settler.look(channel, now()).await.unwrap();
+        assert_eq!(found, side);
+        let account = account(ledger, channel).await;
+        assert_eq!(
+            account.funds(),
+            world.balance(channel).await - STORAGE_RESERVE - STORAGE
+        );
+    }
+
+    // Forty answers of different lengths; one request in five has none.
+    let mut client = Voucher::first(GLOBAL_ID, from_client.clone());
+    let mut earned = 0;
+    for number in 0..40_u8 {
+        earned += world.serve(ledger, &mut client, &to_owner, number).await;
+    }
+    let (book, owed) = (
+        account(ledger, &from_client).await,
+        account(ledger, &to_owner).await,
+    );
+    assert_eq!((book.spent.amount, owed.spent.amount), (earned, earned));
+    assert_eq!(book.voucher, client, "of which the newest is worth all");
+
+    // One claim for all of them. Payer and payee are right to the nano.
+    let before = world.balance(&world.wallet(SCHEDULER)).await;
+    assert!(matches!(
+        &round(&settler, 0).await[..],
+        [Done {
+            due: Due::Claim(_),
+            outcome: Ok(())
+        }]
+    ));
+    let state = world.channel(&from_client).await.state;
+    assert_eq!(state.paid, client.amount);
+    assert_eq!(account(ledger, &from_client).await.channel.state, state);
+    let fee = client.amount * u64::from(COUNTED) / 1000;
+    assert_eq!(state.held, STORAGE_RESERVE + fee);
+    let gained = world.balance(&world.wallet(SCHEDULER)).await - before;
+    let cost = client.amount - fee - gained;
+    let estimate = Costs::default().claim;
+    assert!(
+        (estimate / 2..=estimate).contains(&cost),
+        "a claim cost {cost}"
+    );
+
+    // What was paid is counted, and the share for that pays for it.
+    let before = world.balance(&world.wallet(SCHEDULER)).await;
+    assert!(matches!(
+        &round(&settler, 0).await[..],
+        [Done {
+            due: Due::Report(_),
+            outcome: Ok(())
+        }]
+    ));
+    let counted: market::State = world.channel_data(&market).await;
+    assert_eq!(
+        (counted.amount, counted.tokens),
+        (client.amount, client.tokens)
+    );
+    assert_eq!(
+        account(ledger, &from_client).await.channel.state.reported,
+        client.amount
+    );
+    let cost = (before + fee / 2).saturating_sub(world.balance(&world.wallet(SCHEDULER)).await);
+    let estimate = Costs::default().report;
+    assert!(
+        (estimate / 2..=estimate).contains(&cost),
+        "a report cost {cost}"
+    );
+    assert!(round(&settler, 0).await.is_empty(), "nothing is due twice");
+
+    // The owner brings the newest voucher; all its receipts are reported under one head.
+    let newest = newest(ledger, &to_owner).await;
+    world
+        .send(
+            OWNER,
+            &to_owner,
+            COIN / 100,
+            &Claim {
+                query_id: 0,
+                voucher: newest,
+            },
+            None,
+        )
+        .await;
+    settler.look(&to_owner, now()).await.unwrap();
+    let owed = account(ledger, &to_owner).await;
+    assert_eq!(owed.channel.state.paid, owed.voucher.amount);
+    assert_eq!(
+        owed.channel.state.paid,
+        owed.spent.amount + owed.reserved.amount + kept(&owed)
+    );
+    assert!(matches!(
+        &round(&settler, 0).await[..],
+        [Done {
+            due: Due::Report(_),
+            outcome: Ok(())
+        }]
+    ));
+    for number in [1, 39_u8] {
+        let proof = ledger
+            .proof(request(&from_client, number))
+            .await
+            .unwrap()
+            .unwrap();
+        let (signed, path) = proof.in_voucher.unwrap();
+        assert_eq!(
+            proof.served.receipt.head(&path),
+            Ok(signed.unverified().unwrap().receipts)
+        );
+    }
+
+    // More is put in, and used.
+    let funds = account(ledger, &from_client).await.funds();
+    world
+        .send(CLIENT, &from_client, COIN, &TopUp { query_id: 0 }, None)
+        .await;
+    settler.look(&from_client, now()).await.unwrap();
+    let more = account(ledger, &from_client).await.funds() - funds;
+    assert!(more > COIN - COIN / 100 && more <= COIN, "{more}");
+    earned += world.serve(ledger, &mut client, &to_owner, 41).await;
+    assert!(
+        round(&settler, 0).await.is_empty(),
+        "a claim of so little does not pay"
+    );
+
+    // Its client begins to close it; the scheduler looks in time, and claims what is left.
+    world
+        .send(
+            CLIENT,
+            &from_client,
+            COIN / 50,
+            &Close { query_id: 0 },
+            None,
+        )
+        .await;
+    let done = round(&settler, 1000).await;
+    assert!(
+        matches!(
+            &done[..],
+            [
+                Done {
+                    due: Due::Look(_),
+                    ..
+                },
+                Done {
+                    due: Due::Claim(_),
+                    outcome: Ok(())
+                }
+            ]
+        ),
+        "{done:?}"
+    );
+    assert_eq!(world.channel(&from_client).await.state.paid, client.amount);
+    assert_eq!(account(ledger, &from_client).await.spent.amount, earned);
+    assert!(
+        client.amount - earned <= PRICE / 10,
+        "what was signed for and not used"
+    );
+
+    // Its payee ends the other at once: what is not paid comes back.
+    world
+        .send(OWNER, &to_owner, COIN / 50, &Close { query_id: 0 }, None)
+        .await;
+    settler.look(&to_owner, now()).await.unwrap();
+    let owed = account(ledger, &to_owner).await;
+    assert!(owed.channel.state.ends <= now());
+    assert_eq!(owed.spent.amount, earned);
+    assert_eq!(ledger.audit().await.unwrap(), []);
+    let usage = ledger.usage(epoch(now())).await.unwrap();
+    let before = ledger.usage(epoch(now()) - 1).await.unwrap();
+    assert_eq!(
+        usage.sum.amount + before.sum.amount,
+        earned,
+        "of this hour or the last"
+    );
+}
+
+/// What a worker holds that it has not earned.
+fn kept(owed: &Account) -> u64 {
+    owed.voucher.amount - owed.spent.amount - owed.reserved.amount
+}
+
+/// What is due at a moment from now.
+async fn round(settler: &Settler, later: u32) -> Vec<Done> {
+    settler.round(now() + later).await.unwrap()
+}
+
+async fn account(ledger: &Ledger, channel: &StdAddr) -> Account {
+    let accounts = ledger.accounts().await.unwrap().into_iter();
+    let mut found = accounts.filter(|(_, account)| account.channel.address == *channel);
+    found.next().unwrap().1
+}
+
+async fn newest(ledger: &Ledger, worker: &StdAddr) -> Signed {
+    ledger.commit(worker.address, now()).await.unwrap()
+}
+
+fn request(client: &StdAddr, number: u8) -> RequestKey {
+    RequestKey {
+        client: client.address,
+        id: [number; 16],
+    }
+}
+
+struct World {
+    folder: TempDir,
+    chain: Arc<Mutex<LocalChain>>,
+    network: Network,
+    client: Client,
+}
+
+impl World {
+    async fn start() -> Option<Self> {
+        if !installed() {
+            return None;
+        }
+        let folder = TempDir::new().unwrap();
+        let wallets = [SCHEDULER, CLIENT, OWNER].map(|number| key(number).public());
+        let faucet = Faucet {
+            wallets: &wallets,
+            coins: u128::from(100 * COIN),
+        };
+        let chain = LocalChain::open(&folder.path().join("chain"), faucet, now()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let pair = KeyPair::from(&SecretKey::from_bytes([1; 32]));
+        let network = Network {
+            servers: vec![Server {
+                address: listener.local_addr().unwrap(),
+                key: pair.public_key.to_bytes(),
+            }],
+            pinned: chain.pinned(),
+        };
+        let chain = Arc::new(Mutex::new(chain));
+        tokio::spawn(serve(listener, pair, Arc::clone(&chain), None));
+        Some(Self {
+            folder,
+            chain,
+            client: Client::new(&network, AGE),
+            network,
+        })
+    }
+
+    async fn settler(&self) -> Settler {
+        let identity = Identity {
+            key: key(SCHEDULER),
+            payee: self.wallet(SCHEDULER),
+            global_id: GLOBAL_ID,
+        };
+        let url = format!("sqlite:{}", self.folder.path().join("ledger").display());
+        Settler {
+            ledger: Ledger::open(&url, identity).await.unwrap(),
+            client: Client::new(&self.network, AGE),
+            wallet: self.wallet(SCHEDULER),
+            key: key(SCHEDULER),
+            costs: Costs::default(),
+        }
+    }
+
+    /// A client signs and asks, a worker answers or does not. Says what was paid.
+    async fn serve(
+        &self,
+        ledger: &Ledger,
+        client: &mut Voucher,
+        worker: &StdAddr,
+        number: u8,
+    ) -> u64 {
+        let limit = 100_000;
+        let order = account::Order {
+            limit,
+            price: PRICE,
+            exposure: 0,
+            claimed: 0,
+        };
+        let key = request(&client.channel, number);
+        // Enough for the limit beyond what was used so far.
+        let free = account(ledger, &client.channel).await.free();
+        let short = (limit * PRICE / 1_000_000).saturating_sub(free) / 1000;
+        *client = client
+            .next(short, PRICE, epoch(now()), HashBytes::ZERO)
+            .unwrap();
+        let signed = sign(CLIENT, client);
+        let admitted = ledger
+            .admit(key, worker.address, order, Some(signed), now())
+            .await;
+        let voucher = admitted
+            .unwrap()
+            .voucher
+            .verify(&self::key(SCHEDULER).public());
+        let owed = account(ledger, worker).await;
+        assert!(voucher.unwrap().amount >= owed.spent.amount + owed.reserved.amount);
+        if number.is_multiple_of(5) {
+            ledger.release(key).await.unwrap();
+            return 0;
+        }
+        let tokens = 1000 * u32::from(number) + u32::from(number);
+        let served = answer(worker, number, tokens);
+        ledger.settle(key, served, now()).await.unwrap().amount
+    }
+
+    async fn open(&self, payer: u8, payee: u8, market: &StdAddr, deposit: u64) -> StdAddr {
+        let open = Open::new(
+            0,
+            Terms {
+                payer: self.wallet(payer),
+                payee: self.wallet(payee),
+                key: key(payer).public(),
+                until: now() + 30 * 24 * 3600,
+                delay: DELAY,
+                fee: COUNTED,
+                market: market.clone(),
+            },
+        );
+        let open = open.unwrap();
+        let init = Some((open.code, open.data));
+        self.send(payer, &open.address, deposit, &open.body, init)
+            .await;
+        open.address
+    }
+
+    async fn market(&self) -> StdAddr {
+        let nobody = StdAddr::new(0, HashBytes([9; 32]));
+        let terms = market::Terms {
+            model: HashBytes([1; 32]),
+            gpu: Bytes([b'H'; 16]),
+            capacity: 1_000_000,
+            stake: 1,
+            ceiling: 5 * PRICE,
+            children: Lazy::new(&Children::new(nobody.clone(), nobody).unwrap()).unwrap(),
+        };
+        let state = market::State::new(epoch(now()), PRICE, &terms).unwrap();
+        let address = code::address(Code::MARKET, &state).unwrap();
+        let data = CellBuilder::build_from(&state).unwrap();
+        let init = Some((Code::MARKET.cell().unwrap(), data));
+        self.send(OWNER, &address, COIN / 2, &(), init).await;
+        address
+    }
+
+    async fn send(
+        &self,
+        from: u8,
+        to: &StdAddr,
+        value: u64,
+        body: &dyn Store,
+        init: Option<(tycho_types::cell::Cell, tycho_types::cell::Cell)>,
+    ) {
+        let (from, key) = (self.wallet(from), key(from));
+        let state = self.client.account(&from).await.unwrap();
+        let wallet = Wallet::of(&from, &state, &key).unwrap();
+        let order = Order {
+            to: to.clone(),
+            value: value.into(),
+            bounce: init.is_none(),
+            body: CellBuilder::build_from(body).unwrap(),
+            init: init.map(|(code, data)| StateInit {
+                code: Some(code),
+                data: Some(data),
+                ..StateInit::default()
+            }),
+        };
+        let message = wallet.sign(&key, &order, now() + 60).unwrap();
+        self.client.send(&message).await.unwrap();
+        let steps = self
+            .client
+            .trace(&from, message.repr_hash(), Duration::from_secs(60));
+        steps.await.unwrap();
+    }
+
+    async fn balance(&self, address: &StdAddr) -> u64 {
+        let state = self.client.account(address).await.unwrap();
+        state.balance().try_into().unwrap()
+    }
+
+    async fn channel(&self, address: &StdAddr) -> Channel {
+        let state = self.client.account(address).await.unwrap();
+        Channel::load(address, state.data().unwrap()).unwrap()
+    }
+
+    async fn channel_data<T: for<'a> tycho_types::cell::Load<'a>>(&self, address: &StdAddr) -> T {
+        let state = self.client.account(address).await.unwrap();
+        state.data().unwrap().parse().unwrap()
+    }
+
+    fn wallet(&self, number: u8) -> StdAddr {
+        let chain = self.chain.lock().unwrap();
+        chain.wallet(&key(number).public()).unwrap()
+    }
+}
+
+fn answer(worker: &StdAddr, number: u8, tokens: u32) -> Served {
+    let work = Work {
+        model: HashBytes([1; 32]),
+        build: HashBytes([2; 32]),
+        prompt_tokens: tokens - tokens / 3,
+        completion_tokens: tokens / 3,
+    };
+    let receipt = Receipt {
+        global_id: GLOBAL_ID,
+        channel: worker.clone(),
+        request: HashBytes([number; 32]),
+        response: HashBytes([number; 32]),
+        price: PRICE,
+        time: now(),
+        work: Lazy::new(&work).unwrap(),
+    };
+    let hash = HashBytes(receipt.hash().unwrap());
+    Served {
+        signature: key(77).sign(&hash),
+        key: key(77).public(),
+        request: receipt.request,
+        response: receipt.response,
+        receipt,
+    }
+}
+
+fn sign(number: u8, voucher: &Voucher) -> Signed {
+    let hash = HashBytes(voucher.hash().unwrap());
+    voucher.signed(key(number).sign(&hash)).unwrap()
+}
+
+fn key(number: u8) -> Key {
+    Key::from_seed([number; 32])
+}
+
+fn now() -> u32 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    now.as_secs().try_into().unwrap()
+}
+
+/// Nothing is older than the test.
+const AGE: Duration = Duration::from_secs(3600);
