@@ -1,6 +1,9 @@
-//! AES-256-GCM (NIST SP 800-38D) in place: AWS-LC natively, RustCrypto in wasm.
+//! AES-256-GCM (NIST SP 800-38D) from one place to another: AWS-LC natively, RustCrypto in
+//! wasm.
 //!
 //! Whoever calls sees to it that no nonce comes twice under one key.
+
+use alloc::vec::Vec;
 
 use crate::key::SealError;
 
@@ -15,25 +18,26 @@ impl Key {
         backend::key(key).map(Self)
     }
 
-    /// Encrypts `text` where it lies, and gives the tag.
+    /// Encrypts `data` and, after it, `padding`; `out` is as long as both and a tag.
     pub(crate) fn seal(
         &self,
         nonce: Nonce,
         aad: &[u8],
-        text: &mut [u8],
-    ) -> Result<[u8; TAG], SealError> {
-        backend::seal(&self.0, nonce, aad, text)
+        [data, padding]: [&[u8]; 2],
+        out: &mut [u8],
+    ) -> Result<(), SealError> {
+        let (text, tail) = out.split_at_mut_checked(data.len()).ok_or(SealError)?;
+        match tail.len() == padding.len().saturating_add(TAG) {
+            true => backend::seal(&self.0, nonce, aad, [data, padding], [text, tail]),
+            false => Err(SealError),
+        }
     }
 
-    /// Decrypts what stands before the tag where it lies. `None` if it is not what was
-    /// sealed under this nonce beside this `aad`.
-    pub(crate) fn open<'a>(
-        &self,
-        nonce: Nonce,
-        aad: &[u8],
-        sealed: &'a mut [u8],
-    ) -> Option<&'a [u8]> {
-        backend::open(&self.0, nonce, aad, sealed)
+    /// Decrypts what stands before the tag. `None` if it is not what was sealed under this
+    /// nonce beside this `aad`.
+    pub(crate) fn open(&self, nonce: Nonce, aad: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
+        let (text, tag) = sealed.split_last_chunk()?;
+        backend::open(&self.0, nonce, aad, text, tag)
     }
 }
 
@@ -45,6 +49,9 @@ pub(crate) const TAG: usize = 16;
 
 #[cfg(not(target_arch = "wasm32"))]
 mod backend {
+    use alloc::vec;
+    use alloc::vec::Vec;
+
     use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce as Once, UnboundKey};
 
     use super::{Nonce, TAG};
@@ -61,22 +68,25 @@ mod backend {
         key: &Key,
         nonce: Nonce,
         aad: &[u8],
-        text: &mut [u8],
-    ) -> Result<[u8; TAG], SealError> {
-        let nonce = Once::assume_unique_for_key(nonce);
-        let tag = key.seal_in_place_separate_tag(nonce, Aad::from(aad), text);
-        let tag = tag.map_err(|_| SealError)?;
-        tag.as_ref().try_into().map_err(|_| SealError)
+        [data, padding]: [&[u8]; 2],
+        [text, tail]: [&mut [u8]; 2],
+    ) -> Result<(), SealError> {
+        let (nonce, aad) = (Once::assume_unique_for_key(nonce), Aad::from(aad));
+        key.seal_out_of_place_scatter(nonce, aad, data, text, padding, tail)
+            .map_err(|_| SealError)
     }
 
-    pub(super) fn open<'a>(
+    pub(super) fn open(
         key: &Key,
         nonce: Nonce,
         aad: &[u8],
-        sealed: &'a mut [u8],
-    ) -> Option<&'a [u8]> {
-        let nonce = Once::assume_unique_for_key(nonce);
-        let text = key.open_in_place(nonce, Aad::from(aad), sealed).ok()?;
+        sealed: &[u8],
+        tag: &[u8; TAG],
+    ) -> Option<Vec<u8>> {
+        let (nonce, aad) = (Once::assume_unique_for_key(nonce), Aad::from(aad));
+        let mut text = vec![0; sealed.len()];
+        key.open_separate_gather(nonce, aad, sealed, tag, &mut text)
+            .ok()?;
         Some(text)
     }
 }
@@ -90,6 +100,7 @@ use portable as backend;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::vec;
     use proptest::prelude::*;
 
     proptest! {
@@ -98,36 +109,38 @@ mod tests {
             key: [u8; 32],
             nonce: Nonce,
             aad: [u8; 4],
-            text in proptest::collection::vec(any::<u8>(), 0..600),
+            data in proptest::collection::vec(any::<u8>(), 0..600),
+            padding in proptest::collection::vec(any::<u8>(), 0..300),
         ) {
-            let mut native = text.clone();
-            let tag = Key::new(&key).unwrap().seal(nonce, &aad, &mut native).unwrap();
-            native.extend(tag);
-            let theirs = portable::key(&key).unwrap();
-            let mut other = text.clone();
-            let tag = portable::seal(&theirs, nonce, &aad, &mut other).unwrap();
-            other.extend(tag);
-            prop_assert_eq!(&native, &other);
+            let (native, other) = (Key::new(&key).unwrap(), portable::key(&key).unwrap());
+            let mut sealed = [&data[..], &padding, &[0; TAG]].concat();
+            let mut theirs = sealed.clone();
+            native.seal(nonce, &aad, [&data, &padding], &mut sealed).unwrap();
+            let (text, tail) = theirs.split_at_mut(data.len());
+            portable::seal(&other, nonce, &aad, [&data, &padding], [text, tail]).unwrap();
+            prop_assert_eq!(&sealed, &theirs);
 
-            let mut spoilt = native.clone();
-            spoilt[0] ^= 1;
-            prop_assert_eq!(portable::open(&theirs, nonce, &aad, &mut spoilt), None);
-            prop_assert_eq!(portable::open(&theirs, nonce, &aad, &mut native), Some(&text[..]));
-            prop_assert_eq!(
-                Key::new(&key).unwrap().open(nonce, &aad, &mut other),
-                Some(&text[..])
-            );
+            let whole = Some([data, padding].concat());
+            let open = |sealed: &[u8]| {
+                let (text, tag) = sealed.split_last_chunk().unwrap();
+                [
+                    native.open(nonce, &aad, sealed),
+                    portable::open(&other, nonce, &aad, text, tag),
+                ]
+            };
+            prop_assert_eq!(open(&sealed), [whole.clone(), whole]);
+            sealed[0] ^= 1;
+            prop_assert_eq!(open(&sealed), [None, None]);
         }
     }
 
     #[test]
-    fn what_is_shorter_than_a_tag_is_nothing_that_was_sealed() {
-        let portable = portable::key(&[1; 32]).unwrap();
-        let native = Key::new(&[1; 32]).unwrap();
+    fn what_is_shorter_than_a_tag_is_nothing_that_was_sealed_nor_a_place_to_seal_to() {
+        let key = Key::new(&[1; 32]).unwrap();
         for len in 0..TAG {
-            let mut short = alloc::vec![0; len];
-            assert_eq!(native.open([0; 12], &[], &mut short), None);
-            assert_eq!(portable::open(&portable, [0; 12], &[], &mut short), None);
+            assert_eq!(key.open([0; 12], &[], &vec![0; len]), None);
+            let sealed = key.seal([0; 12], &[], [b"", b""], &mut vec![0; len]);
+            assert_eq!(sealed, Err(SealError));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! One direction of a conversation: bytes into sealed chunks, and back.
 
 use alloc::vec::Vec;
-use core::{fmt, mem};
+use core::fmt;
 
 use crate::aead::{Key, Nonce, TAG};
 use crate::frame::{ChunkError, Frames, MAX_CHUNK, Piece, header};
@@ -101,11 +101,14 @@ impl Chunks {
             match piece {
                 Piece::Before(_) => {}
                 Piece::Header(header) => self.header = header,
+                Piece::Body { part, whole: true } if self.body.is_empty() => {
+                    opened.push(self.direction.open(self.header, part)?);
+                }
                 Piece::Body { part, whole } => {
                     self.body.extend_from_slice(part);
                     if whole {
-                        let sealed = mem::take(&mut self.body);
-                        opened.push(self.direction.open(self.header, sealed)?);
+                        opened.push(self.direction.open(self.header, &self.body)?);
+                        self.body.clear();
                     }
                 }
                 Piece::After(part) => self.after.extend_from_slice(part),
@@ -134,28 +137,26 @@ impl Direction {
     fn seal(&mut self, data: &[u8], last: bool, out: &mut Vec<u8>) -> Result<(), SealError> {
         let padded = data.len().saturating_add(1).next_multiple_of(BLOCK);
         let header = header(padded.saturating_add(TAG), last).ok_or(SealError)?;
-        let start = out.len().saturating_add(header.len());
-        out.reserve(padded.saturating_add(header.len()).saturating_add(TAG));
+        let padding = PADDING.get(..padded.saturating_sub(data.len()));
         out.extend_from_slice(&header);
-        out.extend_from_slice(data);
-        out.push(END);
-        out.resize(start.saturating_add(padded), 0);
-        let text = out.get_mut(start..).ok_or(SealError)?;
-        let tag = self.key.seal(self.nonce(), &header, text)?;
-        out.extend_from_slice(&tag);
+        let start = out.len();
+        out.resize(start.saturating_add(padded).saturating_add(TAG), 0);
+        let parts = [data, padding.ok_or(SealError)?];
+        let place = out.get_mut(start..).ok_or(SealError)?;
+        self.key.seal(self.nonce(), &header, parts, place)?;
         self.chunk = self.chunk.checked_add(1).ok_or(SealError)?;
         Ok(())
     }
 
-    fn open(&mut self, header: [u8; 4], mut sealed: Vec<u8>) -> Result<Vec<u8>, ChunkError> {
+    fn open(&mut self, header: [u8; 4], sealed: &[u8]) -> Result<Vec<u8>, ChunkError> {
         let chunk = self.chunk;
-        let text = self.key.open(self.nonce(), &header, &mut sealed);
-        let text = text.ok_or(ChunkError::Forged { chunk })?;
+        let text = self.key.open(self.nonce(), &header, sealed);
+        let mut text = text.ok_or(ChunkError::Forged { chunk })?;
         let end = text.iter().rposition(|byte| *byte != 0);
         let end = end.filter(|end| text.get(*end) == Some(&END));
-        sealed.truncate(end.ok_or(ChunkError::Padding { chunk })?);
+        text.truncate(end.ok_or(ChunkError::Padding { chunk })?);
         self.chunk = chunk.saturating_add(1);
-        Ok(sealed)
+        Ok(text)
     }
 
     /// `base XOR chunk` (RFC 9180, section 5.2, as draft-ietf-ohai-chunked-ohttp has it
@@ -177,5 +178,10 @@ impl fmt::Debug for Direction {
 
 /// Between data and padding (ISO/IEC 7816-4 has 0x80; TLS 1.3 a type that is not zero).
 const END: u8 = 1;
+const PADDING: [u8; BLOCK] = {
+    let mut padding = [0; BLOCK];
+    padding[0] = END;
+    padding
+};
 const BLOCK: usize = 256;
 const MAX_DATA: usize = MAX_CHUNK - 1;

@@ -11,6 +11,7 @@
 //!
 //! Source: RFC 9458, section 4.4.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::{fmt, mem};
 
@@ -77,7 +78,7 @@ impl Response {
             let direction = secret.direction(salt);
             let direction = direction.map_err(|SealError| ChunkError::Forged { chunk: 0 })?;
             let chunks = Chunks::new(direction, Settlement::MAX);
-            drop(mem::replace(&mut self.0, State::Chunks(chunks)));
+            drop(mem::replace(&mut self.0, State::Chunks(Box::new(chunks))));
         }
         Ok(rest)
     }
@@ -114,7 +115,7 @@ impl fmt::Debug for Secret {
 enum State {
     /// So much of it came.
     Salt(Secret, Vec<u8>),
-    Chunks(Chunks),
+    Chunks(Box<Chunks>),
 }
 
 /// Bytes before a response's chunks: as many as its key has (RFC 9458, section 4.4).

@@ -1,5 +1,7 @@
 //! The RustCrypto backend, for targets that AWS-LC does not reach.
 
+use alloc::vec::Vec;
+
 use aes_gcm::Aes256Gcm;
 use aes_gcm::aead::{AeadInOut as _, KeyInit as _};
 
@@ -16,21 +18,27 @@ pub(super) fn seal(
     key: &Key,
     nonce: Nonce,
     aad: &[u8],
-    text: &mut [u8],
-) -> Result<[u8; TAG], SealError> {
-    let tag = key.encrypt_inout_detached(&nonce.into(), aad, text.into());
-    Ok(tag.map_err(|_| SealError)?.into())
+    parts: [&[u8]; 2],
+    [text, tail]: [&mut [u8]; 2],
+) -> Result<(), SealError> {
+    let mut whole = parts.concat();
+    let tag = key.encrypt_inout_detached(&nonce.into(), aad, whole.as_mut_slice().into());
+    whole.extend(tag.map_err(|_| SealError)?);
+    let places = text.iter_mut().chain(tail);
+    places.zip(whole).for_each(|(place, byte)| *place = byte);
+    Ok(())
 }
 
-pub(super) fn open<'a>(
+pub(super) fn open(
     key: &Key,
     nonce: Nonce,
     aad: &[u8],
-    sealed: &'a mut [u8],
-) -> Option<&'a [u8]> {
-    let (text, tag) = sealed.split_last_chunk_mut::<TAG>()?;
-    let tag = (*tag).into();
-    key.decrypt_inout_detached(&nonce.into(), aad, (&mut *text).into(), &tag)
+    sealed: &[u8],
+    tag: &[u8; TAG],
+) -> Option<Vec<u8>> {
+    let mut text = sealed.to_vec();
+    let inout = text.as_mut_slice().into();
+    key.decrypt_inout_detached(&nonce.into(), aad, inout, tag.into())
         .ok()?;
     Some(text)
 }
