@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(not(target_arch = "wasm32"))]
 pub mod answer;
 pub mod app;
 pub mod cells;
@@ -27,6 +28,7 @@ pub mod price;
 pub mod receipt;
 pub mod registry;
 pub mod reports;
+mod signature;
 pub mod voucher;
 
 pub use evidence::EvidenceError;

@@ -21,13 +21,13 @@
 //! [`Totals`]: crate::market::Totals
 
 use attestation::merkle::{self, Path, PathError};
-use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use sha2::Sha256;
 use tycho_types::cell::{CellBuilder, HashBytes, Lazy, Load, Store};
 use tycho_types::error::Error;
 use tycho_types::models::StdAddr;
 
 use crate::reports::Redeemed;
+use crate::signature;
 use crate::voucher::cost;
 
 /// What a worker did for one request.
@@ -78,10 +78,8 @@ impl Receipt {
     }
 
     /// Whether the holder of a TD's receipt key signed it.
-    pub fn verify(&self, key: &HashBytes, signature: &[u8; 64]) -> Result<(), ReceiptError> {
-        UnparsedPublicKey::new(&ED25519, key.0)
-            .verify(&self.hash()?, signature)
-            .map_err(|_| ReceiptError::Signature)
+    pub fn verify(&self, key: &HashBytes, signed: &[u8; 64]) -> Result<(), ReceiptError> {
+        signature::verify(&key.0, &self.hash()?, signed).map_err(|_| ReceiptError::Signature)
     }
 
     /// What it costs. `None` where that has no place in a voucher.

@@ -13,12 +13,12 @@
 //!
 //! [`Channel`]: crate::channel::Channel
 
-use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use tycho_types::cell::{Cell, CellBuilder, HashBytes, Load, Store};
 use tycho_types::error::Error;
 use tycho_types::models::StdAddr;
 
 use crate::cells::Bytes;
+use crate::signature;
 
 /// What a payer owes.
 #[derive(Clone, Debug, Eq, Load, PartialEq, Store)]
@@ -121,8 +121,7 @@ impl Signed {
     /// What was signed, once it is known that the holder of `key` did. The contract would
     /// not look at what is behind a voucher; a payee refuses it.
     pub fn verify(&self, key: &HashBytes) -> Result<Voucher, Forged> {
-        UnparsedPublicKey::new(&ED25519, key.0)
-            .verify(&self.voucher.repr_hash().0, &self.signature.0)
+        signature::verify(&key.0, &self.voucher.repr_hash().0, &self.signature.0)
             .map_err(|_| Forged::Signature)?;
         let mut slice = self.voucher.as_slice_allow_exotic();
         let voucher = Voucher::load_from(&mut slice).map_err(|_| Forged::Voucher)?;

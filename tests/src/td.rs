@@ -54,6 +54,12 @@ impl Td {
         }
     }
 
+    /// The root that vouches for it, DER.
+    #[must_use]
+    pub fn root(&self) -> &[u8] {
+        self.intel.root()
+    }
+
     /// A quote over these bytes.
     #[must_use]
     pub fn quote(&self, report_data: &[u8; 64]) -> Vec<u8> {

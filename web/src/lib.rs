@@ -16,6 +16,7 @@ mod error;
 mod evidence;
 mod gpu;
 mod policy;
+mod sealed;
 mod stored;
 mod verified;
 
@@ -23,6 +24,7 @@ pub use collateral::Collateral;
 pub use evidence::{Binding, Evidence};
 pub use gpu::verify_gpu;
 pub use policy::{Policy, Trusted};
+pub use sealed::{Conversation, Peer};
 pub use stored::{verify_log, verify_tdx};
 pub use verified::Verified;
 

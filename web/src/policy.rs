@@ -18,6 +18,8 @@ use crate::evidence::{Binding, Evidence};
 pub struct Policy {
     pub(crate) td: tdx::Policy,
     gpus: GpuPolicy,
+    #[cfg(feature = "test-root")]
+    anchor: Option<tdx::TrustAnchor>,
 }
 
 #[wasm_bindgen]
@@ -36,7 +38,7 @@ impl Policy {
             identity: release.td_identity(),
         };
         let gpus = GpuPolicy::new(release.td_devices(), DevicePolicy::strict());
-        Ok(Self { td, gpus })
+        Ok(Self::new(td, gpus))
     }
 
     /// TDs of any other kind, without GPUs.
@@ -45,8 +47,7 @@ impl Policy {
     ) -> Result<Self, AttestationError> {
         let TdPolicy { platform, identity } = from_js(policy, "policy")?;
         let td = tdx::Policy { platform, identity };
-        let gpus = GpuPolicy::none();
-        Ok(Self { td, gpus })
+        Ok(Self::new(td, GpuPolicy::none()))
     }
 
     /// Judges evidence for the session that `binding` names. Throws what differs.
@@ -56,15 +57,49 @@ impl Policy {
         binding: &Binding,
         #[wasm_bindgen(unchecked_param_type = "UnixTime")] at: f64,
     ) -> Result<Trusted, AttestationError> {
-        let policy = TdxPolicy::new(self.td.clone(), self.gpus.clone());
-        let policy = policy::Policy::Tdx(Box::new(policy));
         let Evidence { evidence, path } = evidence;
         let head = path.head(&binding.0);
         let head = head.map_err(|error| refuse("path", &error))?;
-        match policy.judge(evidence, &head, None, time(at)?) {
+        match self.whole().judge(evidence, &head, None, time(at)?) {
             Ok(trusted) => Ok(Trusted(trusted.checks().to_vec())),
             Err(rejection) => Err(reject(&rejection, &rejection.checks)),
         }
+    }
+}
+
+impl Policy {
+    const fn new(td: tdx::Policy, gpus: GpuPolicy) -> Self {
+        Self {
+            td,
+            gpus,
+            #[cfg(feature = "test-root")]
+            anchor: None,
+        }
+    }
+
+    /// As the library has it.
+    pub(crate) fn whole(&self) -> policy::Policy {
+        let policy = TdxPolicy::new(self.td.clone(), self.gpus.clone());
+        #[cfg(feature = "test-root")]
+        let policy = match self.anchor.clone() {
+            Some(anchor) => policy.under(anchor),
+            None => policy,
+        };
+        policy::Policy::Tdx(Box::new(policy))
+    }
+}
+
+#[cfg(feature = "test-root")]
+#[wasm_bindgen]
+impl Policy {
+    /// The same under a root of one's own, a DER certificate: for emulated TDs.
+    pub fn under(self, root: &[u8]) -> Result<Self, AttestationError> {
+        let anchor = tdx::TrustAnchor::from_certificate(root);
+        let anchor = anchor.map_err(|error| refuse("root", &error))?;
+        Ok(Self {
+            anchor: Some(anchor),
+            ..self
+        })
     }
 }
 

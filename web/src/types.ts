@@ -216,11 +216,45 @@ export interface DevicePolicy {
     readonly revocation: "required" | "if-given";
 }
 
+/** What is asked of a worker, and what was agreed about it. */
+export interface SealedRequest {
+    readonly model: string;
+    /** Tokens that are paid for at most, read and made. */
+    readonly limit: number;
+    /** In nanotons for a million tokens. */
+    readonly price: number;
+    readonly deadline_ms: number;
+    readonly method: string;
+    readonly path: string;
+    /** Only `accept`, `content-type` and `x-receipt-opening` are taken. */
+    readonly headers: readonly (readonly [string, string])[];
+    /** A secret of the client's: whoever has it shares what the worker keeps. */
+    readonly tenant: Hex;
+}
+
+/** What HTTP says before a body. */
+export interface SealedHead {
+    readonly status: number;
+    readonly headers: readonly (readonly [string, string])[];
+}
+
+/** What a worker signed for one answer, checked. */
+export interface Settled {
+    readonly prompt_tokens: number;
+    readonly completion_tokens: number;
+    /** In nanotons for a million tokens. */
+    readonly price: number;
+    /** In nanotons. */
+    readonly cost: number;
+}
+
 /** Nobody else can name it: an object of another make has not the type. */
 declare const made: unique symbol;
 export interface Binding { readonly [made]: "Binding" }
 export interface Collateral { readonly [made]: "Collateral" }
+export interface Conversation { readonly [made]: "Conversation" }
 export interface Evidence { readonly [made]: "Evidence" }
+export interface Peer { readonly [made]: "Peer" }
 export interface Policy { readonly [made]: "Policy" }
 export interface Trusted { readonly [made]: "Trusted" }
 export interface Verified { readonly [made]: "Verified" }

@@ -1,13 +1,12 @@
 // The example page in headless Chromium, served on loopback: verdicts on a real quote.
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
-import { tmpdir } from "node:os";
-import { extname, join } from "node:path";
+import { extname } from "node:path";
 import { after, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { visit } from "./chromium.mjs";
 import { GENUINE, collateral, read, skip } from "./vectors.mjs";
 
 const file = (name) => readFileSync(fileURLToPath(new URL(name, import.meta.url)));
@@ -73,41 +72,20 @@ before(() => {
 after(() => server?.close());
 
 /** What the page shows of the evidence in a folder. */
-async function visit(folder, signal) {
-    const home = mkdtempSync(join(tmpdir(), "chromium-"));
+function shows(folder, signal) {
     const query = `evidence=${folder}/&at=${GENUINE.at}`;
     const url = `http://127.0.0.1:${server.address().port}/page.html?${query}`;
-    // As root, and in a container, its sandbox cannot start; it visits only ourselves.
-    const flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"];
-    const args = [...flags, "--remote-debugging-port=0", `--user-data-dir=${home}`, url];
-    const shown = new Promise((resolve) => (told = resolve));
-    const chromium = spawn("chromium", args, { signal, detached: true, stdio: "ignore" });
-    const ended = once(chromium, "exit");
-    try {
-        return await Promise.race([
-            shown,
-            ended.then(([code]) => assert.fail(`chromium ended with ${code}`)),
-        ]);
-    } finally {
-        // With all its helpers, which would go on writing to its home.
-        try {
-            process.kill(-chromium.pid, "SIGKILL");
-        } catch {
-            // None is left.
-        }
-        await ended;
-        rmSync(home, { recursive: true, maxRetries: 20 });
-    }
+    return visit(url, new Promise((resolve) => (told = resolve)), signal);
 }
 
 const options = { skip, timeout: 120_000 };
 
 test("a real quote verifies in Chromium", options, async ({ signal }) => {
-    const shown = await visit("evidence", signal);
+    const shown = await shows("evidence", signal);
     assert.match(shown, /Intel's hardware vouches for it: UpToDate/);
     assert.match(shown, /mrtd\s+7357a10d2e2724df/);
 });
 
 test("a forged one does not", options, async ({ signal }) => {
-    assert.match(await visit("forged", signal), /Refused: quote-signature: /);
+    assert.match(await shows("forged", signal), /Refused: quote-signature: /);
 });

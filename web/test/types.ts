@@ -6,6 +6,7 @@ import {
     Binding,
     Collateral,
     Evidence,
+    Peer,
     Policy,
     Trusted,
     Verified,
@@ -13,6 +14,7 @@ import {
     verifyLog,
     verifyTdx,
 } from "@cocoon/attestation";
+import { CocoonClient } from "@cocoon/attestation/client";
 
 declare const bytes: Uint8Array;
 declare const files: CollateralFiles;
@@ -27,6 +29,13 @@ const policy = Policy.ofRelease(manifest, { statuses: ["UpToDate"], smt: false }
 send(verified.appraise(policy, bytes));
 const session = new Binding(bytes, bytes, bytes);
 send(policy.judge(Evidence.decode(bytes), session, at));
+
+// Sealed requests: to a peer, and a peer is judged.
+const peer: Peer = Peer.judge(policy, manifest, bytes, bytes, at);
+declare const asked: Parameters<Peer["seal"]>[0];
+const cost: number | undefined = peer.seal(asked, bytes, bytes).end()?.cost;
+const client = new CocoonClient({ scheduler: "https://scheduler.invalid", policy, maxPrice: 1 });
+export const answered: [Promise<Response>, number | undefined] = [client.fetch("/v1/models"), cost];
 
 // Each result has a precise type.
 const report: Report = verifyTdx(bytes, files, { platform: { fmspc: "any" } }, at);
@@ -53,6 +62,10 @@ const skipped: Collateral = files;
 new Trusted();
 // @ts-expect-error: nobody else makes one
 new Verified();
+// @ts-expect-error: nobody else makes one
+new Peer();
+// @ts-expect-error: no policy, no client
+new CocoonClient({ scheduler: "https://scheduler.invalid", maxPrice: 1 });
 // @ts-expect-error: nor an object that looks like one
 send({ checks: [], free() {}, [Symbol.dispose]() {} });
 // @ts-expect-error: evidence is judged for a session

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use wasm_bindgen_cli_support::Bindgen;
 
-use crate::cocoon::{Cocoon, cargo_command};
+use crate::cocoon::{Cocoon, cargo, cargo_command, target};
 use crate::host;
 use crate::image::Builder;
 use crate::place::{Place, copy, files, list, read, read_text, remove};
@@ -16,7 +16,7 @@ use crate::place::{Place, copy, files, list, read, read_text, remove};
 pub fn build(builder: &Builder) -> Result<PathBuf> {
     host::need(&[("gzip", "gzip")])?;
     let step = builder.progress.step("build the npm package");
-    let folder = package(&builder.place, builder.jobs.get())?;
+    let folder = package(&builder.place, builder.jobs.get(), Root::Intel)?;
     let wasm = folder.join("attestation_bg.wasm");
     let (raw, packed) = (read(&wasm)?.len(), gzipped(&wasm)?);
     ensure!(
@@ -32,13 +32,27 @@ pub fn test(builder: &Builder) -> Result<()> {
     host::need(&NEEDED)?;
     let folder = build(builder)?;
     build_elsewhere(builder, &folder)?;
+    let step = builder.progress.step("build a network of doubles for it");
+    let double = package(&builder.place, builder.jobs.get(), Root::Any)?;
+    let network = ["--package", "tests", "--bin", "sealed-network"];
+    cargo(
+        &builder.place,
+        &[&["build", "--locked"], &network[..]].concat(),
+    )?;
+    let network = target(&builder.place).join("debug/sealed-network");
+    step.done("built");
     let cocoon = Cocoon::release(&builder.place, &builder.progress)?;
     let step = builder.progress.step("the npm package");
     let web = builder.place.source.join("web");
     npm(&web, &["ci"], &[])?;
     npm(&web, &["run", "types"], &[])?;
     // Its reports and the program's have to be the same.
-    npm(&web, &["test"], &[("COCOON", cocoon.path().as_os_str())])?;
+    let environment = [
+        ("COCOON", cocoon.path().as_os_str()),
+        ("COCOON_DOUBLE", double.as_os_str()),
+        ("COCOON_NETWORK", network.as_os_str()),
+    ];
+    npm(&web, &["test"], &environment)?;
     step.done("typed, and tried in node and Chromium");
     Ok(())
 }
@@ -60,21 +74,38 @@ const MAX_GZIPPED: usize = 1_000_000;
 pub const NEEDED: [(&str, &str); 3] =
     [("node", "nodejs"), ("npm", "npm"), ("chromium", "chromium")];
 
+/// Whom a package believes.
+#[derive(Clone, Copy)]
+enum Root {
+    Intel,
+    /// Whatever root it is given: for doubles.
+    Any,
+}
+
 /// Compiles `web`, and puts the glue and what is written by hand beside it.
-fn package(place: &Place, jobs: usize) -> Result<PathBuf> {
+fn package(place: &Place, jobs: usize, root: Root) -> Result<PathBuf> {
+    let (name, features) = match root {
+        Root::Intel => ("attestation", ""),
+        Root::Any => ("double", "test-root"),
+    };
     let out = place.source.join("target/web");
-    let (target, folder) = (out.join("cargo"), out.join("attestation"));
+    let (target, folder) = (out.join("cargo"), out.join(name));
     let home = host::cargo_home()?;
     let mut cargo = cargo_command(place);
     cargo
         .args(["build", "--locked", "--quiet", "--package", "web"])
         .args(["--target", TARGET, "--profile", "web"])
+        .args(["--features", features])
         .args(["--jobs", &jobs.to_string()])
         .env("CARGO_TARGET_DIR", &target)
-        // Where a machine keeps its crates is in every message of a panic.
+        // Where a machine keeps its crates is in every message of a panic. Randomness is
+        // an argument: nothing in there can ask for it.
         .env(
             "RUSTFLAGS",
-            format!("--remap-path-prefix={}=/cargo", home.display()),
+            format!(
+                "--remap-path-prefix={}=/cargo --cfg getrandom_backend=\"unsupported\"",
+                home.display()
+            ),
         );
     quietly(&mut cargo)?;
 
@@ -108,7 +139,7 @@ fn build_elsewhere(builder: &Builder, first: &Path) -> Result<()> {
     let checkout = builder.place.source.join("target/web/another place");
     builder.place.copy_to(&checkout)?;
     let jobs = builder.jobs.get().saturating_sub(1).max(1);
-    let second = package(&Place::of(&checkout)?, jobs)?;
+    let second = package(&Place::of(&checkout)?, jobs, Root::Intel)?;
     let contents = |folder: &Path| -> Result<Vec<_>> {
         let files = files(folder)?.into_iter();
         files

@@ -1,0 +1,252 @@
+// Sealed requests through a scheduler that is trusted with nothing: in node and Chromium.
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { readFileSync } from "node:fs";
+import { createServer } from "node:http";
+import { after, before, test } from "node:test";
+import OpenAI from "openai";
+import * as shipped from "@cocoon/attestation";
+import { CocoonClient as ShippedClient } from "@cocoon/attestation/client";
+import { visit } from "./chromium.mjs";
+import { double, load, skip, start } from "./network.mjs";
+
+let network;
+let other;
+let CocoonClient;
+let wasm;
+
+before(async () => {
+    if (!skip) {
+        [network, other] = await Promise.all([start(), start("--other-build")]);
+        [{ CocoonClient }, wasm] = await Promise.all([load("client-node.js"), load("node.js")]);
+    }
+});
+
+after(() => Promise.all([network?.stop(), other?.stop()]));
+
+const policy = ({ identity, root }) => wasm.Policy.of({ identity }).under(Buffer.from(root, "hex"));
+
+/** A client, and what it was told of each answer's cost. */
+function connect(options = {}, to = network) {
+    const told = [];
+    const settled = (cost) => told.push(cost);
+    const client = new CocoonClient({
+        scheduler: to.url,
+        policy: policy(to),
+        maxPrice: 10,
+        settled,
+        ...options,
+    });
+    return { client, told };
+}
+
+const PROMPT = "keep this between us";
+
+const ask = (client, model, more = {}) =>
+    client.fetch("https://network.invalid/v1/chat/completions", {
+        method: "POST",
+        headers: { "content-type": "application/json", authorization: "Bearer nobody" },
+        body: JSON.stringify({ model, messages: [{ role: "user", content: PROMPT }], ...more }),
+    });
+
+const SETTLED = { prompt_tokens: 5, completion_tokens: 2, price: 5, cost: 0 };
+
+test("a verified worker answers, and the scheduler sees no word of it", { skip }, async () => {
+    const { client, told } = connect();
+    const answer = await ask(client, "tiny");
+    assert.equal(answer.status, 200);
+    assert.equal(answer.headers.get("content-type"), "application/json");
+    const { choices } = await answer.json();
+    assert.equal(choices[0].message.content, PROMPT);
+    assert.deepEqual(told, [SETTLED]);
+    const heard = Buffer.from(await (await fetch(`${network.url}/heard`)).arrayBuffer());
+    assert(heard.length > 1000);
+    for (const word of ["between", "messages", "chat/completions", "nobody"]) {
+        assert(!heard.includes(word), word);
+    }
+});
+
+test("the openai package streams through it, and lists models", { skip }, async () => {
+    const { client, told } = connect();
+    const baseURL = "https://network.invalid/v1";
+    const openai = new OpenAI({ apiKey: "none", baseURL, fetch: client.fetch });
+    const messages = [{ role: "user", content: PROMPT }];
+    const stream = await openai.chat.completions.create({ model: "tiny", messages, stream: true });
+    const words = [];
+    for await (const { choices } of stream) {
+        words.push(choices[0].delta.content);
+    }
+    assert.deepEqual(words, ["keep ", "this ", "between ", "us"]);
+    assert.deepEqual(told, [SETTLED]);
+    const { data } = await openai.models.list();
+    assert.deepEqual(data.map(({ id }) => id), ["tiny"]);
+});
+
+for (const model of ["gone", "silent"]) {
+    test(`before its first byte a worker that is ${model} is replaced`, { skip }, async () => {
+        const { client, told } = connect();
+        const { choices } = await (await ask(client, model)).json();
+        assert.equal(choices[0].message.content, PROMPT);
+        assert.equal(told.length, 1);
+        const impatient = connect({ tries: 1 }).client;
+        await assert.rejects(ask(impatient, model), {
+            code: model === "gone" ? "worker_gone" : "answer",
+        });
+    });
+}
+
+for (const model of ["cut", "forged"]) {
+    test(`an answer that was ${model} is no answer`, { skip }, async () => {
+        const { client, told } = connect();
+        const read = async () => (await ask(client, model, { stream: true })).text();
+        await assert.rejects(read, { name: "AttestationError", code: "answer" });
+        assert.deepEqual(told, []);
+    });
+}
+
+test("a price that was not agreed to is refused, before and after", { skip }, async () => {
+    const { client, told } = connect();
+    await assert.rejects(ask(client, "greedy"), { code: "price" });
+    const dear = (await ask(client, "dear")).text();
+    const message = "the receipt says 6 nanotons a million tokens, agreed were 5";
+    await assert.rejects(dear, { code: "settlement", message });
+    assert.deepEqual(told, []);
+});
+
+/** Names of what stands in the way. */
+async function refused(attempt) {
+    const error = await attempt.then(() => assert.fail("answered"), (error) => error);
+    assert.equal(error.code, "rejected", error);
+    return error.checks.filter(({ passed }) => !passed).map(({ name }) => name);
+}
+
+test("nothing is sealed to keys that the evidence is not about", { skip }, async () => {
+    assert.deepEqual(await refused(ask(connect().client, "swapped")), ["report-data"]);
+});
+
+test("nothing is sealed to another build", { skip }, async () => {
+    assert.deepEqual(await refused(ask(connect({}, other).client, "tiny")), ["rtmr1"]);
+});
+
+test("the package as it is published knows no root but Intel's", { skip }, async () => {
+    assert.equal(shipped.Policy.prototype.under, undefined);
+    const { url: scheduler, identity } = network;
+    const policy = shipped.Policy.of({ identity });
+    const client = new ShippedClient({ scheduler, policy, maxPrice: 10 });
+    assert.deepEqual(await refused(ask(client, "tiny")), ["collateral"]);
+});
+
+test("what the scheduler refuses comes as its answer", { skip }, async () => {
+    const answer = await ask(connect().client, "unknown");
+    assert.equal(answer.status, 404);
+    assert.equal((await answer.json()).error.code, "model_not_found");
+});
+
+test("evidence is asked for once in a while, not for each request", { skip }, async () => {
+    let [time, proofs] = [Date.now() / 1000, 0];
+    const counting = (url, init) => {
+        proofs += `${url}`.endsWith("/evidence") ? 1 : 0;
+        return fetch(url, init);
+    };
+    const { client } = connect({ fetch: counting, now: () => time });
+    const after = async (seconds) => {
+        time += seconds;
+        await (await ask(client, "tiny")).text();
+        return proofs;
+    };
+    assert.deepEqual([await after(0), await after(599), await after(2)], [1, 1, 2]);
+});
+
+test("the bytes are those that Rust writes, both ways", { skip }, async () => {
+    const text = readFileSync(new URL("../../sealed/tests/golden.txt", import.meta.url), "utf8");
+    const golden = Object.fromEntries(text.trim().split("\n").map((line) => line.split(" ")));
+    const post = (path, headers, body) =>
+        fetch(`${network.url}/network/v1/${path}`, { method: "POST", headers, body });
+    const asked = { model: "tiny", limit: 1, max_price: 5, deadline_ms: 1, affinity: null };
+    const assigned = await post("assignments", {}, JSON.stringify(asked));
+    const { worker, keyset } = await assigned.json();
+    const nonce = new Uint8Array(32);
+    const proof = await post(`workers/${worker}/evidence`, {}, wasm.Binding.challenge(nonce));
+    const answer = new Uint8Array(await proof.arrayBuffer());
+    const peer = wasm.Peer.judge(policy(network), keyset, nonce, answer, Date.now() / 1000);
+    const request = {
+        model: "tiny",
+        limit: 4096,
+        price: 2_000_000,
+        deadline_ms: 30_000,
+        method: "POST",
+        path: "/v1/chat/completions",
+        headers: [["content-type", "application/json"]],
+        tenant: "03".repeat(32),
+    };
+    const body = Buffer.from('{"model":"tiny","messages":[]}');
+    const random = Buffer.concat([Buffer.alloc(16, 9), Buffer.alloc(64, 1)]);
+    const conversation = peer.seal(request, body, random);
+    const hex = (bytes) => Buffer.from(bytes).toString("hex");
+    assert.equal(hex(conversation.envelope), golden.envelope);
+    assert.equal(hex(conversation.request()), golden.request);
+    assert.equal(Buffer.from(conversation.push(Buffer.from(golden.response, "hex"))).toString(), "data");
+    assert.deepEqual(conversation.head, {
+        status: 200,
+        headers: [["content-type", "text/event-stream"]],
+    });
+    assert.throws(() => conversation.end(), { code: "settlement" });
+});
+
+const PAGE = `
+    const { url, identity, root } = await (await fetch("network.json")).json();
+    const tell = (body) => fetch("told", { method: "POST", body });
+    try {
+        const { Policy } = await import("./package/index.js");
+        const { CocoonClient } = await import("./package/client-web.js");
+        const bytes = Uint8Array.from(root.match(/../g), (digits) => parseInt(digits, 16));
+        const costs = [];
+        const client = new CocoonClient({
+            scheduler: url,
+            policy: Policy.of({ identity }).under(bytes),
+            maxPrice: 10,
+            settled: (cost) => costs.push(cost),
+        });
+        const messages = [{ role: "user", content: "from a page" }];
+        const answer = await client.fetch("/v1/chat/completions", {
+            method: "POST",
+            headers: { "content-type": "application/json" },
+            body: JSON.stringify({ model: "gone", messages, stream: true }),
+        });
+        await tell((await answer.text()) + JSON.stringify(costs));
+    } catch (error) {
+        await tell(String(error));
+    }
+`;
+
+test("a page in Chromium does the same", { skip, timeout: 120_000 }, async ({ signal }) => {
+    let told;
+    const shown = new Promise((resolve) => (told = resolve));
+    const server = createServer(async (request, response) => {
+        const type = (name) => response.setHeader("content-type", name);
+        if (request.method === "POST") {
+            told(Buffer.concat(await request.toArray()).toString());
+            response.end();
+        } else if (request.url === "/") {
+            type("text/html");
+            response.end(`<!doctype html><script type="module">${PAGE}</script>`);
+        } else if (request.url === "/network.json") {
+            const { url, identity, root } = network;
+            response.end(JSON.stringify({ url, identity, root }));
+        } else if (/^\/package\/[\w-]+\.(js|wasm)$/.test(request.url)) {
+            type(request.url.endsWith("js") ? "text/javascript" : "application/wasm");
+            response.end(readFileSync(double + request.url.slice("/package".length)));
+        } else {
+            response.writeHead(404).end();
+        }
+    });
+    server.listen(0, "127.0.0.1");
+    await once(server, "listening");
+    try {
+        const text = await visit(`http://127.0.0.1:${server.address().port}/`, shown, signal);
+        assert.match(text, /"content":"from "[^]*"content":"page"[^]*\[DONE\]/);
+        assert(text.endsWith(JSON.stringify([SETTLED])), text);
+    } finally {
+        server.close();
+    }
+});
