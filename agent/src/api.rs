@@ -48,6 +48,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
+use inference::wipe_stack;
 use serde::Serialize;
 use tokio::task::spawn_blocking;
 
@@ -122,12 +123,16 @@ async fn with_request_id(request: Request, next: Next) -> Response {
     response
 }
 
-/// Does what takes long on a thread that may.
+/// Does what takes long on a thread that may, and that forgets what it has seen.
 async fn aside<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    let done = spawn_blocking(work).await;
-    done.map_err(|_| ApiError::internal())?
+    let done = spawn_blocking(move || {
+        let done = work();
+        wipe_stack();
+        done
+    });
+    done.await.map_err(|_| ApiError::internal())?
 }
 
 /// For what stands around the API: an error as its clients know it.

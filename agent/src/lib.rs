@@ -17,6 +17,8 @@ pub mod nvml;
 pub mod ocsp;
 pub mod platform;
 pub mod receipts;
+pub mod secrecy;
 pub mod serve;
 pub mod tsm;
 pub mod vtpm;
+pub mod wipe;

@@ -16,9 +16,11 @@ use agent::manifests;
 use agent::notify::Notifier;
 use agent::ocsp;
 use agent::platform::{Tdx, Vtpm};
+use agent::secrecy;
 use agent::serve::serve;
 use agent::tsm::Tsm;
 use agent::vtpm::Tpm;
+use agent::wipe::Wiping;
 use anyhow::{Context, ensure};
 use attestation::appraisal::chain;
 use attestation::config::{Measured, Unmeasured};
@@ -28,8 +30,12 @@ use session::identity::Identity;
 use session::provider::Provider;
 use session::server::Worker;
 use tokio::net::TcpListener;
+use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
+
+#[global_allocator]
+static MEMORY: Wiping = Wiping;
 
 /// Everything is passed by PID 1; nothing is read from the environment but the
 /// number of its pipe.
@@ -70,13 +76,12 @@ enum Platform {
     Vtpm,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_ansi(false)
         .without_time()
         .init();
-    match run(Args::parse()).await {
+    match start(Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("agent: {error:#}");
@@ -85,7 +90,17 @@ async fn main() -> ExitCode {
     }
 }
 
+fn start(args: Args) -> anyhow::Result<()> {
+    let runtime = Builder::new_multi_thread()
+        .enable_all()
+        .on_thread_park(inference::wipe_stack)
+        .build();
+    let runtime = runtime.context("cannot start threads")?;
+    runtime.block_on(run(args))
+}
+
 async fn run(args: Args) -> anyhow::Result<()> {
+    secrecy::keep().context("cannot close my memory")?;
     // Before anything that takes long, so that no signal is missed.
     let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;

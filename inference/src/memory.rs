@@ -4,12 +4,13 @@
 //! included.
 //! Tenants never share, so that nobody can tell from the time an answer takes what
 //! somebody else has asked. A page that nobody uses keeps what it holds for its
-//! tenant until its room is needed, and is wiped before it is used again.
+//! tenant until its room is needed or the tenant is gone, and then is wiped.
 
 use std::collections::{BTreeMap, HashMap};
+use std::mem::take;
 
 use crate::kernel::attention::{Head, Heads, PAGE};
-use crate::request::Tenant;
+use crate::request::{Tenant, TenantName};
 use crate::vision::{Mark, Sight};
 
 /// All pages, and who uses which.
@@ -31,7 +32,7 @@ pub(crate) struct Memory {
 /// A page where it stands: after the page `after`, or at the beginning.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 struct Known {
-    tenant: Tenant,
+    tenant: TenantName,
     after: Option<usize>,
     content: Content,
 }
@@ -39,19 +40,20 @@ struct Known {
 /// What a page is of: tokens, and the images for which some of them stand.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct Content {
-    tokens: [u32; PAGE],
+    /// On the heap, where the agent wipes what is freed, and on no stack.
+    tokens: Box<[u32]>,
     images: Vec<Mark>,
 }
 
 impl Content {
     /// That of all whole pages of a sequence.
     pub(crate) fn of(tokens: &[u32], sights: &[Sight]) -> impl Iterator<Item = Self> {
-        let (whole, _) = tokens.as_chunks();
+        let whole = tokens.chunks_exact(PAGE);
         (0_usize..).step_by(PAGE).zip(whole).map(|(start, tokens)| {
             let page = start..start.saturating_add(PAGE);
             let marks = sights.iter().map(|sight| &sight.mark);
             Self {
-                tokens: *tokens,
+                tokens: tokens.into(),
                 images: marks.filter(|mark| mark.is_in(&page)).cloned().collect(),
             }
         })
@@ -113,7 +115,7 @@ impl Memory {
     /// one token is left to read.
     pub(crate) fn recall(
         &mut self,
-        tenant: Tenant,
+        tenant: &Tenant,
         tokens: &[u32],
         sights: &[Sight],
     ) -> Vec<usize> {
@@ -121,7 +123,7 @@ impl Memory {
         let but_one = tokens.split_last().map_or(tokens, |(_, tokens)| tokens);
         for content in Content::of(but_one, sights) {
             let known = Known {
-                tenant,
+                tenant: tenant.name(),
                 after: pages.last().copied(),
                 content,
             };
@@ -156,13 +158,13 @@ impl Memory {
     /// Lets later sequences of the tenant share a page that has been filled.
     pub(crate) fn remember(
         &mut self,
-        tenant: Tenant,
+        tenant: &Tenant,
         after: Option<usize>,
         page: usize,
         content: Content,
     ) {
         let known = Known {
-            tenant,
+            tenant: tenant.name(),
             after,
             content,
         };
@@ -222,6 +224,24 @@ impl Memory {
         self.pages.len().saturating_sub(1)
     }
 
+    /// Empties the pages of tenants that are gone. None of theirs is in use.
+    pub(crate) fn forget_gone(&mut self) {
+        let pages = &self.pages;
+        let gone = |page: usize| {
+            let known = pages.get(page).and_then(|page| page.known.as_ref());
+            known.is_some_and(|known| known.tenant.is_gone())
+        };
+        let left = self.idle.extract_if(.., |_, page| gone(*page));
+        for (_, page) in left.collect::<Vec<_>>() {
+            // What stands before and after it goes, too.
+            if let Some(known) = self.pages.get_mut(page).and_then(|page| take(page).known) {
+                self.known.remove(&known);
+            }
+            self.wipe(page);
+            self.free.push(page);
+        }
+    }
+
     /// Empties the page that was left first, of those that nothing known stands after.
     fn forget(&mut self) -> Option<usize> {
         let last = |page: &usize| {
@@ -269,14 +289,14 @@ mod tests {
     }
 
     /// A sequence that has read `tokens`, if there is room.
-    fn read(memory: &mut Memory, tenant: Tenant, tokens: &[u32]) -> Option<Vec<usize>> {
+    fn read(memory: &mut Memory, tenant: &Tenant, tokens: &[u32]) -> Option<Vec<usize>> {
         see(memory, tenant, tokens, &[])
     }
 
     /// The same, with images.
     fn see(
         memory: &mut Memory,
-        tenant: Tenant,
+        tenant: &Tenant,
         tokens: &[u32],
         sights: &[Sight],
     ) -> Option<Vec<usize>> {
@@ -308,18 +328,18 @@ mod tests {
     fn a_tenant_shares_with_itself_alone() {
         let mut memory = memory(8);
         let tenant = Tenant::new();
-        let first = read(&mut memory, tenant, &tokens(70)).unwrap();
-        assert_eq!(memory.recall(tenant, &tokens(80), &[]), first[..2]);
-        assert!(memory.recall(Tenant::new(), &tokens(80), &[]).is_empty());
+        let first = read(&mut memory, &tenant, &tokens(70)).unwrap();
+        assert_eq!(memory.recall(&tenant, &tokens(80), &[]), first[..2]);
+        assert!(memory.recall(&Tenant::new(), &tokens(80), &[]).is_empty());
     }
 
     #[test]
     fn one_token_is_always_left_to_read() {
         let mut memory = memory(8);
         let tenant = Tenant::new();
-        read(&mut memory, tenant, &tokens(64)).unwrap();
-        assert_eq!(memory.recall(tenant, &tokens(64), &[]).len(), 1);
-        assert_eq!(memory.recall(tenant, &tokens(65), &[]).len(), 2);
+        read(&mut memory, &tenant, &tokens(64)).unwrap();
+        assert_eq!(memory.recall(&tenant, &tokens(64), &[]).len(), 1);
+        assert_eq!(memory.recall(&tenant, &tokens(65), &[]).len(), 2);
     }
 
     #[test]
@@ -327,11 +347,11 @@ mod tests {
         let mut memory = memory(8);
         let tenant = Tenant::new();
         let page: Vec<u32> = tokens(32);
-        read(&mut memory, tenant, &[page.clone(), page.clone()].concat()).unwrap();
+        read(&mut memory, &tenant, &[page.clone(), page.clone()].concat()).unwrap();
         let other: Vec<u32> = (100..132).collect();
         assert!(
             memory
-                .recall(tenant, &[other, page, vec![1]].concat(), &[])
+                .recall(&tenant, &[other, page, vec![1]].concat(), &[])
                 .is_empty()
         );
     }
@@ -342,29 +362,29 @@ mod tests {
         let tenant = Tenant::new();
         let tokens = [5; 100];
         let cat = [Sight::mark_only(40, 20, 1)];
-        let pages = see(&mut memory, tenant, &tokens, &cat).unwrap();
-        assert_eq!(memory.recall(tenant, &tokens, &cat), pages[..3]);
+        let pages = see(&mut memory, &tenant, &tokens, &cat).unwrap();
+        assert_eq!(memory.recall(&tenant, &tokens, &cat), pages[..3]);
         // Before the image they are the same, in its page and after it they are not.
         for other in [
             Sight::mark_only(40, 20, 2),
             Sight::mark_only(41, 20, 1),
             Sight::mark_only(40, 21, 1),
         ] {
-            assert_eq!(memory.recall(tenant, &tokens, &[other]), pages[..1]);
+            assert_eq!(memory.recall(&tenant, &tokens, &[other]), pages[..1]);
         }
-        assert_eq!(memory.recall(tenant, &tokens, &[]), pages[..1]);
+        assert_eq!(memory.recall(&tenant, &tokens, &[]), pages[..1]);
     }
 
     #[test]
     fn what_is_left_is_kept_until_its_room_is_needed() {
         let mut memory = memory(4);
         let tenant = Tenant::new();
-        let first = read(&mut memory, tenant, &tokens(96)).unwrap();
+        let first = read(&mut memory, &tenant, &tokens(96)).unwrap();
         memory.leave(first);
         assert_eq!(memory.room(), 4);
         // Two more pages take the fresh one and the last of the old.
-        let stranger = read(&mut memory, Tenant::new(), &[7; 64]).unwrap();
-        let again = memory.recall(tenant, &tokens(96), &[]);
+        let stranger = read(&mut memory, &Tenant::new(), &[7; 64]).unwrap();
+        let again = memory.recall(&tenant, &tokens(96), &[]);
         assert_eq!(again.len(), 2);
         memory.leave(again);
         memory.leave(stranger);
@@ -374,10 +394,30 @@ mod tests {
     #[test]
     fn a_page_in_use_is_never_given_away() {
         let mut memory = memory(2);
-        let first = read(&mut memory, Tenant::new(), &tokens(64)).unwrap();
+        let first = read(&mut memory, &Tenant::new(), &tokens(64)).unwrap();
         assert_eq!(memory.page(), None);
         memory.leave(first);
         assert!(memory.page().is_some());
+    }
+
+    #[test]
+    fn of_a_tenant_that_is_gone_nothing_is_left() {
+        let mut memory = memory(8);
+        let [gone, here] = [Tenant::new(), Tenant::new()];
+        let mut first = Vec::new();
+        for tenant in [&gone, &here] {
+            first = read(&mut memory, tenant, &tokens(70)).unwrap();
+            memory.leave(first.clone());
+        }
+        let name = gone.name();
+        memory.forget_gone();
+        assert_eq!(memory.known.len(), 4);
+        drop(gone);
+        memory.forget_gone();
+        assert!(!memory.known.keys().any(|known| known.tenant == name));
+        assert_eq!(memory.recall(&here, &tokens(80), &[]), first[..2]);
+        assert_eq!(memory.room(), 6);
+        assert_eq!(memory.free.len(), 3);
     }
 
     proptest! {
@@ -393,7 +433,7 @@ mod tests {
                     memory.leave(held.remove(0).1);
                 }
                 let tokens: Vec<u32> = (0..length).map(|i| i + text * 1000).collect();
-                if let Some(pages) = read(&mut memory, tenants[tenant], &tokens) {
+                if let Some(pages) = read(&mut memory, &tenants[tenant], &tokens) {
                     for (other, theirs) in &held {
                         let shared = pages.iter().any(|page| theirs.contains(page));
                         prop_assert!(!shared || *other == tenant);

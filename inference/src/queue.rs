@@ -2,8 +2,10 @@
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::request::Tenant;
+use crate::stack::wipe_stack;
 
 /// A bounded queue; when its callers are gone it is closed.
 #[derive(Debug)]
@@ -59,18 +61,18 @@ impl<T> Queue<T> {
     /// if `fits`; of several, of the one that has waited longest for a turn.
     pub(crate) fn pop(
         &self,
-        share: impl Fn(Tenant) -> usize,
+        share: impl Fn(&Tenant) -> usize,
         fits: impl FnOnce(&T) -> bool,
     ) -> Option<(Tenant, T)> {
         let mut state = self.lock();
         let places = 0..state.tenants.len();
         let next = places
-            .min_by_key(|place| state.tenants.get(*place).map(|(tenant, _)| share(*tenant)))?;
+            .min_by_key(|place| state.tenants.get(*place).map(|(tenant, _)| share(tenant)))?;
         state.tenants.get(next)?.1.front().filter(|job| fits(job))?;
         let (tenant, mut jobs) = state.tenants.remove(next)?;
         let job = jobs.pop_front()?;
         if !jobs.is_empty() {
-            state.tenants.push_back((tenant, jobs));
+            state.tenants.push_back((tenant.clone(), jobs));
         }
         state.count = state.count.saturating_sub(1);
         Some((tenant, job))
@@ -88,6 +90,7 @@ impl<T> Queue<T> {
 
     /// Waits for a job; false if none will come any more.
     pub(crate) fn wait(&self) -> bool {
+        wipe_stack();
         let mut state = self.lock();
         while state.count == 0 && !state.closed {
             state = self
@@ -96,6 +99,15 @@ impl<T> Queue<T> {
                 .unwrap_or_else(PoisonError::into_inner);
         }
         state.count > 0
+    }
+
+    /// As [`Self::wait`], but for so long at most.
+    pub(crate) fn wait_for(&self, time: Duration) -> bool {
+        wipe_stack();
+        let waits = |state: &mut State<T>| state.count == 0 && !state.closed;
+        let waited = self.bell.wait_timeout_while(self.lock(), time, waits);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.count > 0 || !state.closed
     }
 
     pub(crate) fn close(&self) {
@@ -112,7 +124,7 @@ impl<T> Queue<T> {
 mod tests {
     use super::*;
 
-    fn drain(queue: &Queue<u32>, share: impl Fn(Tenant) -> usize) -> Vec<u32> {
+    fn drain(queue: &Queue<u32>, share: impl Fn(&Tenant) -> usize) -> Vec<u32> {
         std::iter::from_fn(|| queue.pop(&share, |_| true).map(|(_, job)| job)).collect()
     }
 
@@ -120,8 +132,8 @@ mod tests {
     fn tenants_take_turns() {
         let queue = Queue::new(8);
         let [a, b] = [Tenant::new(), Tenant::new()];
-        for (tenant, job) in [(a, 1), (a, 2), (a, 3), (b, 4), (b, 5)] {
-            queue.push(tenant, job).unwrap();
+        for (tenant, job) in [(&a, 1), (&a, 2), (&a, 3), (&b, 4), (&b, 5)] {
+            queue.push(tenant.clone(), job).unwrap();
         }
         assert_eq!(drain(&queue, |_| 0), [1, 4, 2, 5, 3]);
     }
@@ -130,11 +142,11 @@ mod tests {
     fn who_has_less_under_way_is_next() {
         let queue = Queue::new(8);
         let [a, b] = [Tenant::new(), Tenant::new()];
-        for (tenant, job) in [(a, 1), (a, 2), (b, 3), (b, 4)] {
-            queue.push(tenant, job).unwrap();
+        for (tenant, job) in [(&a, 1), (&a, 2), (&b, 3), (&b, 4)] {
+            queue.push(tenant.clone(), job).unwrap();
         }
         assert_eq!(
-            drain(&queue, |tenant| usize::from(tenant == a)),
+            drain(&queue, |tenant| usize::from(*tenant == a)),
             [3, 4, 1, 2]
         );
     }
@@ -143,10 +155,10 @@ mod tests {
     fn one_tenant_cannot_fill_the_queue() {
         let queue = Queue::new(4);
         let [a, b] = [Tenant::new(), Tenant::new()];
-        queue.push(a, 1).unwrap();
-        queue.push(a, 2).unwrap();
+        queue.push(a.clone(), 1).unwrap();
+        queue.push(a.clone(), 2).unwrap();
         assert_eq!(queue.push(a, 3), Err(3));
-        queue.push(b, 4).unwrap();
+        queue.push(b.clone(), 4).unwrap();
         queue.push(b, 5).unwrap();
         assert_eq!(queue.push(Tenant::new(), 6), Err(6));
     }
@@ -155,7 +167,7 @@ mod tests {
     fn what_does_not_fit_stays_first() {
         let queue = Queue::new(4);
         let tenant = Tenant::new();
-        queue.push(tenant, 1).unwrap();
+        queue.push(tenant.clone(), 1).unwrap();
         assert_eq!(queue.pop(|_| 0, |_| false), None);
         assert_eq!(queue.pop(|_| 0, |_| true), Some((tenant, 1)));
     }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, Weak};
 
 use serde_json::Value;
 use zeroize::Zeroizing;
@@ -13,21 +14,60 @@ use crate::tools::Tools;
 use crate::witness::Witness;
 
 /// Whoever asks. Requests of one tenant may share what the engine has read; those
-/// of others can neither share it nor delay them by more than their own turn.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct Tenant(u64);
+/// of others can neither share it nor delay them by more than their own turn. When the
+/// last copy of it is gone, so is what the engine kept for it, a moment later.
+#[derive(Clone, Debug)]
+pub struct Tenant(Arc<()>);
 
 impl Tenant {
     /// Somebody whom nobody else is.
     pub fn new() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+        Self(Arc::new(()))
+    }
+
+    /// A name that does not keep the tenant here.
+    pub(crate) fn name(&self) -> TenantName {
+        TenantName(Arc::downgrade(&self.0))
     }
 }
 
 impl Default for Tenant {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl Eq for Tenant {}
+
+impl PartialEq for Tenant {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+/// Whose something is, and whether they are still there.
+#[derive(Clone, Debug)]
+pub(crate) struct TenantName(Weak<()>);
+
+impl TenantName {
+    /// Whether no [`Tenant`] of this name is left.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+}
+
+impl Eq for TenantName {}
+
+impl PartialEq for TenantName {
+    // A place in memory is not used again before its last name is gone.
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ptr_eq(&other.0)
+    }
+}
+
+impl Hash for TenantName {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.as_ptr().hash(state);
     }
 }
 

@@ -12,7 +12,7 @@
 //! tokens are the same, since no bit depends on how a sequence was read.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_channel::mpsc::UnboundedSender;
 use zeroize::Zeroizing;
@@ -78,12 +78,19 @@ impl Scheduler {
         let mut running = Vec::new();
         let mut aside = Vec::new();
         let mut work = Workspace::default();
+        let mut looked = Instant::now();
         loop {
             if running.is_empty() && aside.is_empty() {
                 self.counters.set_running(0);
-                if !queue.wait() {
+                // Made of what was read and said.
+                work = Workspace::default();
+                if !queue.wait_for(GONE) {
                     return;
                 }
+            }
+            if looked.elapsed() >= GONE {
+                self.memory.forget_gone();
+                looked = Instant::now();
             }
             queue.retain(|job| wanted(job.deadline, &job.events));
             self.release(&mut running);
@@ -117,7 +124,8 @@ impl Scheduler {
                 Some(sequence) if fits(&sequence.tokens) => sequence,
                 Some(sequence) => return aside.push(sequence),
                 None => {
-                    let share = |tenant| running.iter().filter(|s| s.tenant == tenant).count();
+                    let share =
+                        |tenant: &Tenant| running.iter().filter(|s| s.tenant == *tenant).count();
                     match queue.pop(share, |job| fits(&job.prompt)) {
                         Some((tenant, mut job)) => match job.replay.take() {
                             Some(Asked { answer, outcome }) => {
@@ -305,7 +313,7 @@ impl Sequence {
 
     /// Begins with what the memory holds.
     fn recall(mut self, memory: &mut Memory) -> Self {
-        self.pages = memory.recall(self.tenant, &self.tokens, &self.sights);
+        self.pages = memory.recall(&self.tenant, &self.tokens, &self.sights);
         self.seen = self.pages.len().saturating_mul(PAGE);
         if self.usage.completion == 0 {
             self.usage.cached = self.seen;
@@ -345,7 +353,7 @@ impl Sequence {
             .and_then(|before| self.pages.get(before))
             .copied();
         for (page, content) in self.pages.iter().zip(contents).skip(first) {
-            memory.remember(self.tenant, after, *page, content);
+            memory.remember(&self.tenant, after, *page, content);
             after = Some(*page);
         }
         for sight in &mut self.sights {
@@ -444,3 +452,6 @@ impl Sequence {
 
 /// Tokens that are read in one step.
 const STEP: usize = 256;
+
+/// How often it is looked who is gone.
+const GONE: Duration = Duration::from_millis(500);

@@ -53,6 +53,10 @@ impl Tokens {
             .with_padding(None)
             .with_truncation(None)
             .map_err(|source| LoadError::Tokenizer { source })?;
+        // It would keep the words of all prompts.
+        let mut model = tokenizer.get_model().clone();
+        model.resize_cache(0);
+        tokenizer.with_model(model);
         let tokens = tokenizer.get_vocab(true);
         let largest = tokens.values().copied().max().unwrap_or(0);
         if !usize::try_from(largest).is_ok_and(|largest| largest < vocabulary) {

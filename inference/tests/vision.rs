@@ -48,7 +48,7 @@ fn two_images_never_share_what_was_read() {
     // The image begins in the third page.
     let text = format!("{}{QUESTION}", "What do you see here? ".repeat(3));
     let shown = |image| Request {
-        tenant,
+        tenant: tenant.clone(),
         ..ask_at(&text, 60, &[image])
     };
     let (cat, first) = hear(&engine, shown(picture(0)));

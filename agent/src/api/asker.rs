@@ -30,7 +30,7 @@ impl<S: Sync> FromRequestParts<S> for Asker {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
         Ok(Self {
-            tenant: parts.extensions.get().copied().unwrap_or_default(),
+            tenant: parts.extensions.get().cloned().unwrap_or_default(),
             ledger: parts.extensions.get().cloned(),
         })
     }

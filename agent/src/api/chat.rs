@@ -63,7 +63,7 @@ fn begin(models: &Models, asker: &Asker, mut fields: Fields) -> Result<Completio
         format: tools::response_format(&mut fields)?,
         max_tokens: max_tokens(&mut fields)?,
         logprobs,
-        tenant: asker.tenant,
+        tenant: asker.tenant.clone(),
         witness: asker.witness(model, Some(&head.id)),
         ..options::request(&mut fields)?
     };

@@ -55,7 +55,7 @@ fn begin(
     let request = Request {
         max_tokens: Some(max_tokens.unwrap_or(MAX_TOKENS)),
         logprobs,
-        tenant: asker.tenant,
+        tenant: asker.tenant.clone(),
         witness: asker.witness(model, Some(&head.id)),
         ..options::request(&mut fields)?
     };

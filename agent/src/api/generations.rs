@@ -30,7 +30,7 @@ pub(super) async fn create(
     let name: String = fields.require("model", "a string")?;
     let model = models.get(&name)?;
     let request = PictureRequest {
-        tenant: asker.tenant,
+        tenant: asker.tenant.clone(),
         ..request(&mut fields)?
     };
     fields.ignore(&["user"]);

@@ -98,7 +98,7 @@ fn begin(
             top_p: fields.take("top_p", "a number")?,
             ..Sampling::default()
         },
-        tenant: asker.tenant,
+        tenant: asker.tenant.clone(),
         witness: asker.witness(model, Some(&id)),
         ..Request::default()
     };

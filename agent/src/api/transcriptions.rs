@@ -75,7 +75,7 @@ async fn create(
             prompt: asked.prompt.clone(),
             temperature: asked.temperature,
             times: asked.format.has_times(),
-            tenant: asker.tenant,
+            tenant: asker.tenant.clone(),
         };
         Ok((asked, model.engine().transcribe(request)?))
     });

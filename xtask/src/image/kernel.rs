@@ -240,6 +240,28 @@ mod tests {
     }
 
     #[test]
+    fn memory_reaches_no_disk() {
+        let source = crate::place::Place::here().unwrap().source;
+        for profile in [Profile::Base, Profile::Nvidia] {
+            let fragments = Fragments::of(&source, profile).unwrap().0;
+            let on = |option: &str| {
+                let mut lines = fragments.lines();
+                lines.any(|line| line.starts_with(&format!("CONFIG_{option}=")))
+            };
+            assert!(on("SHMEM"), "what is on is seen");
+            for option in [
+                "COREDUMP",
+                "CRASH_DUMP",
+                "HIBERNATION",
+                "PROC_KCORE",
+                "SWAP",
+            ] {
+                assert!(!on(option), "{option}");
+            }
+        }
+    }
+
+    #[test]
     fn the_command_line_is_the_one_in_the_kernel() {
         let place = crate::place::Place::here().unwrap();
         let line = command_line(&place.source).unwrap();
