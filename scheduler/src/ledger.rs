@@ -201,6 +201,11 @@ impl Identity {
     /// Who pays in a Channel, if it is one that the scheduler can use.
     fn side(&self, terms: &Terms) -> Result<Side, ObserveError> {
         if terms.payee == self.payee {
+            // Workers' Channels are those that a Market counts; a share of this one would be
+            // missing when they are paid.
+            if terms.fee > 0 {
+                return Err(ObserveError::Fee { found: terms.fee });
+            }
             // What is claimed after the payer began to close is claimed in this time.
             return match terms.delay >= MARGIN.saturating_mul(2) {
                 true => Ok(Side::Client),
@@ -246,6 +251,12 @@ pub enum ObserveError {
     Delay {
         /// As agreed.
         found: u32,
+    },
+    /// Less would come than is signed for.
+    #[error("of the Channel's payments {found} in a thousand are held back, expected none")]
+    Fee {
+        /// As agreed.
+        found: u16,
     },
     /// Neither to the payee nor by the key.
     #[error("the scheduler neither pays nor is paid in the Channel")]

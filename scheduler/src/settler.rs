@@ -48,7 +48,7 @@ impl Settler {
                 // It could not be seen a moment ago.
                 Due::Look(_) => continue,
                 Due::Claim(signed) => self.claim(signed, now).await,
-                Due::Report(signed) => self.report(signed, now).await,
+                Due::Report(channel) => self.report(channel, now).await,
             };
             done.push(Done { due, outcome });
         }
@@ -60,16 +60,17 @@ impl Settler {
             query_id: 0,
             voucher: signed.clone(),
         };
-        self.send(signed, CLAIM_VALUE, &claim, now).await
+        let channel = signed.unverified()?.channel;
+        self.send(&channel, CLAIM_VALUE, &claim, now).await
     }
 
-    async fn report(&self, signed: &Signed, now: u32) -> Result<(), SettlerError> {
+    async fn report(&self, channel: &StdAddr, now: u32) -> Result<(), SettlerError> {
         let report = Report {
             query_id: 0,
-            voucher: self.newest(signed, now).await?,
+            voucher: self.ledger.commit(channel.address, now).await?,
         };
         let value = u128::from(REPORT_VALUE).saturating_mul(2);
-        self.send(signed, value, &report, now).await
+        self.send(channel, value, &report, now).await
     }
 
     /// Has the ledger know a Channel as the chain has it; says who pays in it.
@@ -84,24 +85,13 @@ impl Settler {
         Ok(self.ledger.observe(known, balance, now).await?)
     }
 
-    /// A voucher of ours is for all receipts; a client's is as it is.
-    async fn newest(&self, signed: &Signed, now: u32) -> Result<Signed, SettlerError> {
-        let channel = signed.unverified()?.channel;
-        match self.ledger.commit(channel.address, now).await {
-            Ok(newest) => Ok(newest),
-            Err(Failed::Refused(CommitError::Unknown)) => Ok(signed.clone()),
-            Err(Failed::Store(error)) => Err(error.into()),
-        }
-    }
-
     async fn send(
         &self,
-        signed: &Signed,
+        to: &StdAddr,
         value: u128,
         body: &dyn Store,
         now: u32,
     ) -> Result<(), SettlerError> {
-        let to = signed.unverified()?.channel;
         let state = self.client.account(&self.wallet).await?;
         let wallet = Wallet::of(&self.wallet, &state, &self.key)?;
         let order = Order {
@@ -116,7 +106,7 @@ impl Settler {
         let patience = Duration::from_secs(VALID.into());
         let hash = message.repr_hash();
         self.client.trace(&self.wallet, hash, patience).await?;
-        self.look(&to, now).await.map(drop)
+        self.look(to, now).await.map(drop)
     }
 }
 
@@ -138,6 +128,9 @@ pub enum SettlerError {
     /// Nobody answers, or not with what can be proved.
     #[error("the chain cannot be asked")]
     Chain(#[from] ClientError),
+    /// No such Channel of a worker's.
+    #[error("the ledger has nothing to report")]
+    Commit(#[from] Failed<CommitError>),
     /// Nothing there, or something else.
     #[error("there is no Channel at {0}")]
     None(StdAddr),

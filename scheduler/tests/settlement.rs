@@ -48,8 +48,8 @@ async fn what_clients_pay_and_workers_earn_is_on_the_chain_to_the_last_nano() {
         return;
     };
     let market = world.market().await;
-    let from_client = world.open(CLIENT, SCHEDULER, &market, 5 * COIN).await;
-    let to_owner = world.open(SCHEDULER, OWNER, &market, 5 * COIN).await;
+    let from_client = world.open(CLIENT, SCHEDULER, None, 5 * COIN).await;
+    let to_owner = world.open(SCHEDULER, OWNER, Some(&market), 5 * COIN).await;
     let settler = world.settler().await;
     let ledger = &settler.ledger;
     for (channel, side) in [(&from_client, Side::Client), (&to_owner, Side::Worker)] {
@@ -87,40 +87,15 @@ async fn what_clients_pay_and_workers_earn_is_on_the_chain_to_the_last_nano() {
     let state = world.channel(&from_client).await.state;
     assert_eq!(state.paid, client.amount);
     assert_eq!(account(ledger, &from_client).await.channel.state, state);
-    let fee = client.amount * u64::from(COUNTED) / 1000;
-    assert_eq!(state.held, STORAGE_RESERVE + fee);
+    assert_eq!(state.held, STORAGE_RESERVE);
     let gained = world.balance(&world.wallet(SCHEDULER)).await - before;
-    let cost = client.amount - fee - gained;
+    let cost = client.amount - gained;
     let estimate = Costs::default().claim;
     assert!(
         (estimate / 2..=estimate).contains(&cost),
         "a claim cost {cost}"
     );
 
-    // What was paid is counted, and the share for that pays for it.
-    let before = world.balance(&world.wallet(SCHEDULER)).await;
-    assert!(matches!(
-        &round(&settler, 0).await[..],
-        [Done {
-            due: Due::Report(_),
-            outcome: Ok(())
-        }]
-    ));
-    let counted: market::State = world.channel_data(&market).await;
-    assert_eq!(
-        (counted.amount, counted.tokens),
-        (client.amount, client.tokens)
-    );
-    assert_eq!(
-        account(ledger, &from_client).await.channel.state.reported,
-        client.amount
-    );
-    let cost = (before + fee / 2).saturating_sub(world.balance(&world.wallet(SCHEDULER)).await);
-    let estimate = Costs::default().report;
-    assert!(
-        (estimate / 2..=estimate).contains(&cost),
-        "a report cost {cost}"
-    );
     assert!(round(&settler, 0).await.is_empty(), "nothing is due twice");
 
     // The owner brings the newest voucher; all its receipts are reported under one head.
@@ -144,6 +119,7 @@ async fn what_clients_pay_and_workers_earn_is_on_the_chain_to_the_last_nano() {
         owed.channel.state.paid,
         owed.spent.amount + owed.reserved.amount + kept(&owed)
     );
+    let before = world.balance(&world.wallet(SCHEDULER)).await;
     assert!(matches!(
         &round(&settler, 0).await[..],
         [Done {
@@ -151,6 +127,15 @@ async fn what_clients_pay_and_workers_earn_is_on_the_chain_to_the_last_nano() {
             outcome: Ok(())
         }]
     ));
+    let counted: market::State = world.kept(&market).await;
+    assert_eq!(counted.amount, owed.channel.state.paid);
+    let share = (owed.channel.state.held - STORAGE_RESERVE) / 2;
+    let cost = before + share - world.balance(&world.wallet(SCHEDULER)).await;
+    let estimate = Costs::default().report;
+    assert!(
+        (estimate / 2..=estimate).contains(&cost),
+        "a report cost {cost}"
+    );
     for number in [1, 39_u8] {
         let proof = ledger
             .proof(request(&from_client, number))
@@ -352,7 +337,7 @@ impl World {
         ledger.settle(key, served, now()).await.unwrap().amount
     }
 
-    async fn open(&self, payer: u8, payee: u8, market: &StdAddr, deposit: u64) -> StdAddr {
+    async fn open(&self, payer: u8, payee: u8, market: Option<&StdAddr>, deposit: u64) -> StdAddr {
         let open = Open::new(
             0,
             Terms {
@@ -361,8 +346,8 @@ impl World {
                 key: key(payer).public(),
                 until: now() + 30 * 24 * 3600,
                 delay: DELAY,
-                fee: COUNTED,
-                market: market.clone(),
+                fee: market.map_or(0, |_| COUNTED),
+                market: market.cloned().unwrap_or_else(|| self.wallet(payee)),
             },
         );
         let open = open.unwrap();
@@ -430,7 +415,7 @@ impl World {
         Channel::load(address, state.data().unwrap()).unwrap()
     }
 
-    async fn channel_data<T: for<'a> tycho_types::cell::Load<'a>>(&self, address: &StdAddr) -> T {
+    async fn kept<T: for<'a> tycho_types::cell::Load<'a>>(&self, address: &StdAddr) -> T {
         let state = self.client.account(address).await.unwrap();
         state.data().unwrap().parse().unwrap()
     }

@@ -158,6 +158,9 @@ pub fn admit(
     receipts: HashBytes,
     now: u32,
 ) -> Result<Voucher, AdmitError> {
+    if order.limit > MOST_TOKENS || i64::try_from(order.price).is_err() {
+        return Err(AdmitError::Overflow);
+    }
     let most = order.most().ok_or(AdmitError::Overflow)?;
     if let Some(ends) = too_soon(client.may_end(), now) {
         return Err(AdmitError::ClientEnds { ends });
@@ -336,7 +339,7 @@ pub enum AdmitError {
         free: u64,
     },
     /// No such numbers.
-    #[error("more than a voucher has place for")]
+    #[error("more than a receipt, a voucher or the books have place for")]
     Overflow,
     /// More than the payer pays.
     #[error("the price is {found}, and the client's voucher allows {cap}")]
@@ -382,6 +385,9 @@ pub enum AdmitError {
 /// Seconds before the end of a Channel in which nobody is served out of it, so that what
 /// was served can be claimed.
 pub const MARGIN: u32 = 1800;
+
+/// What a receipt has place for.
+const MOST_TOKENS: u64 = 0x1_ffff_fffe;
 
 /// What a Channel pays for being stored is not there to be claimed: a year's, as measured
 /// (`contracts/README.md`).

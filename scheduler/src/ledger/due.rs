@@ -1,8 +1,9 @@
 //! What is worth a message to the chain, or a look at it.
 //!
 //! A claim costs the same for one request as for a million, so clients' vouchers are claimed
-//! when enough has come together, or when a Channel is about to end. What was paid is
-//! reported to the Market that counts it when the share for whoever reports pays for that.
+//! when enough has come together, or when a Channel is about to end. What was paid to
+//! workers is reported to the Market that counts it when the share for whoever reports pays
+//! for that.
 
 use contracts::channel::STORAGE_RESERVE;
 use contracts::reports::epoch;
@@ -23,8 +24,8 @@ pub enum Due {
     Claim(Box<Signed>),
     /// To see whether its payer has begun to close it.
     Look(StdAddr),
-    /// To have it counted what a Channel has paid.
-    Report(Box<Signed>),
+    /// To have it counted what a worker's Channel has paid.
+    Report(StdAddr),
 }
 
 /// What messages cost, all that follows from them included, in nanotons.
@@ -75,38 +76,39 @@ impl Ledger {
 
 impl Book {
     fn due(&self, costs: Costs, now: u32) -> Option<Due> {
-        let account = &self.account;
-        let signed = self.signed.as_ref()?;
-        let state = &account.channel.state;
-        let is_open = now < state.ends;
-        if self.side == Side::Client && is_open {
-            let unclaimed = account.unclaimed();
-            if account.seen.saturating_add(LOOK) <= now && account.is_used() {
-                return Some(Due::Look(account.channel.address.clone()));
-            }
-            let is_ending = account.is_closing() || now >= account.last_call();
-            let least = match is_ending {
-                true => costs.claim,
-                false => costs.claim.saturating_mul(WORTH),
-            };
-            if unclaimed > least {
-                return Some(Due::Claim(Box::new(signed.clone())));
-            }
+        match self.side {
+            Side::Client => self.claim(costs, now),
+            Side::Worker => self.report(costs, now),
         }
-        let reported = account.voucher.amount.min(state.paid);
-        let more = reported.saturating_sub(state.reported);
-        let share = state.held.saturating_sub(STORAGE_RESERVE) / 2;
-        let pays = more > 0 && share >= costs.report && now < account.channel.terms.until;
-        pays.then(|| Due::Report(Box::new(signed.clone())))
+    }
+
+    fn claim(&self, costs: Costs, now: u32) -> Option<Due> {
+        let account = &self.account;
+        if now >= account.channel.state.ends {
+            return None;
+        }
+        let unclaimed = account.unclaimed();
+        if account.seen.saturating_add(LOOK) <= now && unclaimed > 0 {
+            return Some(Due::Look(account.channel.address.clone()));
+        }
+        let least = match account.is_closing() || now >= account.last_call() {
+            true => costs.claim,
+            false => costs.claim.saturating_mul(WORTH),
+        };
+        let signed = self.signed.clone().filter(|_| unclaimed > least)?;
+        Some(Due::Claim(Box::new(signed)))
+    }
+
+    fn report(&self, costs: Costs, now: u32) -> Option<Due> {
+        let channel = &self.account.channel;
+        let more = channel.state.paid > channel.state.reported;
+        let share = channel.state.held.saturating_sub(STORAGE_RESERVE) / 2;
+        let pays = more && share >= costs.report && now < channel.terms.until;
+        pays.then(|| Due::Report(channel.address.clone()))
     }
 }
 
 impl Account {
-    /// Whether anything could be lost with it.
-    fn is_used(&self) -> bool {
-        self.unclaimed() > 0 || self.reserved.tokens > 0
-    }
-
     fn is_closing(&self) -> bool {
         self.channel.state.ends < self.channel.terms.until
     }

@@ -110,11 +110,17 @@ fn what_is_not_covered_is_not_admitted() {
             cap: PRICE
         }
     );
-    let much = Order {
-        price: u64::MAX,
-        ..order(u64::MAX, 0)
-    };
-    assert_eq!(try_admit(&mut two, &much), Err(AdmitError::Overflow));
+    for (limit, price) in [
+        (1, 1 << 63),
+        (MOST_TOKENS, u64::MAX >> 1),
+        (MOST_TOKENS + 1, 0),
+    ] {
+        let much = Order {
+            price,
+            ..order(limit, 0)
+        };
+        assert_eq!(try_admit(&mut two, &much), Err(AdmitError::Overflow));
+    }
     two.1.balance = holding(PRICE);
     let error = try_admit(&mut two, &order(2 * MILLION_TOKENS, 0)).unwrap_err();
     let (amount, funds) = (2 * PRICE, PRICE);

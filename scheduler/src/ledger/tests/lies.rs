@@ -158,6 +158,7 @@ async fn a_channel_is_ours_and_leaves_time_to_claim() {
             with(|terms| terms.delay -= 1),
             ObserveError::Delay { found: 3599 },
         ),
+        (with(|terms| terms.fee = 1), ObserveError::Fee { found: 1 }),
         (
             with(|terms| terms.payee = wallet(9)),
             ObserveError::Stranger,
