@@ -60,7 +60,7 @@ fn main() {
         let cells = times
             .iter()
             .zip(least)
-            .map(|(time, least)| format!("{time:.0?} ({:.1}x)", time.div_duration_f64(least)));
+            .map(|(time, least)| format!("{time:.1?} ({:.1}x)", time.div_duration_f64(least)));
         let cells: Vec<_> = cells.collect();
         println!("{workers}: {}; {memory} bytes a worker", cells.join(", "));
     }

@@ -21,7 +21,7 @@ pub(crate) struct Seat {
     pub(crate) ask: u64,
     pub(crate) slots: u32,
     pub(crate) is_draining: bool,
-    /// Of [`FULL_STANDING`](crate::reputation::FULL); who has none is not asked.
+    /// Of [`FULL`](crate::reputation::FULL); who has none is not asked.
     pub(crate) standing: u16,
     pub(crate) speed: Speed,
     /// As the worker said last, whoever sent it.
@@ -70,13 +70,10 @@ impl Seat {
 
     /// Whether one more may be sent.
     pub(crate) fn is_open(&self, now: Duration) -> bool {
-        let room = match self.failures {
-            // One request finds out.
-            TOLERATED.. => self.slots.min(1),
-            _ => self.slots,
-        };
         let takes = !self.is_draining && self.standing > 0 && now >= self.rests_until;
-        takes && self.load() < room
+        // One request finds out, whatever others send.
+        let is_tried = self.failures >= TOLERATED && self.under_way > 0;
+        takes && !is_tried && self.load() < self.slots
     }
 
     /// The worker spoke.
@@ -175,6 +172,8 @@ mod tests {
             assert!(!seat.is_open(now) && seat.is_open(until));
             now = until;
         }
+        seat.hear(8, 5, 0);
+        assert!(seat.is_open(now), "others keep it busy");
         seat.send();
         assert!(!seat.is_open(now), "one finds out");
         seat.served();
