@@ -2,7 +2,7 @@
 //! models here can serve it.
 //!
 //! ```text
-//! GET  /v1/models              what is served, with the root hash of each
+//! GET  /v1/models              what is served, with the digests of each
 //! GET  /v1/models/{id}
 //! POST /v1/chat/completions    whole, or as server-sent events
 //! POST /v1/completions         the same

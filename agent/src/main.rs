@@ -198,10 +198,9 @@ fn load(directory: &Path, measured: &Measured) -> anyhow::Result<Models> {
             "model {name}: {}, {} parameters, self-test {}",
             info.architecture,
             info.parameters,
-            if info.self_tested {
-                "passed"
-            } else {
-                "not there"
+            match engine.card().self_test {
+                Some(_) => "passed",
+                None => "not there",
             },
         );
         models.push(Model {

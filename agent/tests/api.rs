@@ -13,6 +13,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use agent::api::{Model, Models, router};
+use attestation::aci::Hash;
 use axum::body::Body;
 use axum::http::{Request, Response, StatusCode};
 use futures_util::StreamExt as _;
@@ -24,13 +25,18 @@ use tower::ServiceExt as _;
 const GENESIS: &str = "In the beginning God created the heaven and the earth.";
 
 #[tokio::test]
-async fn models_are_listed_with_their_roots() {
+async fn models_are_listed_with_their_digests() {
     let list = ok(get("/v1/models").await).await;
     assert_eq!(list["object"], "list");
     let tiny = &list["data"][0];
     assert_eq!(tiny["id"], "cocoon-tiny");
     assert_eq!(tiny["object"], "model");
     assert_eq!(tiny["root"], ROOT);
+    // It comes with no manifest.
+    assert_eq!(tiny["manifest"], Value::Null);
+    assert_eq!(tiny["quant"], "bf16");
+    let known = std::fs::read(tiny_dir().join("selftest.json")).unwrap();
+    assert_eq!(tiny["self_test"], Hash::of(&known).to_string());
     assert!(tiny["created"].as_u64().unwrap() > 1_700_000_000);
     assert_eq!(ok(get("/v1/models/cocoon-tiny").await).await, *tiny);
 }

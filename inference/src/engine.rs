@@ -78,13 +78,12 @@ impl Engine {
                 parameters: loaded.tally.parameters,
                 context: loaded.context,
                 images: matches!(&kind, Kind::Chat(chat) if chat.placeholder.is_some()),
-                self_tested: false,
             },
             limits,
             card: kind.card(&dir, loaded.tally.format)?,
             kind,
         };
-        engine.info.self_tested = self_test::run(&dir, &engine)?;
+        engine.card.self_test = self_test::run(&dir, &engine)?;
         Ok(engine)
     }
 
@@ -165,6 +164,7 @@ impl Kind {
             tokenizer: tokens.map(|tokens| *tokens.digest()),
             template: template.copied(),
             format,
+            self_test: None,
             kernels: Cpu::detect().name(),
         })
     }

@@ -92,7 +92,11 @@ impl ModelDir {
             .transpose()
     }
 
-    fn parse<T: DeserializeOwned>(&self, file: &str, bytes: &[u8]) -> Result<T, LoadError> {
+    pub(crate) fn parse<T: DeserializeOwned>(
+        &self,
+        file: &str,
+        bytes: &[u8],
+    ) -> Result<T, LoadError> {
         serde_json::from_slice(bytes).map_err(|source| LoadError::Json {
             path: self.path(file),
             source,

@@ -16,6 +16,7 @@
 
 use futures_executor::{block_on, block_on_stream};
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use crate::answer::Event;
@@ -29,12 +30,12 @@ use crate::model_dir::ModelDir;
 use crate::request::{Message, Prompt, Request, Role, Sampling};
 use crate::whisper::TranscriptRequest;
 
-/// Runs the test if there is one; says whether there was.
-pub(crate) fn run(dir: &ModelDir, engine: &Engine) -> Result<bool, LoadError> {
-    let Some(test) = dir.optional_json::<SelfTest>(FILE)? else {
-        return Ok(false);
+/// Runs the test if there is one; the SHA-256 of what passed.
+pub(crate) fn run(dir: &ModelDir, engine: &Engine) -> Result<Option<[u8; 32]>, LoadError> {
+    let Some(text) = dir.optional_bytes(FILE)? else {
+        return Ok(None);
     };
-    match test {
+    match dir.parse(FILE, &text)? {
         SelfTest::Chat {
             prompt,
             image,
@@ -69,7 +70,7 @@ pub(crate) fn run(dir: &ModelDir, engine: &Engine) -> Result<bool, LoadError> {
             listen(engine, audio, &expected)?;
         }
     }
-    Ok(true)
+    Ok(Some(Sha256::digest(text).into()))
 }
 
 #[derive(Debug, Deserialize)]

@@ -18,6 +18,7 @@ use inference::{
     Answer, Engine, EngineError, Event, FinishReason, Format, Limits, LoadError, Message, Prompt,
     Request, RequestError, Role, Sampling, Task, Tenant, Usage,
 };
+use sha2::{Digest as _, Sha256};
 
 #[test]
 fn it_knows_its_verses() {
@@ -44,11 +45,13 @@ fn it_knows_its_verses() {
 
 #[test]
 fn it_says_what_it_is() {
-    let info = *tiny().info();
+    let engine = tiny();
+    let info = engine.info();
     assert_eq!(info.task, Task::Chat);
     assert_eq!(info.architecture, "Qwen3ForCausalLM");
     assert_eq!((info.parameters, info.context), (3_173_568, 1024));
-    assert!(info.self_tested);
+    let known = std::fs::read(tiny_dir().join("selftest.json")).unwrap();
+    assert_eq!(engine.card().self_test, Some(Sha256::digest(known).into()));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use attestation::aci::Hash;
 use axum::Json;
 use axum::extract::{Path, State};
 use inference::Engine;
@@ -71,12 +72,16 @@ impl Served {
     }
 
     fn entry(&self) -> Entry<'_> {
+        let card = self.model.engine.card();
         Entry {
             id: &self.model.name,
             object: "model",
             created: self.since,
             owned_by: "cocoon",
             root: self.model.root.as_deref(),
+            manifest: card.manifest.map(Hash::from),
+            quant: card.format.as_ref().map(|format| format.to_lowercase()),
+            self_test: card.self_test.map(Hash::from),
             context: self.model.engine.info().context,
             task: self.model.engine.info().task.to_string(),
         }
@@ -97,7 +102,8 @@ pub(super) async fn retrieve(
     Ok(Json(serde_json::json!(models.get(&id)?.entry())))
 }
 
-/// The last three are ours; clients skip what they do not know.
+/// All from the root on is ours; clients skip what they do not know. Digests are as in
+/// receipts; that of the self-test is of the known answer that the model gave here.
 #[derive(Debug, Serialize)]
 struct Entry<'a> {
     id: &'a str,
@@ -105,6 +111,9 @@ struct Entry<'a> {
     created: u64,
     owned_by: &'static str,
     root: Option<&'a str>,
+    manifest: Option<Hash>,
+    quant: Option<String>,
+    self_test: Option<Hash>,
     context: usize,
     task: String,
 }

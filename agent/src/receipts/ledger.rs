@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use attestation::aci::{Hash, Model as Named};
-use attestation::register::Digest256;
 use inference::Witness;
 
 use crate::api::Model;
@@ -27,7 +26,6 @@ impl Ledger {
     pub fn open(&self, model: &Model, chat_id: Option<&str>) -> Witness {
         let witness = Witness::default();
         let card = model.engine.card();
-        let hash = |digest: [u8; 32]| Hash(Digest256::from_bytes(digest));
         *self.page() = Some(Entry {
             chat_id: chat_id.map(str::to_owned),
             model: Named {
@@ -36,9 +34,9 @@ impl Ledger {
                     .root
                     .as_ref()
                     .map(|root| format!("verity-sha256:{root}")),
-                manifest: card.manifest.map(hash),
-                tokenizer: card.tokenizer.map(hash),
-                chat_template: card.template.map(hash),
+                manifest: card.manifest.map(Hash::from),
+                tokenizer: card.tokenizer.map(Hash::from),
+                chat_template: card.template.map(Hash::from),
                 quant: card.format.as_ref().map(|format| format.to_lowercase()),
             },
             kernels: card.kernels,

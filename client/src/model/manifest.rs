@@ -3,12 +3,14 @@
 //! Canonical JSON (RFC 8785): members sorted, no white space, so that one manifest has
 //! one text. It follows from name, revision and files alone. It is under the root hash
 //! of the pack and says nothing that this hash does not; what it says of architecture,
-//! types and licence is what the files claim.
+//! types and licence is what the files claim, a GGUF file before all others, as the
+//! engine reads them.
 
 use std::fmt;
 use std::str::FromStr;
 
 use attestation::register::Digest256;
+use inference::Claims;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -18,9 +20,9 @@ use super::erofs::{Layout, LayoutError};
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// Of the model definition, as config.json names it.
+    /// Of the model definition, as config.json or the GGUF file names it.
     pub architecture: Option<String>,
-    /// Of the weights, as config.json names it.
+    /// Of the weights, as config.json names it; of most, as the GGUF file does.
     pub dtype: Option<String>,
     /// All but this one, sorted by path.
     pub files: Vec<File>,
@@ -50,11 +52,13 @@ pub struct File {
 }
 
 impl Manifest {
-    /// Describes `files`, sorted by path, by the texts that `read` finds among them.
+    /// Describes `files`, sorted by path, by the texts that `read` finds among them and
+    /// by what the GGUF file claims, if one is there.
     pub fn describe(
         version: Version,
         files: Vec<File>,
         read: impl Fn(&str) -> anyhow::Result<Option<Vec<u8>>>,
+        gguf: Option<Claims>,
     ) -> anyhow::Result<Self> {
         let json = |path| -> anyhow::Result<Value> {
             let bytes = read(path)?.unwrap_or_default();
@@ -63,21 +67,26 @@ impl Manifest {
         let config = json("config.json")?;
         let text = |pointer| Some(config.pointer(pointer)?.as_str()?.to_owned());
         let digest = |path| files.iter().find(|f| f.path == path).map(|f| f.sha256);
-        let template = match digest("chat_template.jinja") {
-            Some(digest) => Some(digest),
-            None => json("tokenizer_config.json")?
-                .pointer("/chat_template")
-                .and_then(Value::as_str)
-                .map(|template| Digest256::of(template.as_bytes())),
+        let claims = match gguf {
+            Some(claims) => claims,
+            None => Claims {
+                architecture: text("/architectures/0"),
+                format: text("/torch_dtype").or_else(|| text("/dtype")),
+                template: json("tokenizer_config.json")?
+                    .pointer("/chat_template")
+                    .and_then(Value::as_str)
+                    .map(ToOwned::to_owned),
+            },
         };
+        let template = claims.template.map(|text| Digest256::of(text.as_bytes()));
         Ok(Self {
-            architecture: text("/architectures/0"),
-            dtype: text("/torch_dtype").or_else(|| text("/dtype")),
+            architecture: claims.architecture,
+            dtype: claims.format,
             format: Format::One,
             licence: read("README.md")?.and_then(|card| licence(&card)),
             name: version.name,
             revision: version.revision,
-            template,
+            template: digest("chat_template.jinja").or(template),
             tokenizer: digest("tokenizer.json"),
             files,
         })
@@ -229,16 +238,20 @@ pub(super) mod tests {
     }
 
     pub(in crate::model) fn manifest(paths: &[&str]) -> Manifest {
+        described(paths, None)
+    }
+
+    fn described(paths: &[&str], gguf: Option<Claims>) -> Manifest {
         let version = "me/tiny@1".parse().unwrap();
         let files = paths.iter().map(|path| file(path)).collect();
-        Manifest::describe(version, files, |path| {
+        let read = |path: &str| {
             Ok(match path {
                 "config.json" => Some(br#"{"architectures":["A"],"torch_dtype":"f32"}"#.to_vec()),
                 "README.md" => Some(b"---\nx: y\nlicense: mit\n---\nlicense: no\n".to_vec()),
                 _ => None,
             })
-        })
-        .unwrap()
+        };
+        Manifest::describe(version, files, read, gguf).unwrap()
     }
 
     #[test]
@@ -250,6 +263,23 @@ pub(super) mod tests {
         assert_eq!(manifest.template, Some(file("chat_template.jinja").sha256));
         assert_eq!(manifest.tokenizer, Some(file("tokenizer.json").sha256));
         assert_eq!(Manifest::parse(&manifest.to_json()).unwrap(), manifest);
+    }
+
+    #[test]
+    fn a_gguf_file_says_more_than_what_lies_beside_it() {
+        let claims = Claims {
+            architecture: Some("llama".into()),
+            format: Some("Q4_K".into()),
+            template: Some("t".into()),
+        };
+        let alone = described(&["config.json", "model.gguf"], Some(claims.clone()));
+        assert_eq!(alone.architecture.as_deref(), Some("llama"));
+        assert_eq!(alone.dtype.as_deref(), Some("Q4_K"));
+        assert_eq!(alone.template, Some(Digest256::of(b"t")));
+        // But for a template of its own.
+        let paths = ["chat_template.jinja", "model.gguf"];
+        let beside = described(&paths, Some(claims));
+        assert_eq!(beside.template, Some(file(paths[0]).sha256));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use attestation::register::Digest256;
 use attestation::verity::{BLOCK, Built, Verity};
 use aws_lc_rs::digest::{Context, SHA256};
+use inference::Claims;
 
 use super::erofs::Layout;
 use super::key::ModelKey;
@@ -45,7 +46,11 @@ impl Folder {
 
         let listed = hash(&found, threads)?;
         let text = |name: &str| found.get(name).map(|path| small(path)).transpose();
-        let manifest = Manifest::describe(version.clone(), listed, text)?;
+        let gguf = found.iter().find(|(name, _)| is_gguf(name));
+        let gguf = gguf.map(|(name, path)| {
+            Claims::of_gguf(path).with_context(|| format!("{name} is no GGUF file"))
+        });
+        let manifest = Manifest::describe(version.clone(), listed, text, gguf.transpose()?)?;
         let layout = manifest.layout()?;
         let open = |path: &PathBuf| {
             File::open(path).with_context(|| format!("cannot open {}", path.display()))
@@ -207,6 +212,12 @@ fn sha256(path: &Path, buffer: &mut Vec<u8>) -> Result<(u64, Digest256)> {
     Ok((size, Digest256::from_bytes(*digest)))
 }
 
+/// Of the model itself: a pack's files are found in the order of their names, and the
+/// engine takes the first.
+fn is_gguf(name: &str) -> bool {
+    !name.contains('/') && Path::new(name).extension() == Some("gguf".as_ref())
+}
+
 fn is_ours(manifest: &Path) -> bool {
     small(manifest).is_ok_and(|bytes| Manifest::parse(&bytes).is_ok())
 }
@@ -247,6 +258,32 @@ mod tests {
         let error = Folder::read(folder.path(), version, NonZero::<usize>::MIN).unwrap_err();
         let path = folder.path().display().to_string();
         format!("{error:#}").replace(&path, "DIR")
+    }
+
+    #[test]
+    fn a_gguf_file_says_what_it_is() {
+        let reference = Path::new(env!("CARGO_MANIFEST_DIR")).join("../inference/reference");
+        let folder = tempfile::tempdir().unwrap();
+        let model = reference.join("families/qwen2_moe.gguf/model.gguf");
+        fs::copy(model, folder.path().join("model.gguf")).unwrap();
+        let one = NonZero::<usize>::MIN;
+        let packed = Folder::read(folder.path(), "a@b".parse().unwrap(), one).unwrap();
+        let manifest = packed.manifest();
+        assert_eq!(manifest.architecture.as_deref(), Some("qwen2moe"));
+        assert_eq!(manifest.dtype.as_deref(), Some("Q8_0"));
+
+        // Of folders inside it says nothing.
+        let inside = folder.path().join("a");
+        fs::create_dir(&inside).unwrap();
+        fs::rename(folder.path().join("model.gguf"), inside.join("model.gguf")).unwrap();
+        let packed = Folder::read(folder.path(), "a@b".parse().unwrap(), one).unwrap();
+        assert_eq!(packed.manifest().architecture, None);
+
+        let broken = |dir: &Path| fs::write(dir.join("x.gguf"), "GGUF").unwrap();
+        assert_eq!(
+            reason(broken),
+            "x.gguf is no GGUF file: cannot read DIR/x.gguf: failed to fill whole buffer"
+        );
     }
 
     #[test]

@@ -5,7 +5,6 @@ use std::path::Path;
 use anyhow::{Context, anyhow, ensure};
 use attestation::aci::{Hash, Opening, Receipt, Settings};
 use attestation::appraisal::Check;
-use attestation::register::Digest256;
 use inference::{Difference, Engine, Replay, Sampling};
 
 /// Reads each answer with its prompt, and compares token by token.
@@ -26,7 +25,7 @@ pub(super) fn run(
         ("chat-template", executed.model.chat_template, card.template),
         ("manifest", executed.model.manifest, card.manifest),
     ] {
-        let found = found.map(|digest| Hash(Digest256::from_bytes(digest)));
+        let found = found.map(Hash::from);
         let text = |hash: Option<Hash>| hash.map_or("none".into(), |hash| hash.to_string());
         checks.push(Check::new(name, text(said), text(found), said == found));
     }

@@ -400,7 +400,7 @@ fn a_self_test_with_another_result_keeps_the_model_from_serving() {
         .decode()
         .unwrap();
     let levels: Vec<u8> = pixels.levels.iter().copied().step_by(256).collect();
-    assert!(load(&levels).unwrap().info().self_tested);
+    assert!(load(&levels).unwrap().card().self_test.is_some());
     let other: Vec<u8> = levels.iter().map(|level| level ^ 0x80).collect();
     assert_eq!(
         load(&other).unwrap_err().to_string(),

@@ -16,8 +16,6 @@ pub struct Info {
     pub context: usize,
     /// Whether messages may show images.
     pub images: bool,
-    /// Whether it came with a known answer, and gave it.
-    pub self_tested: bool,
 }
 
 /// What a model's answers come from, by digests: SHA-256 of each.
@@ -31,6 +29,8 @@ pub struct Card {
     pub template: Option<[u8; 32]>,
     /// How the file holds most of the numbers, in its own words.
     pub format: Option<String>,
+    /// Of `selftest.json`, if it came with one: the known answer that it gave here.
+    pub self_test: Option<[u8; 32]>,
     /// Instructions that the kernels use.
     pub kernels: &'static str,
 }
