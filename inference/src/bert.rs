@@ -12,7 +12,6 @@ use serde::Deserialize;
 use crate::config::{FILE, check_sizes, unsupported};
 use crate::encoder::{Activation, Attention, Feed, Norm, linear};
 use crate::error::LoadError;
-use crate::kernel::attention::Heads;
 use crate::kernel::pool::Pool;
 use crate::model_dir::ModelDir;
 use crate::weights::{Tally, Weights};
@@ -37,7 +36,7 @@ impl Bert {
 
     pub(crate) fn load(pool: &mut Pool, dir: &ModelDir) -> Result<Self, LoadError> {
         let config: Config = dir.json("config.json")?;
-        let heads = config.check()?;
+        config.check()?;
         dir.json::<Pooling>(POOLING)?.check()?;
         let context = dir
             .json::<SentenceBert>("sentence_bert_config.json")?
@@ -65,7 +64,7 @@ impl Bert {
             config.layer_norm_eps,
         )?;
         let layers = (0..config.num_hidden_layers)
-            .map(|index| Layer::load(pool, &mut weights, &config, heads, index))
+            .map(|index| Layer::load(pool, &mut weights, &config, index))
             .collect::<Result<_, _>>()?;
         Ok(Self {
             words,
@@ -123,7 +122,6 @@ impl Layer {
         pool: &mut Pool,
         weights: &mut Weights,
         config: &Config,
-        heads: Heads,
         index: usize,
     ) -> Result<Self, LoadError> {
         let name = |part: &str| format!("encoder.layer.{index}.{part}");
@@ -138,7 +136,7 @@ impl Layer {
                 key: square("attention.self.key")?,
                 value: square("attention.self.value")?,
                 output: square("attention.output.dense")?,
-                heads,
+                heads: config.num_attention_heads,
             },
             attention_norm,
             feed: Feed::load(
@@ -182,7 +180,7 @@ fn absolute() -> String {
 
 impl Config {
     /// Refuses sizes that no real model has and settings that are not implemented.
-    fn check(&self) -> Result<Heads, LoadError> {
+    fn check(&self) -> Result<(), LoadError> {
         check_sizes(
             FILE,
             [
@@ -212,17 +210,11 @@ impl Config {
             }
         }
         let heads = self.num_attention_heads;
-        let width = self.hidden_size.checked_div(heads).unwrap_or(0);
-        if width.checked_mul(heads) != Some(self.hidden_size) {
+        if self.hidden_size.checked_rem(heads) != Some(0) {
             let expected = format!("a divisor of hidden_size, {}", self.hidden_size);
             return Err(unsupported(FILE, "num_attention_heads", heads, expected));
         }
-        Ok(Heads {
-            query: heads,
-            kv: heads,
-            width,
-            values: width,
-        })
+        Ok(())
     }
 }
 

@@ -10,13 +10,22 @@ mod feed;
 use candle_core::{Device, Tensor};
 use candle_nn::ops::layer_norm;
 
-pub(crate) use self::attention::Attention;
 pub(crate) use self::feed::{Activation, Feed};
 use crate::error::LoadError;
 use crate::kernel::input::{Quantise, Row};
 use crate::kernel::pool::Pool;
 use crate::linear::Linear;
 use crate::weights::Weights;
+
+/// The matrices of attention.
+#[derive(Debug)]
+pub(crate) struct Attention {
+    pub(crate) query: Linear,
+    pub(crate) key: Linear,
+    pub(crate) value: Linear,
+    pub(crate) output: Linear,
+    pub(crate) heads: usize,
+}
 
 /// A layer `y = x W^T + b` of a file.
 pub(crate) fn linear(

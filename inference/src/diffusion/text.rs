@@ -4,8 +4,8 @@ use candle_core::{Device, Tensor};
 use serde::Deserialize;
 
 use crate::config::{check_multiple, check_sizes};
-use crate::encoder::by_head::{Attention, causal};
-use crate::encoder::{Activation, Feed, Norm, linear};
+use crate::encoder::by_head::causal;
+use crate::encoder::{Activation, Attention, Feed, Norm, linear};
 use crate::error::LoadError;
 use crate::kernel::pool::Pool;
 use crate::model_dir::ModelDir;

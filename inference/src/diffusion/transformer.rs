@@ -4,8 +4,7 @@ use candle_core::{D, Module as _, Tensor};
 use candle_nn::GroupNorm;
 
 use super::block::{Conv, Source, pixels, rows};
-use crate::encoder::by_head::Attention;
-use crate::encoder::{Norm, project};
+use crate::encoder::{Attention, Norm, project};
 use crate::error::LoadError;
 use crate::kernel::pool::Pool;
 use crate::linear::Linear;

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::block::{Conv, Residual, Source, pixels, rows};
 use super::config::{check_levels, check_neutral};
 use crate::config::{check_sizes, unsupported};
-use crate::encoder::by_head;
+use crate::encoder;
 use crate::error::LoadError;
 use crate::kernel::pool::Pool;
 use crate::model_dir::ModelDir;
@@ -117,7 +117,7 @@ impl Vae {
 #[derive(Debug)]
 struct Attention {
     norm: GroupNorm,
-    rows: by_head::Attention,
+    rows: encoder::Attention,
 }
 
 impl Attention {
@@ -132,7 +132,7 @@ impl Attention {
         let mut linear = |part| source.linear(&format!("{name}.{part}"), [channels; 2], true);
         Ok(Self {
             norm,
-            rows: by_head::Attention {
+            rows: encoder::Attention {
                 query: linear(query)?,
                 key: linear(key)?,
                 value: linear(value)?,

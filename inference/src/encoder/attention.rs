@@ -5,63 +5,56 @@
 use candle_core::{Device, Tensor};
 use zeroize::Zeroizing;
 
-use super::project;
-use crate::kernel::attention::Heads;
+use super::{Attention, project};
 use crate::kernel::pool::Pool;
-use crate::linear::Linear;
-
-/// Its four matrices.
-#[derive(Debug)]
-pub(crate) struct Attention {
-    pub(crate) query: Linear,
-    pub(crate) key: Linear,
-    pub(crate) value: Linear,
-    pub(crate) output: Linear,
-    pub(crate) heads: Heads,
-}
 
 impl Attention {
+    /// Of all rows to all of them.
     pub(crate) fn forward(&self, pool: &mut Pool, x: &Tensor) -> candle_core::Result<Tensor> {
         let [query, key, value] = [&self.query, &self.key, &self.value]
             .map(|linear| project(pool, linear, x)?.flatten_all()?.to_vec1());
-        let attended = attend(pool, self.heads, [&query?, &key?, &value?]);
+        let row = x.dim(1)?;
+        let head = row.checked_div(self.heads).unwrap_or(0);
+        let attended = attend(pool, [row, head], [&query?, &key?, &value?]);
         let attended = Tensor::from_vec(attended, x.shape(), &Device::Cpu)?;
         project(pool, &self.output, &attended)
     }
 }
 
-/// One row for each row of `queries`.
-fn attend(pool: &mut Pool, heads: Heads, [queries, keys, values]: [&[f32]; 3]) -> Vec<f32> {
-    let row = heads.query.saturating_mul(heads.width);
+/// One row for each row of `queries`; the widths are of a row, and of a head's part of it.
+fn attend(
+    pool: &mut Pool,
+    [row, head]: [usize; 2],
+    [queries, keys, values]: [&[f32]; 3],
+) -> Vec<f32> {
     let mut output = vec![0.0; queries.len()];
     let part = row.saturating_mul(ROWS);
     let parts = queries.chunks(part).zip(output.chunks_mut(part));
     let mut parts: Vec<_> = parts.collect();
     pool.each_mut(&mut parts, |_, (queries, output)| {
-        attend_rows(heads, queries, keys, values, output);
+        attend_rows([row, head], queries, keys, values, output);
     });
     output
 }
 
 fn attend_rows<'a>(
-    heads: Heads,
+    [row, width]: [usize; 2],
     queries: &[f32],
     keys: &'a [f32],
     values: &'a [f32],
     output: &mut [f32],
 ) {
-    let row = heads.query.saturating_mul(heads.width);
     let mut scores = Zeroizing::new(Vec::new());
     let rows = queries.chunks_exact(row).zip(output.chunks_exact_mut(row));
     for (queries, output) in rows {
         let parts = queries
-            .chunks_exact(heads.width)
-            .zip(output.chunks_exact_mut(heads.width));
+            .chunks_exact(width)
+            .zip(output.chunks_exact_mut(width));
         for (head, (query, output)) in parts.enumerate() {
-            let start = head.saturating_mul(heads.width);
+            let start = head.saturating_mul(width);
             let part = |rows: &'a [f32]| {
                 rows.chunks_exact(row).map(move |row| {
-                    row.get(start..start.saturating_add(heads.width))
+                    row.get(start..start.saturating_add(width))
                         .unwrap_or_default()
                 })
             };
@@ -124,16 +117,10 @@ mod tests {
 
     #[test]
     fn equal_keys_average_the_values() {
-        let heads = Heads {
-            query: 1,
-            kv: 1,
-            width: 2,
-            values: 2,
-        };
         let queries = [5.0, 3.0, -1.0, 2.0];
         let output = attend(
             &mut pool(),
-            heads,
+            [2, 2],
             [&queries, &[1.0; 4], &[2.0, 0.0, 4.0, 8.0]],
         );
         assert_eq!(output, [3.0, 4.0, 3.0, 4.0]);
@@ -141,16 +128,10 @@ mod tests {
 
     #[test]
     fn each_head_has_its_own_keys_and_values() {
-        let heads = Heads {
-            query: 2,
-            kv: 2,
-            width: 1,
-            values: 1,
-        };
         // Head 0 looks at the first row alone, head 1 at the second.
         let output = attend(
             &mut pool(),
-            heads,
+            [2, 1],
             [
                 &[100.0, 100.0],
                 &[1.0, -1.0, -1.0, 1.0],

@@ -5,19 +5,8 @@
 use candle_core::Tensor;
 use candle_nn::ops::softmax_last_dim;
 
-use super::project;
+use super::{Attention, project};
 use crate::kernel::pool::Pool;
-use crate::linear::Linear;
-
-/// Its four matrices.
-#[derive(Debug)]
-pub(crate) struct Attention {
-    pub(crate) query: Linear,
-    pub(crate) key: Linear,
-    pub(crate) value: Linear,
-    pub(crate) output: Linear,
-    pub(crate) heads: usize,
-}
 
 impl Attention {
     /// Keys and values of rows.

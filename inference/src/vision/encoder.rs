@@ -11,7 +11,6 @@ use serde::Deserialize;
 use crate::config::{FILE, check_sizes, unsupported};
 use crate::encoder::{Activation, Attention, Feed, Norm, linear, project};
 use crate::error::LoadError;
-use crate::kernel::attention::Heads;
 use crate::kernel::pool::Pool;
 use crate::linear::Linear;
 use crate::weights::Weights;
@@ -154,7 +153,7 @@ impl Layer {
                 key: square(key, config.qkv_bias)?,
                 value: square(value, config.qkv_bias)?,
                 output: square(output, true)?,
-                heads: config.heads(),
+                heads: config.num_attention_heads,
             },
             norm,
             feed: Feed::load(
@@ -233,16 +232,5 @@ impl Config {
             return Err(unsupported(FILE, "num_attention_heads", heads, expected));
         }
         Ok(())
-    }
-
-    fn heads(&self) -> Heads {
-        let heads = self.num_attention_heads;
-        let width = self.hidden_size.checked_div(heads).unwrap_or(0);
-        Heads {
-            query: heads,
-            kv: heads,
-            width,
-            values: width,
-        }
     }
 }

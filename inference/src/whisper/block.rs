@@ -1,7 +1,6 @@
 //! What blocks of encoder and decoder are made of.
 
-use crate::encoder::by_head::Attention;
-use crate::encoder::{Activation, Feed, Norm, linear};
+use crate::encoder::{Activation, Attention, Feed, Norm, linear};
 use crate::error::LoadError;
 use crate::kernel::pool::Pool;
 use crate::weights::Weights;

@@ -6,8 +6,8 @@ use candle_core::{Device, Tensor};
 
 use super::block::{attention, feed, norm};
 use super::config::Config;
-use crate::encoder::by_head::{Attention, Seen, causal};
-use crate::encoder::{Feed, Norm, project};
+use crate::encoder::by_head::{Seen, causal};
+use crate::encoder::{Attention, Feed, Norm, project};
 use crate::error::LoadError;
 use crate::kernel::matrix::Matrix;
 use crate::kernel::pool::Pool;

@@ -4,8 +4,7 @@ use candle_core::Tensor;
 
 use super::block::{attention, feed, norm};
 use super::config::Config;
-use crate::encoder::by_head::Attention;
-use crate::encoder::{Feed, Norm};
+use crate::encoder::{Attention, Feed, Norm};
 use crate::error::LoadError;
 use crate::kernel::pool::Pool;
 use crate::weights::Weights;
