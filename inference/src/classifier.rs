@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_channel::oneshot::Sender;
+use media::Pixels;
 
 use crate::answer::Label;
 use crate::deadline::Deadline;
 use crate::engine::turn;
 use crate::error::EngineError;
-use crate::image::Pixels;
 use crate::kernel::pool::Pool;
 use crate::queue::Queue;
 use crate::vision::Vit;

@@ -4,8 +4,9 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use media::ImageError;
+
 use crate::engine::Task;
-use crate::image::ImageError;
 use crate::schema::SchemaError;
 
 /// Why a directory is not a model that this crate can serve.

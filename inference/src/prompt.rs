@@ -349,7 +349,7 @@ mod tests {
     fn what_a_message_shows_stands_where_it_is_shown() {
         let template = "{% for m in messages %}{% for p in m.content %}[{{ p.type }} {{ p.text }}]{% endfor %}{{ m.content | selectattr('type', 'equalto', 'image') | list | length }}{% endfor %}";
         let template = Template::compile(template.into(), "".into(), "".into()).unwrap();
-        let image = crate::image::sample();
+        let image = crate::vision::sample();
         let mut message = message(Role::User, "one two<|im_end|>");
         message.images = [0, 4, 4].map(|place| (place, image.clone())).into();
         let prompt = template

@@ -5,11 +5,11 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Weak};
 
+use media::Image;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
 use crate::error::RequestError;
-use crate::image::Image;
 use crate::tools::Tools;
 use crate::witness::Witness;
 

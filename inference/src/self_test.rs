@@ -15,17 +15,16 @@
 //! Of a picture these are bytes of the pixels, evenly apart. Images and sounds are files beside it.
 
 use futures_executor::{block_on, block_on_stream};
+use media::{Audio, Image};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use crate::answer::Event;
-use crate::audio::Audio;
 use crate::config::unsupported;
 use crate::diffusion::PictureRequest;
 use crate::engine::Engine;
 use crate::error::LoadError;
-use crate::image::Image;
 use crate::model_dir::ModelDir;
 use crate::request::{Message, Prompt, Request, Role, Sampling};
 use crate::whisper::TranscriptRequest;

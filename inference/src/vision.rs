@@ -18,3 +18,10 @@ pub(crate) fn reference(name: &str) -> std::path::PathBuf {
     let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     dir.join("reference/vision").join(name)
 }
+
+/// An image of reference/vision.py.
+#[cfg(test)]
+pub(crate) fn sample() -> media::Image {
+    let bytes = include_bytes!("../reference/vision/image.png");
+    media::Image::new(bytes.to_vec()).unwrap()
+}

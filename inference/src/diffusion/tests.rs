@@ -395,7 +395,7 @@ fn a_self_test_with_another_result_keeps_the_model_from_serving() {
         ..PictureRequest::new(Zeroizing::new("a sea".into()))
     };
     let drawn = block_on(engine.picture(request).unwrap()).unwrap();
-    let pixels = crate::image::Image::new(drawn.files[0].to_vec())
+    let pixels = media::Image::new(drawn.files[0].to_vec())
         .unwrap()
         .decode()
         .unwrap();

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use futures_channel::{mpsc, oneshot};
 use futures_executor::block_on;
+use media::ImageError;
 use zeroize::Zeroizing;
 
 use super::{Engine, Kind, Task, enqueue};
@@ -17,7 +18,6 @@ use crate::deadline::Deadline;
 use crate::error::{EngineError, RequestError};
 use crate::generation::Defaults;
 use crate::grammar::{Form, Grammars};
-use crate::image::ImageError;
 use crate::prompt::Template;
 use crate::queue::Queue;
 use crate::replay::{Asked, Difference, Replay, ReplayError};

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use futures_channel::oneshot;
+use media::Image;
 
 use super::{Engine, Kind, Limits, Loaded, Task, enqueue, run};
 use crate::answer::{Label, Pending};
 use crate::classifier::{self, Job};
 use crate::deadline::Deadline;
 use crate::error::{LoadError, RequestError};
-use crate::image::Image;
 use crate::kernel::pool::Pool;
 use crate::model_dir::ModelDir;
 use crate::queue::Queue;

@@ -9,6 +9,7 @@ mod tests;
 
 use std::sync::Arc;
 
+use media::Pixels;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
@@ -22,7 +23,6 @@ use crate::decoder::{Family, Shape};
 use crate::encoder::{Activation, Feed};
 use crate::error::LoadError;
 use crate::generation::Ids;
-use crate::image::Pixels;
 use crate::kernel::pool::Pool;
 use crate::model_dir::ModelDir;
 use crate::weights::Weights;

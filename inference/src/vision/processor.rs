@@ -3,14 +3,15 @@
 //! Source: `preprocessor_config.json` as the image processors of Hugging Face
 //! transformers read it, with Pillow.
 
+use media::{Image, ImageError, Pixels};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::resize::{Filter, resize};
 use crate::config::{check_sizes, unsupported};
 use crate::error::{LoadError, RequestError};
-use crate::image::{Image, ImageError, Pixels, TURNS};
 use crate::model_dir::ModelDir;
+use crate::turns::TURNS;
 
 /// What is done to an image.
 #[derive(Debug)]
@@ -269,8 +270,8 @@ const MAX_SIDE: usize = 1 << 12;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::sample;
     use crate::vision::reference;
+    use crate::vision::sample;
     use serde_json::{Value, json};
 
     /// Patches of one pixel give the numbers of each pixel, all colours together.

@@ -6,9 +6,8 @@
 //!
 //! Source: Pillow, `src/libImaging/Resample.c`, functions for 8 bits.
 
+use media::Pixels;
 use zeroize::Zeroizing;
-
-use crate::image::Pixels;
 
 /// How near a pixel must be to matter.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -159,7 +158,7 @@ mod tests {
     #[test]
     fn levels_are_those_of_pillow_and_next_to_those_of_torchvision() {
         for case in serde_json::from_str::<Vec<Case>>(REFERENCE).unwrap() {
-            let image = crate::image::sample().decode().unwrap();
+            let image = crate::vision::sample().decode().unwrap();
             let filter = Filter::of(case.resample).unwrap();
             let found = resize(image, case.width, case.height, filter);
             assert_eq!((found.width, found.height), (case.width, case.height));

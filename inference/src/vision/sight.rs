@@ -4,12 +4,12 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use media::{Image, Pixels};
 use zeroize::Zeroizing;
 
 use super::llava::Llava;
 use super::processor::Processor;
 use crate::error::RequestError;
-use crate::image::{Image, Pixels};
 use crate::kernel::pool::Pool;
 
 /// What stands for an image in a prompt.

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use media::Pixels;
 use serde::Deserialize;
 
 use super::encoder::{self, Encoder, Names};
@@ -14,7 +15,6 @@ use super::resize::Filter;
 use crate::config::{FILE, unsupported};
 use crate::encoder::{Norm, linear, project};
 use crate::error::LoadError;
-use crate::image::Pixels;
 use crate::kernel::pool::Pool;
 use crate::linear::Linear;
 use crate::model_dir::ModelDir;
@@ -141,7 +141,7 @@ mod tests {
         let dir = ModelDir::new(&super::super::reference("vit"));
         let mut pool = Pool::with(threads, cpu).unwrap();
         let model = Vit::load(&mut pool, &dir).unwrap();
-        let image = model.processor().fit(&crate::image::sample()).unwrap();
+        let image = model.processor().fit(&crate::vision::sample()).unwrap();
         model.logits(&mut pool, &image).unwrap()
     }
 

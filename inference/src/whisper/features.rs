@@ -20,8 +20,7 @@
 use std::f64::consts::TAU;
 
 use candle_core::{DType, Device, Tensor};
-
-use crate::audio::Audio;
+use media::Audio;
 
 /// The constant matrices.
 #[derive(Debug)]

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use futures_channel::oneshot;
 use futures_executor::block_on;
+use media::Audio;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
@@ -19,7 +20,6 @@ use zeroize::Zeroizing;
 use super::features::Extractor;
 use super::segment::{Piece, cut};
 use super::*;
-use crate::audio::Audio;
 use crate::deadline::Deadline;
 use crate::engine::Engine;
 use crate::error::{EngineError, RequestError};

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
+use media::Audio;
 use zeroize::Zeroizing;
 
-use crate::audio::Audio;
 use crate::request::Tenant;
 
 /// Speech to be written down. Nothing that is said is in its `Debug` form.

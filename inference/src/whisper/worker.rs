@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
 use futures_channel::oneshot::Sender;
+use media::Audio;
 use zeroize::Zeroizing;
 
 use super::features::HOP;
 use super::transcript::{Segment, Transcript};
 use super::vocabulary::Vocabulary;
 use super::{Whisper, rules, segment};
-use crate::audio::Audio;
 use crate::deadline::Deadline;
 use crate::engine::turn;
 use crate::error::EngineError;

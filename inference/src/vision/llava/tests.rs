@@ -2,9 +2,10 @@
 
 #![expect(clippy::arithmetic_side_effects, reason = "numbers of a test")]
 
+use media::Image;
+
 use super::*;
 use crate::decoder::{Decoder, Span, Workspace};
-use crate::image::Image;
 use crate::kernel::attention::PAGE;
 use crate::kernel::level::Cpu;
 use crate::memory::Memory;
@@ -80,7 +81,7 @@ impl Reader {
 
 /// The image, and it on its side, as reference/vision.py has shown them.
 fn images() -> [Image; 2] {
-    let upright = crate::image::sample();
+    let upright = crate::vision::sample();
     let bytes = include_bytes!("../../../reference/vision/image.png");
     let turned = image::load_from_memory(bytes).unwrap().rotate270();
     let mut png = std::io::Cursor::new(Vec::new());

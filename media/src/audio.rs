@@ -55,7 +55,9 @@ impl Audio {
         Duration::from_micros(samples.saturating_mul(125) / 2)
     }
 
-    pub(crate) fn samples(&self) -> &[f32] {
+    /// From -1 to 1, and beyond where it is too loud.
+    #[must_use]
+    pub fn samples(&self) -> &[f32] {
         &self.samples
     }
 }

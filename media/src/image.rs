@@ -6,15 +6,11 @@
 
 use std::fmt;
 use std::io::Cursor;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
-
-use crate::error::RequestError;
 
 /// An image that has not been decoded. Its bytes are not in its `Debug` form and are
 /// wiped when the last copy is dropped.
@@ -45,12 +41,14 @@ impl Image {
     }
 
     /// What tells it from all others.
-    pub(crate) fn digest(&self) -> [u8; 32] {
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
         Sha256::digest(self.bytes.as_slice()).into()
     }
 
-    /// Decodes it; whoever does so has one of the [`TURNS`].
-    pub(crate) fn decode(&self) -> Result<Pixels, ImageError> {
+    /// Decodes it. Memory grows with [`Self::pixels`], however short the file is, so
+    /// images of many should take turns.
+    pub fn decode(&self) -> Result<Pixels, ImageError> {
         let mut decoder = decoder(&self.bytes)?;
         let orientation = decoder.orientation();
         let orientation = orientation.map_err(|_| ImageError::Malformed)?;
@@ -90,55 +88,14 @@ fn decoder(bytes: &[u8]) -> Result<impl ImageDecoder, ImageError> {
     }
 }
 
-/// Who may decode: one request at a time, so that the images of many are no more in
-/// memory than those of one. A few may wait for it, and hold up nobody else.
-#[derive(Debug, Default)]
-pub(crate) struct Turns {
-    turn: Mutex<()>,
-    /// Requests that have the turn or wait for it.
-    waiting: AtomicUsize,
-}
-
-/// For all engines.
-pub(crate) static TURNS: Turns = Turns {
-    turn: Mutex::new(()),
-    waiting: AtomicUsize::new(0),
-};
-
-impl Turns {
-    /// Waits for the turn, which lasts until what this gives is dropped.
-    pub(crate) fn take(&self) -> Result<Turn<'_>, RequestError> {
-        if self.waiting.fetch_add(1, Ordering::Relaxed) >= MAX_WAITING {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
-            return Err(RequestError::Busy {
-                retry_after: RETRY_AFTER,
-            });
-        }
-        Ok(Turn {
-            turns: self,
-            _turn: self.turn.lock().unwrap_or_else(PoisonError::into_inner),
-        })
-    }
-}
-
-/// The right to decode.
-pub(crate) struct Turn<'a> {
-    turns: &'a Turns,
-    _turn: MutexGuard<'a, ()>,
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.turns.waiting.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// A decoded image.
-pub(crate) struct Pixels {
-    pub(crate) width: usize,
-    pub(crate) height: usize,
+pub struct Pixels {
+    /// In a row.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
     /// Red, green and blue of each pixel, row by row.
-    pub(crate) levels: Zeroizing<Vec<u8>>,
+    pub levels: Zeroizing<Vec<u8>>,
 }
 
 /// Why bytes are not an image that this crate takes.
@@ -172,11 +129,6 @@ pub enum ImageError {
     },
 }
 
-/// What these take is long enough to wait for.
-const MAX_WAITING: usize = 8;
-
-const RETRY_AFTER: Duration = Duration::from_secs(1);
-
 /// That of a good camera; larger ones are made small for the model anyway.
 const MAX_PIXELS: u64 = 1 << 24;
 
@@ -185,12 +137,6 @@ const MAX_BYTES: u64 = MAX_PIXELS << 3;
 
 /// A longer image becomes very large where its short side is that of the model.
 const MAX_RATIO: u32 = 100;
-
-#[cfg(test)]
-pub(crate) fn sample() -> Image {
-    let bytes = include_bytes!("../reference/vision/image.png");
-    Image::new(bytes.to_vec()).unwrap()
-}
 
 #[cfg(test)]
 mod tests {
@@ -290,26 +236,6 @@ mod tests {
             assert_eq!(error.to_string(), expected);
         }
         Image::new(announced(4096, 4096)).unwrap();
-    }
-
-    #[test]
-    fn a_few_wait_to_decode_and_others_are_sent_away() {
-        let turns = Turns::default();
-        let first = turns.take().unwrap();
-        std::thread::scope(|scope| {
-            let wait = || turns.take().map(drop);
-            let waiting: Vec<_> = (1..MAX_WAITING).map(|_| scope.spawn(wait)).collect();
-            while turns.waiting.load(Ordering::Relaxed) < MAX_WAITING {
-                std::thread::yield_now();
-            }
-            let refused = turns.take();
-            assert!(matches!(refused, Err(RequestError::Busy { .. })));
-            drop(first);
-            for waiting in waiting {
-                waiting.join().unwrap().unwrap();
-            }
-        });
-        drop(turns.take().unwrap());
     }
 
     #[test]

@@ -54,7 +54,7 @@ fn int_wav(bits: u16, samples: &[i32]) -> Vec<u8> {
 
 /// Written by libsndfile: two channels of 24 bits at 44,100 Hz, tones of 1 kHz and
 /// 2 kHz at half scale, 0.2 s.
-const FLAC: &[u8] = include_bytes!("../../reference/tone.flac");
+const FLAC: &[u8] = include_bytes!("../../../inference/reference/tone.flac");
 
 /// The largest difference where no edge is near.
 fn difference(found: &[f32], expected: &[f32]) -> f32 {
