@@ -22,6 +22,7 @@ use attestation::{cbor, pem, ratls};
 use chain::bag;
 use chain::network::Network;
 use chain::tl::{self, Answer};
+use image::ImageFormat;
 use measurements::acpi::Blobs;
 use measurements::hob::td_hob;
 use measurements::initrd::Initrd;
@@ -30,6 +31,7 @@ use measurements::pe::authenticode;
 use measurements::release::Release;
 use measurements::tdvf::Tdvf;
 use measurements::volume::Volumes;
+use media::{Audio, Image};
 use sealed::{
     Assignment, AssignmentRequest, Envelope, Offer, RequestHead, ResponseHead, Settlement,
 };
@@ -44,6 +46,10 @@ use paper_td::pki;
 use paper_tpm::{AkPublic, Attest};
 
 // The path is said because `fuzz` includes this file from elsewhere.
+#[path = "parsers/cuts.rs"]
+mod cuts;
+#[path = "parsers/files.rs"]
+mod files;
 #[path = "parsers/good.rs"]
 mod good;
 #[path = "parsers/receipts.rs"]
@@ -419,6 +425,25 @@ pub const PARSERS: &[Parser] = &[
         ..NOTHING
     },
     Parser {
+        name: "cut-authority",
+        read: cuts::authority,
+        made: || vec![cuts::body()],
+        ..NOTHING
+    },
+    Parser {
+        name: "cut-list",
+        read: cuts::list,
+        made: || vec![cuts::listed(2), cuts::listed(0)],
+        grown: Some(cuts::listed),
+        ..NOTHING
+    },
+    Parser {
+        name: "cut-tcb-info",
+        read: cuts::tcb_info,
+        made: || vec![Paper::good().tcb_info.to_string().into()],
+        ..NOTHING
+    },
+    Parser {
         name: "cells",
         read: |bytes| bag::some_roots(bytes, 2).is_ok(),
         made: || vec![ton::owed()],
@@ -485,6 +510,20 @@ pub const PARSERS: &[Parser] = &[
                 || serde_json::from_slice::<AssignmentRequest>(bytes).is_ok()
         },
         made: seals::assignment,
+        ..NOTHING
+    },
+    Parser {
+        name: "image",
+        read: |bytes| Image::new(bytes.to_vec()).is_ok_and(|image| image.decode().is_ok()),
+        made: files::images,
+        grown: Some(|count| files::image(count, ImageFormat::Png)),
+        ..NOTHING
+    },
+    Parser {
+        name: "sound",
+        read: |bytes| Audio::decode(bytes).is_ok(),
+        made: files::sounds,
+        grown: Some(files::sound),
         ..NOTHING
     },
 ];

@@ -54,6 +54,8 @@ fn check(parser: &Parser, bytes: &[u8]) {
     let fixed = match parser.name {
         "acpi-loader" => PADDED_TABLES,
         "volumes" => DICTIONARY,
+        "image" => PIXELS,
+        "sound" => SAMPLES,
         _ => FIXED,
     };
     let limit = fixed + PER_BYTE * bytes.len();
@@ -74,6 +76,12 @@ const PADDED_TABLES: usize = FIXED + (128 + 4) * 1024;
 
 /// OVMF's compressed volumes name a dictionary of 16 MiB, and no larger one is taken.
 const DICTIONARY: usize = 20 << 20;
+
+/// Sixteen bytes for each pixel that an image may have: a short file may announce all.
+const PIXELS: usize = 16 << 24;
+
+/// Twice the samples that a sound may have, four bytes each: a short file may hold silence.
+const SAMPLES: usize = 2 * 4 * 16_000 * 1800;
 
 /// What a reader may take for each byte that it gets. The most is a tree of TOML or
 /// JSON whose values have one character each.

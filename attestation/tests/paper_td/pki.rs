@@ -305,7 +305,7 @@ const PRIME256V1: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7];
 const ECDSA_WITH_SHA256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2];
 pub(crate) const ECDSA_WITH_SHA384: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 3];
 
-fn sealed(body: Vec<u8>, signer: Key) -> Vec<u8> {
+pub(crate) fn sealed(body: Vec<u8>, signer: Key) -> Vec<u8> {
     let signature = bits(&signer.sign_der(&body));
     sequence(&[body, algorithm(), signature])
 }
