@@ -149,3 +149,19 @@ pub fn paths(receipts: &[[u8; 32]]) -> (HashBytes, Vec<Path>) {
     let (head, paths) = tree::<Sha256>(&leaves);
     (HashBytes(head.into()), paths)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_that_grows_has_the_head_over_all_its_receipts() {
+        let mut tree = Tree::default();
+        assert_eq!(tree.head(), HashBytes::ZERO);
+        let hashes: Vec<_> = (0..40).map(|number| [number; 32]).collect();
+        for (count, hash) in (1..).zip(&hashes) {
+            tree = tree.with(hash);
+            assert_eq!(tree.head(), paths(&hashes[..count]).0, "{count}");
+        }
+    }
+}

@@ -18,8 +18,10 @@ pub(super) struct Sqlite(pub(super) PathBuf);
 
 impl Engine for Sqlite {
     fn connect(&self) -> Result<Box<dyn Connection>, StoreError> {
+        // Without a name, or with one of its own, SQLite would forget all of it.
+        let path = std::path::absolute(&self.0).map_err(StoreError::database)?;
         let open = || {
-            let connection = rusqlite::Connection::open(&self.0)?;
+            let connection = rusqlite::Connection::open(path)?;
             connection.busy_timeout(PATIENCE)?;
             connection.pragma_update(None, "journal_mode", "wal")?;
             connection.pragma_update(None, "synchronous", "full")?;

@@ -238,6 +238,8 @@ async fn whoever_writes_to_the_database_makes_nothing_up() {
     };
     let error = Ledger::open(&url, stranger).await.unwrap_err();
     assert!(matches!(error, OpenError::Stranger), "{error}");
+    let nowhere = Ledger::open("sqlite:", identity()).await;
+    assert!(matches!(nowhere, Err(OpenError::Store(_))));
     assert!(matches!(
         Ledger::open("mysql:x", identity()).await,
         Err(OpenError::Url(_))
