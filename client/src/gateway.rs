@@ -4,6 +4,15 @@
 //! Existing clients set their base URL to it and change nothing else. Their API
 //! keys stay here: the worker never sees an Authorization header.
 
+mod asked;
+pub mod command;
+pub mod front;
+pub mod keys;
+mod metrics;
+mod page;
+mod problem;
+mod tally;
+
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -18,20 +27,16 @@ use axum::{Json, Router};
 use serde_json::json;
 use tokio::net::TcpListener;
 
+use self::problem::Problem;
 use crate::receipts::{Copied, Exchange, Recorder};
 use crate::worker::{SendError, Worker};
 
 /// Serves until `shutdown`.
 pub async fn serve(
     listener: TcpListener,
-    worker: Arc<Worker>,
-    recorder: Option<Recorder>,
+    router: Router,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
-    let router = match recorder {
-        Some(recorder) => recording(worker, recorder),
-        None => router(worker),
-    };
     axum::serve(listener, router)
         .with_graceful_shutdown(shutdown)
         .await
@@ -46,6 +51,10 @@ pub fn router(worker: Arc<Worker>) -> Router {
         .route("/health", get(forward))
         .route("/metrics", get(forward))
         .route("/cocoon/trust", get(trust))
+        .route(
+            "/cocoon/usage",
+            get(|| async { Json(json!({ "paid": false })) }),
+        )
         .fallback(|| async { error(StatusCode::NOT_FOUND, "not_found", "no such path") })
         .with_state(worker)
 }
@@ -165,15 +174,8 @@ fn refusal(refused: &SendError) -> Response {
     error(status, code, &chain(refused))
 }
 
-/// OpenAI's error object.
 fn error(status: StatusCode, code: &str, message: &str) -> Response {
-    let body = json!({ "error": {
-        "message": message,
-        "type": "cocoon_gateway_error",
-        "param": null,
-        "code": code,
-    }});
-    (status, Json(body)).into_response()
+    Problem::new(status, code, message).into_response()
 }
 
 /// Bytes of a request that is kept until its receipt has been checked.

@@ -1,7 +1,5 @@
 //! `cocoon`: verify workers, talk to them, and compute what they must report.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -11,12 +9,10 @@ use clap::{Args, Parser, Subcommand};
 use client::address::Address;
 use client::audit::AuditArgs;
 use client::chain::ChainArgs;
-use client::receipts::Recorder;
+use client::gateway::command::GatewayArgs;
 use client::stored::Stored;
 use client::trust::TrustArgs;
-use client::worker::{FRESH, Worker};
 use client::{host, measure, model, receipt, release, verify};
-use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::Level;
@@ -78,24 +74,6 @@ struct VerifyArgs {
     json: bool,
 }
 
-#[derive(Args, Debug)]
-struct GatewayArgs {
-    /// The worker, https://HOST:PORT.
-    #[arg(value_name = "URL")]
-    worker: Address,
-    /// Where applications connect.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
-    listen: SocketAddr,
-    /// Write the receipt of each answer here, checked.
-    #[arg(long, value_name = "DIR")]
-    receipts: Option<PathBuf>,
-    /// Beside each receipt, write what was sent and answered, and what a replay needs.
-    #[arg(long, requires = "receipts")]
-    transcripts: bool,
-    #[command(flatten)]
-    trust: TrustArgs,
-}
-
 fn main() -> ExitCode {
     match start(Cli::parse().command) {
         Ok(verdict) => ExitCode::from(verdict.exit_code()),
@@ -107,7 +85,11 @@ fn main() -> ExitCode {
 }
 
 fn start(command: Command) -> anyhow::Result<Verdict> {
-    let is_service = matches!(command, Command::Host(host::Command::Run(_)));
+    let is_service = match &command {
+        Command::Host(host::Command::Run(_)) => true,
+        Command::Gateway(args) => args.is_service(),
+        _ => false,
+    };
     let level = match is_service {
         true => Level::INFO,
         false => Level::WARN,
@@ -127,7 +109,10 @@ fn run(command: Command) -> anyhow::Result<Verdict> {
             let policy = Arc::new(args.trust.policy()?);
             runtime()?.block_on(verify::run(worker, policy, args.json))
         }
-        Command::Gateway(args) => runtime()?.block_on(serve_gateway(args)),
+        Command::Gateway(args) => runtime()?.block_on(async {
+            let shutdown = shutdown()?;
+            args.run(shutdown).await
+        }),
         Command::Host(command) => runtime()?.block_on(host::run(command)),
         Command::Chain(args) => runtime()?.block_on(args.run()),
         Command::Measure(command) => measure::run(command),
@@ -139,22 +124,6 @@ fn run(command: Command) -> anyhow::Result<Verdict> {
         Command::Release(command) => release::run(command),
         Command::Audit(args) => args.run(),
     }
-}
-
-async fn serve_gateway(args: GatewayArgs) -> anyhow::Result<Verdict> {
-    let shutdown = shutdown()?;
-    let policy = Arc::new(args.trust.policy()?);
-    let recorder = args
-        .receipts
-        .map(|folder| Recorder::new(folder, args.transcripts));
-    let worker = Arc::new(Worker::new(args.worker, policy, FRESH));
-    let listener = TcpListener::bind(args.listen)
-        .await
-        .with_context(|| format!("cannot listen on {}", args.listen))?;
-    let address = listener.local_addr().context("no local address")?;
-    println!("gateway http://{address}/v1");
-    client::gateway::serve(listener, worker, recorder.transpose()?, shutdown).await?;
-    Ok(Verdict::Trusted)
 }
 
 /// Ends with the first of SIGTERM and Ctrl-C from now on.

@@ -61,7 +61,7 @@ impl Served {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let gateway = listener.local_addr().unwrap();
         let stopped = stop.clone().cancelled_owned();
-        tokio::spawn(gateway::serve(listener, worker, None, stopped));
+        tokio::spawn(gateway::serve(listener, gateway::router(worker), stopped));
         Self {
             gateway,
             _running: stop.drop_guard(),

@@ -1,0 +1,76 @@
+//! `cocoon gateway`.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use attestation::appraisal::Verdict;
+use clap::Args;
+use tokio::net::TcpListener;
+
+use super::front::Front;
+use super::keys::Keys;
+use crate::address::Address;
+use crate::receipts::Recorder;
+use crate::trust::TrustArgs;
+use crate::worker::{FRESH, Worker};
+
+/// Whom to ask, and for whom.
+#[derive(Args, Debug)]
+pub struct GatewayArgs {
+    /// The worker, https://HOST:PORT.
+    #[arg(value_name = "URL")]
+    worker: Address,
+    /// Where applications connect.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// Who may ask, for what, and how often: TOML with hashes of API keys.
+    #[arg(long, value_name = "FILE")]
+    keys: Option<PathBuf>,
+    /// A site whose pages may use this gateway, https://HOST; may be repeated.
+    #[arg(long, value_name = "ORIGIN")]
+    origin: Vec<String>,
+    /// Write the receipt of each answer here, checked.
+    #[arg(long, value_name = "DIR")]
+    receipts: Option<PathBuf>,
+    /// Beside each receipt, write what was sent and answered, and what a replay needs.
+    #[arg(long, requires = "receipts")]
+    transcripts: bool,
+    #[command(flatten)]
+    trust: TrustArgs,
+}
+
+impl GatewayArgs {
+    /// Whether others than its user depend on it: what they do is logged.
+    #[must_use]
+    pub const fn is_service(&self) -> bool {
+        self.keys.is_some()
+    }
+
+    /// Serves until `shutdown`.
+    pub async fn run(
+        self,
+        shutdown: impl Future<Output = ()> + Send + 'static,
+    ) -> anyhow::Result<Verdict> {
+        let policy = Arc::new(self.trust.policy()?);
+        let keys = self.keys.as_deref().map(Keys::read).transpose()?;
+        let recorder = self
+            .receipts
+            .map(|folder| Recorder::new(folder, self.transcripts));
+        let worker = Arc::new(Worker::new(self.worker, policy, FRESH));
+        let router = match recorder.transpose()? {
+            Some(recorder) => super::recording(worker, recorder),
+            None => super::router(worker),
+        };
+        let listener = TcpListener::bind(self.listen)
+            .await
+            .with_context(|| format!("cannot listen on {}", self.listen))?;
+        let address = listener.local_addr().context("no local address")?;
+        println!("gateway http://{address}/v1");
+        let front = Front::new(address, keys, self.origin);
+        super::serve(listener, front.before(router), shutdown).await?;
+        Ok(Verdict::Trusted)
+    }
+}
