@@ -4,14 +4,14 @@
 //! Existing clients set their base URL to it and change nothing else. Their API
 //! keys stay here: the worker never sees an Authorization header.
 
-mod asked;
+pub(crate) mod asked;
 pub mod command;
 pub mod front;
 pub mod keys;
 mod metrics;
 mod page;
-mod problem;
-mod tally;
+pub(crate) mod problem;
+pub(crate) mod tally;
 
 use std::sync::Arc;
 
@@ -146,7 +146,7 @@ fn addressed(request: Request<Body>) -> Result<Request<Body>, axum::http::Error>
 }
 
 /// RFC 9110, section 7.6.1; HTTP/2 refuses them (RFC 9113, section 8.2.2).
-fn remove_hop_by_hop(headers: &mut HeaderMap) {
+pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     for name in [
         header::CONNECTION,
         header::TE,

@@ -15,6 +15,7 @@ pub mod host;
 pub mod log;
 pub mod measure;
 pub mod model;
+pub mod network;
 pub mod platform;
 pub mod receipt;
 pub mod receipts;

@@ -12,7 +12,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -21,6 +21,7 @@ use chain::network::{Network, Server};
 use chain::wallet::Key;
 use clap::Parser;
 use client::chain::ChainArgs;
+use client::network::purse::Purse;
 use contracts::claim::Claim;
 use contracts::code::{self, Code};
 use contracts::registry::{Change, Governance, Policy, Published};
@@ -273,10 +274,15 @@ async fn a_worker_attests_is_paid_and_the_chain_shows_it() {
         "--deposit",
         "500000000",
     ];
-    world
-        .done(&[&["channel", "open", "--delay", "3600"], &terms[..]].concat())
-        .await;
+    let file = world.path("channel");
+    let open = ["channel", "open", "--delay", "3600", "--out", &file];
+    world.done(&[&open[..], &terms[..]].concat()).await;
     let channel = world.newest_contract(Code::CHANNEL);
+    let purse = Purse::open(Path::new(&file), None).unwrap();
+    assert_eq!(
+        (purse.payee(), purse.balance().budget),
+        (&*owner, 500_000_000)
+    );
     let (voucher, more) = (world.path("voucher"), world.path("more"));
     let sign = |out, tokens| {
         [

@@ -16,6 +16,7 @@ use tycho_types::models::{StateInit, StdAddr};
 
 use super::plan::{Plan, Rest, key};
 use super::{COIN, Chain, cell, coins, load, now, save};
+use crate::network::purse::ChannelFile;
 
 /// What a payer does.
 #[derive(Debug, Subcommand)]
@@ -58,6 +59,9 @@ pub(super) struct OpenArgs {
     /// The market that counts what is paid, for ten in a thousand of it.
     #[arg(long, value_name = "ADDRESS")]
     market: Option<StdAddr>,
+    /// Write what `cocoon gateway --channel` takes.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -140,8 +144,23 @@ impl OpenArgs {
                 0
             },
         };
+        let until = terms.until;
+        let payee = terms.payee.to_string();
         let open = Open::new(0, terms)?;
         println!("channel  {}", open.address);
+        if let Some(path) = &self.out {
+            let payer = chain.client.account(payer).await?;
+            let file = ChannelFile {
+                channel: open.address.to_string(),
+                global_id: payer.block.global_id(),
+                payee,
+                deposit: self.deposit,
+                until,
+                voucher_key: std::path::absolute(&self.voucher_key)?,
+            };
+            std::fs::write(path, serde_json::to_vec_pretty(&file)?)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
         let deposit = u128::from(self.deposit);
         let value = deposit.saturating_add(COIN / 50);
         let plan = Plan {

@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use super::front::Front;
 use super::keys::Keys;
 use crate::address::Address;
+use crate::network::args::NetworkArgs;
 use crate::receipts::Recorder;
 use crate::trust::TrustArgs;
 use crate::worker::{FRESH, Worker};
@@ -21,8 +22,10 @@ use crate::worker::{FRESH, Worker};
 #[derive(Args, Debug)]
 pub struct GatewayArgs {
     /// The worker, https://HOST:PORT.
-    #[arg(value_name = "URL")]
-    worker: Address,
+    #[arg(value_name = "URL", required_unless_present = "network")]
+    worker: Option<Address>,
+    #[command(flatten)]
+    network: NetworkArgs,
     /// Where applications connect.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
@@ -46,7 +49,7 @@ impl GatewayArgs {
     /// Whether others than its user depend on it: what they do is logged.
     #[must_use]
     pub const fn is_service(&self) -> bool {
-        self.keys.is_some()
+        self.keys.is_some() || self.network.is_asked()
     }
 
     /// Serves until `shutdown`.
@@ -56,13 +59,17 @@ impl GatewayArgs {
     ) -> anyhow::Result<Verdict> {
         let policy = Arc::new(self.trust.policy()?);
         let keys = self.keys.as_deref().map(Keys::read).transpose()?;
-        let recorder = self
-            .receipts
-            .map(|folder| Recorder::new(folder, self.transcripts));
-        let worker = Arc::new(Worker::new(self.worker, policy, FRESH));
-        let router = match recorder.transpose()? {
-            Some(recorder) => super::recording(worker, recorder),
-            None => super::router(worker),
+        let router = match self.worker {
+            None => self.network.open(policy)?.router(),
+            Some(worker) => {
+                let worker = Arc::new(Worker::new(worker, policy, FRESH));
+                match self.receipts {
+                    Some(folder) => {
+                        super::recording(worker, Recorder::new(folder, self.transcripts)?)
+                    }
+                    None => super::router(worker),
+                }
+            }
         };
         let listener = TcpListener::bind(self.listen)
             .await

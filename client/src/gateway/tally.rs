@@ -54,13 +54,13 @@ impl Tally {
     fn tokens(&self) -> u64 {
         match &self.took {
             Some(took) => took.0.get().copied().unwrap_or_default(),
-            None => usage(&self.tail).unwrap_or(self.events),
+            None => total_tokens(&self.tail).unwrap_or(self.events),
         }
     }
 }
 
-/// The last total that a text says.
-fn usage(text: &[u8]) -> Option<u64> {
+/// The last total that an answer says: in JSON, a text's own quotes are escaped.
+pub(crate) fn total_tokens(text: &[u8]) -> Option<u64> {
     let at = text.windows(TOTAL.len()).rposition(|at| at == TOTAL)?;
     let digits = text.get(at.checked_add(TOTAL.len())?..)?;
     let digits = digits.trim_ascii_start();

@@ -1,0 +1,159 @@
+//! The network: requests are sealed to workers that proved themselves, through schedulers
+//! that see none of it, and paid by vouchers.
+
+mod answer;
+pub mod args;
+mod deal;
+mod endpoint;
+mod exchange;
+mod leaves;
+pub mod purse;
+mod route;
+pub mod scheduler;
+mod usage;
+pub mod workers;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use attestation::appraisal::chain;
+use attestation::policy::Policy;
+use attestation::register::Digest256;
+use aws_lc_rs::hmac;
+
+use self::answer::AnswerError;
+use self::deal::Paid;
+use self::purse::Purse;
+use self::route::Route;
+use self::scheduler::Scheduler;
+use self::usage::{Record, Usage};
+use self::workers::Workers;
+use crate::gateway::asked::Asked;
+use crate::worker::FRESH;
+
+/// What a gateway agrees to.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Nanotons for a million tokens.
+    pub max_price: u64,
+    /// Tokens that are reserved for an answer that says no maximum.
+    pub answer: u64,
+    /// Until an answer begins.
+    pub deadline: Duration,
+}
+
+/// Schedulers, the workers behind them, and who pays.
+#[derive(Debug)]
+pub struct Network {
+    routes: Vec<Arc<Route>>,
+    workers: Workers,
+    purses: Vec<Arc<Purse>>,
+    options: Options,
+    usage: Usage,
+    secret: hmac::Key,
+    shunned: Mutex<HashMap<Digest256, Instant>>,
+    turn: AtomicUsize,
+}
+
+impl Network {
+    /// Connects to nobody yet.
+    pub fn new(
+        schedulers: Vec<Scheduler>,
+        policy: Arc<Policy>,
+        purses: Vec<Arc<Purse>>,
+        options: Options,
+    ) -> anyhow::Result<Arc<Self>> {
+        let mut secret = [0; 32];
+        aws_lc_rs::rand::fill(&mut secret)?;
+        let routes = schedulers.into_iter().map(Route::new).map(Arc::new);
+        Ok(Arc::new(Self {
+            routes: routes.collect(),
+            workers: Workers::new(policy, FRESH),
+            purses,
+            options,
+            usage: Usage::default(),
+            secret: hmac::Key::new(hmac::HMAC_SHA256, &secret),
+            shunned: Mutex::default(),
+            turn: AtomicUsize::new(0),
+        }))
+    }
+
+    /// All ways, another one first each time, those that failed just now last.
+    fn routes(&self) -> Vec<Arc<Route>> {
+        let mut routes = self.routes.clone();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let first = turn.checked_rem(routes.len()).unwrap_or_default();
+        routes.rotate_left(first);
+        routes.sort_by_key(|route| route.is_resting());
+        routes
+    }
+
+    /// Workers that lied a while ago.
+    fn shunned(&self) -> BTreeSet<Digest256> {
+        let mut shunned = self.shunned.lock().unwrap_or_else(PoisonError::into_inner);
+        shunned.retain(|_, since| since.elapsed() < SHUNNED);
+        shunned.keys().copied().collect()
+    }
+
+    fn shun(&self, worker: Digest256) {
+        let mut shunned = self.shunned.lock().unwrap_or_else(PoisonError::into_inner);
+        shunned.insert(worker, Instant::now());
+    }
+
+    /// What only this gateway can compute of a conversation.
+    fn secret_of(&self, purpose: &str, user: &str, asked: &Asked) -> [u8; 32] {
+        let mut context = hmac::Context::with_key(&self.secret);
+        for part in [purpose.as_bytes(), user.as_bytes(), asked.model.as_bytes()] {
+            // Ends that no part has: 0xff is not in UTF-8.
+            context.update(part);
+            context.update(&[0xff]);
+        }
+        context.update(&asked.beginning);
+        context.sign().as_ref().try_into().unwrap_or_default()
+    }
+
+    /// How an answer ended; whoever lied is left alone for a while.
+    fn ended(&self, place: Place, end: &Result<Paid, AnswerError>) {
+        let Place {
+            request,
+            worker,
+            model,
+            scheduler,
+            price,
+        } = place;
+        let paid = end.as_ref().ok();
+        let problem = end.as_ref().err().map(|error| chain(error));
+        if let Some(problem) = &problem {
+            tracing::warn!(request, %worker, scheduler, "not paid: {problem}");
+            if matches!(end, Err(AnswerError::Settlement(_))) {
+                self.shun(worker);
+            }
+        }
+        self.usage.ended(Record {
+            request,
+            model,
+            worker: worker.to_string(),
+            scheduler,
+            price,
+            tokens: paid.map_or(0, |paid| paid.tokens),
+            cost: paid.map_or(0, |paid| paid.cost),
+            settled: paid.is_some(),
+            problem,
+        });
+    }
+}
+
+/// Where an answer comes from.
+#[derive(Clone, Debug)]
+struct Place {
+    request: String,
+    worker: Digest256,
+    model: String,
+    scheduler: String,
+    price: u64,
+}
+
+/// For how long nobody seals to a worker that lied.
+const SHUNNED: Duration = Duration::from_secs(600);

@@ -1,0 +1,166 @@
+//! A sealed answer as it comes: opened, hashed, and at its end settled.
+
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::http::{HeaderName, HeaderValue, StatusCode, response};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use sealed::{ChunkError, HeadError, Response as Opener, ResponseHead, Transcript};
+use tokio::time::timeout;
+
+use super::deal::{Deal, Paid, SettlementError};
+use crate::gateway::tally::total_tokens;
+
+/// An answer that has begun: its head came, under the key of the worker.
+#[derive(Debug)]
+pub(super) struct Answer {
+    stream: Stream,
+    ready: Vec<u8>,
+    tail: Vec<u8>,
+    deal: Deal,
+}
+
+impl Answer {
+    /// Waits for the head, for so long.
+    pub(super) async fn begin(
+        body: Incoming,
+        opener: Opener,
+        deal: Deal,
+        patience: Duration,
+    ) -> Result<(response::Parts, Self), (Deal, AnswerError)> {
+        let mut stream = Stream {
+            body,
+            opener,
+            transcript: Transcript::response(),
+        };
+        let begun = timeout(patience, stream.head()).await;
+        match begun.unwrap_or(Err(AnswerError::Late)) {
+            Ok((head, ready)) => {
+                let tail = Vec::new();
+                let answer = Self {
+                    stream,
+                    ready,
+                    tail,
+                    deal,
+                };
+                Ok((head, answer))
+            }
+            Err(error) => Err((deal, error)),
+        }
+    }
+
+    pub(super) const fn deal(&self) -> &Deal {
+        &self.deal
+    }
+
+    /// The next bytes of the body; None at its authenticated end.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, AnswerError> {
+        let mut bytes = std::mem::take(&mut self.ready);
+        while bytes.is_empty() {
+            let next = timeout(IDLE, self.stream.next()).await;
+            match next.map_err(|_| AnswerError::Late)?? {
+                Some(chunks) => bytes = chunks.concat(),
+                None => return Ok(None),
+            }
+        }
+        self.tail.extend_from_slice(&bytes);
+        let extra = self.tail.len().saturating_sub(TAIL);
+        self.tail.drain(..extra);
+        Ok(Some(bytes.into()))
+    }
+
+    /// After the end: what it took.
+    pub(super) async fn settle(self) -> Result<Paid, AnswerError> {
+        let said = total_tokens(&self.tail);
+        let settlement = self.stream.opener.end();
+        let hash = self.stream.transcript.end();
+        match (settlement, hash) {
+            (Ok(settlement), Ok((hash, _))) => {
+                let settled = self.deal.settle(&settlement, hash, said).await;
+                settled.map_err(AnswerError::Settlement)
+            }
+            (Err(error), _) | (_, Err(error)) => {
+                self.deal.doubt().await;
+                Err(AnswerError::Chunk(error))
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Stream {
+    body: Incoming,
+    opener: Opener,
+    transcript: Transcript,
+}
+
+impl Stream {
+    async fn head(&mut self) -> Result<(response::Parts, Vec<u8>), AnswerError> {
+        loop {
+            let chunks = self.next().await?;
+            let chunks = chunks.ok_or(AnswerError::Chunk(ChunkError::Truncated { chunk: 0 }))?;
+            let mut chunks = chunks.into_iter();
+            if let Some(head) = chunks.next() {
+                let head = ResponseHead::parse(&head).map_err(AnswerError::Head)?;
+                return Ok((parts(&head)?, chunks.flatten().collect()));
+            }
+        }
+    }
+
+    /// What the next piece of the stream completes, which may be nothing.
+    async fn next(&mut self) -> Result<Option<Vec<Vec<u8>>>, AnswerError> {
+        loop {
+            let Some(frame) = self.body.frame().await else {
+                return Ok(None);
+            };
+            let frame = frame.map_err(AnswerError::Broken)?;
+            let Some(bytes) = frame.data_ref() else {
+                continue;
+            };
+            self.transcript.push(bytes).map_err(AnswerError::Chunk)?;
+            return self
+                .opener
+                .push(bytes)
+                .map(Some)
+                .map_err(AnswerError::Chunk);
+        }
+    }
+}
+
+fn parts(head: &ResponseHead) -> Result<response::Parts, AnswerError> {
+    let status = StatusCode::from_u16(head.status).map_err(|_| AnswerError::Status(head.status))?;
+    let (mut parts, ()) = axum::http::Response::new(()).into_parts();
+    parts.status = status;
+    for sealed::Header(name, value) in &head.headers {
+        let name = HeaderName::try_from(name).map_err(|_| AnswerError::Status(head.status))?;
+        let value = HeaderValue::try_from(value).map_err(|_| AnswerError::Status(head.status))?;
+        parts.headers.append(name, value);
+    }
+    Ok(parts)
+}
+
+/// Between two pieces of an answer: a long prompt takes its time.
+const IDLE: Duration = Duration::from_secs(180);
+
+/// What an answer says of its usage stands at its end.
+const TAIL: usize = 4096;
+
+/// Why an answer is none, or not the whole of one.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AnswerError {
+    #[error("the answer broke off")]
+    Broken(#[source] hyper::Error),
+    #[error("the answer was changed on its way")]
+    Chunk(#[source] ChunkError),
+    #[error("the answer has no head")]
+    Head(#[source] HeadError),
+    #[error("the answer takes too long, or is too long")]
+    Late,
+    #[error("the application left")]
+    Left,
+    #[error("the answer is not to be paid")]
+    Settlement(#[source] SettlementError),
+    #[error("the answer's head, of status {0}, is none of HTTP's")]
+    Status(u16),
+}

@@ -1,0 +1,80 @@
+//! What `cocoon gateway --network` takes.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use attestation::policy::Policy;
+use clap::Args;
+
+use super::purse::Purse;
+use super::scheduler::{Scheduler, Url};
+use super::{Network, Options};
+
+/// The schedulers, and what is paid.
+#[derive(Args, Debug)]
+pub struct NetworkArgs {
+    /// Ask the network through these schedulers, https://HOST[:PORT],…
+    #[arg(
+        long,
+        value_name = "URL",
+        value_delimiter = ',',
+        conflicts_with_all = ["worker", "receipts"],
+        requires = "max_price"
+    )]
+    network: Vec<Url>,
+    /// A channel to pay a scheduler from, as `cocoon chain channel open --out` wrote it;
+    /// may be repeated.
+    #[arg(long, value_name = "FILE", requires = "network")]
+    channel: Vec<PathBuf>,
+    /// Nanotons for a million tokens, at most.
+    #[arg(long, value_name = "NANOTONS", requires = "network")]
+    max_price: Option<u64>,
+    /// Nanotons to spend of each channel, at most.
+    #[arg(long, value_name = "NANOTONS", requires = "channel")]
+    budget: Option<u64>,
+    /// Tokens to pay for at most where a request says no maximum for its answer.
+    #[arg(
+        long,
+        value_name = "TOKENS",
+        default_value_t = 4096,
+        requires = "network"
+    )]
+    answer_tokens: u64,
+    /// Until an answer has to begin.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 300,
+        requires = "network"
+    )]
+    deadline: u32,
+}
+
+impl NetworkArgs {
+    /// Whether the network is asked, and not one worker.
+    #[must_use]
+    pub const fn is_asked(&self) -> bool {
+        !self.network.is_empty()
+    }
+
+    /// Opens the channels.
+    pub fn open(self, policy: Arc<Policy>) -> anyhow::Result<Arc<Network>> {
+        let schedulers = self.network.into_iter().map(Scheduler::new);
+        let budget = self.budget;
+        let purses = self.channel.iter();
+        let purses = purses.map(|path| Ok(Arc::new(Purse::open(path, budget)?)));
+        let options = Options {
+            max_price: self.max_price.unwrap_or_default(),
+            answer: self.answer_tokens,
+            deadline: Duration::from_secs(self.deadline.into()),
+        };
+        let purses = purses.collect::<anyhow::Result<_>>()?;
+        Network::new(
+            schedulers.collect::<Result<_, _>>()?,
+            policy,
+            purses,
+            options,
+        )
+    }
+}

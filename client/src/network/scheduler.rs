@@ -1,0 +1,306 @@
+//! A scheduler, asked over HTTP. It sees models, prices, sizes and times; what it says is
+//! believed in nothing: evidence is verified, and requests are sealed.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use attestation::cbor;
+use attestation::protocol;
+use attestation::register::Digest256;
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use contracts::voucher::Signed;
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::crypto::aws_lc_rs::default_provider;
+use sealed::{Assignment, AssignmentRequest, Envelope};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio::time::timeout;
+use tycho_types::boc::Boc;
+use tycho_types::cell::CellBuilder;
+
+/// Where a scheduler is: `https://HOST[:PORT]`, or `http://` on a network of one's own.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Url(String);
+
+impl FromStr for Url {
+    type Err = UrlError;
+
+    fn from_str(text: &str) -> Result<Self, UrlError> {
+        let bare = text.strip_suffix('/').unwrap_or(text);
+        let uri: axum::http::Uri = bare.parse().map_err(|_| UrlError(text.into()))?;
+        let is_known = matches!(uri.scheme_str(), Some("http" | "https"));
+        let is_bare = uri.host().is_some() && uri.query().is_none() && uri.path() == "/";
+        match is_known && is_bare && !bare.contains('@') {
+            true => Ok(Self(bare.into())),
+            false => Err(UrlError(text.into())),
+        }
+    }
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Text that is not a scheduler's address.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{0:?} is not a scheduler's address, expected https://HOST[:PORT]")]
+pub struct UrlError(String);
+
+type Http = Client<HttpsConnector<HttpConnector>, Body>;
+
+/// One scheduler.
+#[derive(Clone, Debug)]
+pub struct Scheduler {
+    url: Arc<Url>,
+    http: Http,
+}
+
+impl Scheduler {
+    /// Does not connect yet.
+    pub fn new(url: Url) -> anyhow::Result<Self> {
+        let connector = HttpsConnectorBuilder::new()
+            .with_provider_and_webpki_roots(default_provider())?
+            .https_or_http()
+            .enable_all_versions()
+            .build();
+        let http = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .build(connector);
+        let url = Arc::new(url);
+        Ok(Self { url, http })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// What its workers serve.
+    pub(super) async fn models(&self) -> Result<Vec<Model>, Failure> {
+        let Models { models } = self.json(Method::GET, "models", Vec::new()).await?;
+        Ok(models)
+    }
+
+    /// How it wants to be paid.
+    pub(super) async fn terms(&self) -> Result<Terms, Failure> {
+        self.json(Method::GET, "terms", Vec::new()).await
+    }
+
+    /// A worker for a request.
+    pub(super) async fn assign(&self, wanted: &AssignmentRequest) -> Result<Assignment, Failure> {
+        let wanted = serde_json::to_vec(wanted).map_err(|_| Failure::Garbled("assignments"))?;
+        self.json(Method::POST, "assignments", wanted).await
+    }
+
+    /// What a worker says to a challenge.
+    pub(super) async fn evidence(
+        &self,
+        worker: &Digest256,
+        challenge: &protocol::Request,
+    ) -> Result<protocol::Response, Failure> {
+        let path = format!("workers/{worker}/evidence");
+        let request = self.request(Method::POST, &path, cbor::encode(challenge))?;
+        let body = self.document(request, protocol::Response::MAX).await?;
+        cbor::decode(&body).map_err(|_| Failure::Garbled("evidence"))
+    }
+
+    /// Sends what was sealed. The answer is sealed too, or an error in clear.
+    pub(super) async fn send(
+        &self,
+        envelope: &Envelope,
+        voucher: Option<&Signed>,
+        sealed: Bytes,
+        patience: Duration,
+    ) -> Result<Response<Incoming>, Failure> {
+        let mut request = self.request(Method::POST, "requests", sealed)?;
+        let headers = request.headers_mut();
+        headers.insert("cocoon-envelope", base64url(&envelope.encode())?);
+        if let Some(voucher) = voucher {
+            let cell = CellBuilder::build_from(voucher);
+            let cell = cell.map_err(|_| Failure::Garbled("vouchers"))?;
+            headers.insert("cocoon-voucher", base64url(&Boc::encode(cell))?);
+        }
+        self.answer(request, patience).await
+    }
+
+    async fn json<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &'static str,
+        body: Vec<u8>,
+    ) -> Result<T, Failure> {
+        let request = self.request(method, path, body)?;
+        let body = self.document(request, MAX_DOCUMENT).await?;
+        serde_json::from_slice(&body).map_err(|_| Failure::Garbled(path))
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: impl Into<Body>,
+    ) -> Result<Request<Body>, Failure> {
+        let kind = match path {
+            "assignments" => "application/json",
+            "requests" => "application/cocoon-sealed",
+            _ => "application/cbor",
+        };
+        Request::builder()
+            .method(method)
+            .uri(format!("{}/network/v1/{path}", self.url))
+            .header(header::CONTENT_TYPE, kind)
+            .body(body.into())
+            .map_err(|_| Failure::Garbled("addresses"))
+    }
+
+    async fn document(&self, request: Request<Body>, max: usize) -> Result<Bytes, Failure> {
+        let response = self.answer(request, DOCUMENT).await?;
+        let body = timeout(DOCUMENT, Limited::new(response.into_body(), max).collect());
+        let body = body.await.map_err(|_| Failure::Late)?;
+        Ok(body.map_err(|_| Failure::Broken)?.to_bytes())
+    }
+
+    /// An answer of status 200.
+    async fn answer(
+        &self,
+        request: Request<Body>,
+        patience: Duration,
+    ) -> Result<Response<Incoming>, Failure> {
+        let response = timeout(patience, self.http.request(request))
+            .await
+            .map_err(|_| Failure::Late)?
+            .map_err(Failure::Unreachable)?;
+        if response.status() == StatusCode::OK {
+            return Ok(response);
+        }
+        let (head, body) = response.into_parts();
+        let body = timeout(DOCUMENT, Limited::new(body, MAX_DOCUMENT).collect()).await;
+        let body = body.ok().and_then(Result::ok);
+        let body = body
+            .map(http_body_util::Collected::to_bytes)
+            .unwrap_or_default();
+        let said: Refused = serde_json::from_slice(&body).unwrap_or_default();
+        let retry = head.headers.get(header::RETRY_AFTER);
+        let retry = retry.and_then(|seconds| seconds.to_str().ok()?.parse().ok());
+        Err(Failure::Refused {
+            status: head.status,
+            code: said.error.code.unwrap_or_default(),
+            message: said.error.message,
+            retry: retry.map(Duration::from_secs),
+        })
+    }
+}
+
+/// A model of the network's, as a scheduler lists it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+pub(super) struct Model {
+    pub(super) name: String,
+    pub(super) root: Option<String>,
+    pub(super) workers: u32,
+    pub(super) price: u64,
+}
+
+#[derive(Deserialize)]
+struct Models {
+    models: Vec<Model>,
+}
+
+/// How a scheduler is paid: not at all, or through a Channel to `payee`.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(super) struct Terms {
+    #[serde(default)]
+    pub(super) free: bool,
+    pub(super) global_id: Option<i32>,
+    pub(super) payee: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+struct Refused {
+    error: Said,
+}
+
+#[derive(Default, Deserialize)]
+struct Said {
+    code: Option<String>,
+    #[serde(default)]
+    message: String,
+}
+
+fn base64url(bytes: &[u8]) -> Result<HeaderValue, Failure> {
+    HeaderValue::try_from(BASE64_URL_SAFE_NO_PAD.encode(bytes))
+        .map_err(|_| Failure::Garbled("headers"))
+}
+
+/// For what is no answer of a model's. A quote takes a second, and others may wait.
+const DOCUMENT: Duration = Duration::from_secs(90);
+
+const MAX_DOCUMENT: usize = 1 << 20;
+
+/// Why a scheduler did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// It broke off, or never ended.
+    #[error("the scheduler's answer broke off")]
+    Broken,
+    /// Not what this version reads.
+    #[error("the scheduler and this gateway disagree about {0}")]
+    Garbled(&'static str),
+    /// Too slow.
+    #[error("the scheduler took too long")]
+    Late,
+    /// It said so.
+    #[error("the scheduler refused with {status}, {code}: {message}")]
+    Refused {
+        /// As answered.
+        status: StatusCode,
+        /// Of OpenAI's error object.
+        code: String,
+        /// Of OpenAI's error object.
+        message: String,
+        /// When to come again.
+        retry: Option<Duration>,
+    },
+    /// TCP, TLS or HTTP.
+    #[error("cannot reach the scheduler")]
+    Unreachable(#[source] hyper_util::client::legacy::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scheduler_is_a_scheme_and_a_host() {
+        for text in [
+            "https://a.example",
+            "http://127.0.0.1:80",
+            "https://[::1]:1/",
+        ] {
+            assert!(text.parse::<Url>().is_ok(), "{text}");
+        }
+        for text in [
+            "",
+            "a.example",
+            "ftp://a",
+            "https://a/b",
+            "https://a?b",
+            "https://u@a",
+        ] {
+            let error = text.parse::<Url>().unwrap_err().to_string();
+            assert!(error.ends_with("expected https://HOST[:PORT]"), "{text}");
+        }
+    }
+}
