@@ -1,4 +1,5 @@
-//! Clients of the OpenAI API that others wrote, as they are, against a gateway.
+//! Clients of the OpenAI API against a gateway: those that others wrote, as they are, our
+//! package for Python with its examples, and the gateway's own page.
 //!
 //! `tests/clients` has their versions, each with its hash, and what they are asked.
 
@@ -8,45 +9,108 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::cocoon::Cocoon;
 use crate::image::Builder;
 use crate::place::{Key, copy, read};
+use crate::up::Up;
 
-/// Has each of them converse with the gateway at `base`.
-pub fn test(builder: &Builder, base: &str) -> Result<()> {
+/// Has each of them converse with what is up.
+pub fn test(builder: &Builder, up: &Up) -> Result<()> {
+    let base = &up.gateway.base;
     let sources = builder.place.source.join("tests/clients");
     let (python, node) = (python(builder, &sources)?, node(builder, &sources)?);
     let step = builder.progress.step("clients of the OpenAI API");
     let checks = sources.join("python/checks.py");
     let packages = [("PYTHONPATH", python.as_os_str())];
-    let (passed, all) = converse("python3", &checks, base, &packages)?;
+    let others = converse("python3", &[checks.as_os_str(), base.as_ref()], &packages)?;
     // Modules are looked for beside the file.
+    for file in ["checks.mjs", "playground.mjs"] {
+        copy(&sources.join("node").join(file), &node.join(file))?;
+    }
     let checks = node.join("checks.mjs");
-    copy(&sources.join("node/checks.mjs"), &checks)?;
-    let (more, others) = converse("node", &checks, base, &[])?;
-    let (passed, all) = (passed.saturating_add(more), all.saturating_add(others));
-    ensure!(passed == all, "{passed} of {all} checks passed");
-    step.done(format!("{passed} of {all}"));
+    let more = converse("node", &[checks.as_os_str(), base.as_ref()], &[])?;
+    step.done(format!("{} checks", others.saturating_add(more)));
+
+    let step = builder
+        .progress
+        .step("the package for Python, and examples");
+    step.done(format!("{} tests", package(builder, up, &python)?));
+
+    let step = builder.progress.step("the gateway's page in Chromium");
+    let checks = node.join("playground.mjs");
+    let folder = builder.place.source.join("target/up");
+    let arguments = [
+        checks.as_os_str(),
+        base.as_ref(),
+        "cocoon-tiny".as_ref(),
+        "Recite Genesis 1:1.".as_ref(),
+        "In the beginning God created the heaven and the earth.".as_ref(),
+        folder.as_os_str(),
+    ];
+    let passed = converse("node", &arguments, &[])?;
+    step.done(format!("{passed} checks, pictures in target/up"));
     Ok(())
 }
 
 /// What installs and runs them.
-pub const NEEDED: [(&str, &str); 4] = [
+pub const NEEDED: [(&str, &str); 5] = [
+    ("chromium", "chromium"),
     ("python3", "python3"),
     ("pip3", "python3-pip"),
     ("node", "nodejs"),
     ("npm", "npm"),
 ];
 
-/// How many checks passed, and how many there are.
-fn converse(
-    program: &str,
-    checks: &Path,
-    base: &str,
-    environment: &[(&str, &OsStr)],
-) -> Result<(u32, u32)> {
+/// How many checks passed: all of them.
+fn converse(program: &str, arguments: &[&OsStr], environment: &[(&str, &OsStr)]) -> Result<u32> {
+    let said = say(program, arguments, environment)?;
+    let count = said.lines().last().and_then(|line| line.split_once(" of "));
+    let (passed, all) = count.context("the clients give no count")?;
+    ensure!(passed == all, "{passed} of {all} checks passed");
+    Ok(passed.parse()?)
+}
+
+/// Runs the tests in Python of our own; how many passed.
+fn package(builder: &Builder, up: &Up, packages: &Path) -> Result<String> {
+    let source = &builder.place.source;
+    let ours = source.join("python");
+    let pytest = installed(builder, "pytest", &ours.join("requirements.txt"))?;
+    let folders = [
+        &ours,
+        &source.join("examples/telegram-bot"),
+        &source.join("examples/mini-app"),
+    ];
+    let path = [packages, &pytest]
+        .into_iter()
+        .chain(folders.map(PathBuf::as_path));
+    let path = std::env::join_paths(path)?;
+    let (worker, trust) = up.worker();
+    let worker = format!("https://{worker}");
+    let cocoon = Cocoon::with_test_root(&builder.place);
+    let environment = [
+        ("PYTHONPATH", path.as_os_str()),
+        ("PYTHONDONTWRITEBYTECODE", "1".as_ref()),
+        ("COCOON", cocoon.path().as_os_str()),
+        ("COCOON_GATEWAY", up.gateway.base.as_ref()),
+        ("COCOON_WORKER", worker.as_ref()),
+        ("COCOON_TRUST", &trust),
+    ];
+    let mut arguments: Vec<&OsStr> = PYTEST.iter().map(OsStr::new).collect();
+    arguments.extend(folders.map(|folder| folder.as_os_str()));
+    let said = say("python3", &arguments, &environment)?;
+    let last = said
+        .lines()
+        .last()
+        .and_then(|line| line.split_once(" passed in "));
+    let (passed, _) = last.with_context(|| format!("pytest passed over tests:\n{said}"))?;
+    Ok(passed.into())
+}
+
+const PYTEST: [&str; 5] = ["-m", "pytest", "--quiet", "-p", "no:cacheprovider"];
+
+fn say(program: &str, arguments: &[&OsStr], environment: &[(&str, &OsStr)]) -> Result<String> {
     let output = Command::new(program)
-        .arg(checks)
-        .arg(base)
+        .args(arguments)
         .envs(environment.iter().copied())
         // The gateway is on this machine, whatever proxy the machine has.
         .envs([("NO_PROXY", "127.0.0.1"), ("no_proxy", "127.0.0.1")])
@@ -55,30 +119,32 @@ fn converse(
     let said = String::from_utf8_lossy(&output.stdout);
     ensure!(
         output.status.success(),
-        "{} failed:\n{}\n{}",
-        checks.display(),
+        "{program} {arguments:?} failed:\n{}\n{}",
         said.trim(),
         String::from_utf8_lossy(&output.stderr).trim()
     );
-    let count = said.lines().last().and_then(|line| line.split_once(" of "));
-    let (passed, all) = count.context("the clients give no count")?;
-    Ok((passed.parse()?, all.parse()?))
+    Ok(said.into_owned())
 }
 
 /// A folder with the locked packages.
 fn python(builder: &Builder, sources: &Path) -> Result<PathBuf> {
-    let requirements = sources.join("python/requirements.txt");
-    let key = Key::default().with(read(&requirements)?).finish();
-    builder.place.cached("clients-python", key, |folder| {
-        let step = builder.progress.step("install clients in Python");
-        let pip = "-m pip install --quiet --disable-pip-version-check --no-deps \
+    installed(builder, "clients", &sources.join("python/requirements.txt"))
+}
+
+fn installed(builder: &Builder, name: &str, requirements: &Path) -> Result<PathBuf> {
+    let key = Key::default().with(read(requirements)?).finish();
+    builder
+        .place
+        .cached(&format!("{name}-python"), key, |folder| {
+            let step = builder.progress.step("install what Python needs");
+            let pip = "-m pip install --quiet --disable-pip-version-check --no-deps \
                    --require-hashes --only-binary=:all: --requirement";
-        let mut pip_command = Command::new("python3");
-        pip_command.args(pip.split_whitespace()).arg(&requirements);
-        run(pip_command.arg("--target").arg(folder))?;
-        step.done("as locked");
-        Ok(())
-    })
+            let mut pip_command = Command::new("python3");
+            pip_command.args(pip.split_whitespace()).arg(requirements);
+            run(pip_command.arg("--target").arg(folder))?;
+            step.done("as locked");
+            Ok(())
+        })
 }
 
 /// The same for node.

@@ -144,7 +144,7 @@ fn processes(builder: &Builder) -> Result<()> {
     let up = Up::start(builder, None)?;
     chat::recite(&up.gateway.base)?;
     chat::embed(&up.gateway.base)?;
-    clients::test(builder, &up.gateway.base)?;
+    clients::test(builder, &up)?;
     drop(up);
     for (fault, check) in FAULTS {
         let up = Up::start(builder, Some(fault))?;

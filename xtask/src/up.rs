@@ -5,6 +5,7 @@
 //! for them is made up: what this shows is that everything works together, and
 //! nothing about this machine.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, TcpStream};
@@ -115,6 +116,18 @@ impl Up {
                 version,
             },
         })
+    }
+
+    /// Where the worker is, and the arguments to trust it, a line each.
+    pub fn worker(&self) -> (SocketAddr, OsString) {
+        let Trusts { release, root, .. } = &self.trusts;
+        let lines = [
+            "--release".as_ref(),
+            release.as_os_str(),
+            "--test-root".as_ref(),
+            root.as_os_str(),
+        ];
+        (self.trusts.worker, lines.join("\n".as_ref()))
     }
 
     /// Makes sure that all parts still run.

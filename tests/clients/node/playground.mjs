@@ -1,0 +1,103 @@
+// The gateway's own page in headless Chromium.
+//
+// Usage: playground.mjs BASE_URL MODEL QUESTION ANSWER FOLDER. Leaves screenshots in the
+// folder; the last line says how many checks passed.
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { chromium } from "playwright-core";
+
+const [base, model, question, answer, folder] = process.argv.slice(2);
+const url = new URL("/", base).href;
+
+// As root, and in a container, its sandbox cannot start; it visits only ourselves.
+const browser = await chromium.launch({
+    executablePath: "/usr/bin/chromium",
+    args: ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"],
+});
+const complaints = [];
+const strangers = [];
+
+async function open(options) {
+    const page = await browser.newPage(options);
+    page.setDefaultTimeout(60_000);
+    page.on("console", (message) => message.type() === "error" && complaints.push(message.text()));
+    page.on("pageerror", (error) => complaints.push(String(error)));
+    page.on("request", (request) => {
+        const other = request.url();
+        if (!other.startsWith(url) && !other.startsWith("data:")) strangers.push(other);
+    });
+    await page.goto(url);
+    return page;
+}
+
+const checks = {
+    async "a question is answered, by whom it was verified"() {
+        const page = await open({ viewport: { width: 1280, height: 800 } });
+        await page.selectOption("#model", model);
+        await page.fill("#text", question);
+        await page.press("#text", "Enter");
+        await page.locator(".note").first().waitFor();
+        assert.equal(await page.locator(".turn").nth(1).textContent(), answer);
+        assert.match(await page.textContent("#badge"), /verified worker/);
+        const rows = page.locator("#trust tr");
+        assert.ok((await rows.count()) > 5);
+        assert.equal(await page.locator("#trust tr.no").count(), 0);
+        assert.match(await page.textContent("#trust"), /mrtd/);
+        assert.notEqual(await page.textContent("#cost"), "Nothing yet.");
+        await page.screenshot({ path: join(folder, "playground.png") });
+        await page.close();
+    },
+
+    async "it is the same in the dark and on a telephone"() {
+        for (const [name, options] of [
+            ["dark", { viewport: { width: 1280, height: 800 }, colorScheme: "dark" }],
+            ["narrow", { viewport: { width: 390, height: 844 }, deviceScaleFactor: 2 }],
+        ]) {
+            const page = await open(options);
+            await page.fill("#text", question);
+            await page.click("#send");
+            await page.locator(".note").first().waitFor();
+            const wide = await page.evaluate(() => document.documentElement.scrollWidth);
+            assert.ok(wide <= options.viewport.width, `${wide} pixels wide`);
+            await page.screenshot({ path: join(folder, `playground-${name}.png`) });
+            await page.close();
+        }
+    },
+
+    async "what a model says is shown and never run"() {
+        const page = await open();
+        await page.route("**/v1/chat/completions", (route) =>
+            route.fulfill({
+                contentType: "text/event-stream",
+                body: `data: ${JSON.stringify({ choices: [{ delta: { content: "<img src=x onerror=alert(1)>" } }] })}\n\n`,
+            }),
+        );
+        page.on("dialog", () => assert.fail("a script of the model's ran"));
+        await page.fill("#text", "anything");
+        await page.click("#send");
+        await page.locator(".note").first().waitFor();
+        assert.equal(await page.locator(".turn img").count(), 0);
+        assert.match(await page.locator(".turn").nth(1).textContent(), /^<img/);
+        await page.close();
+    },
+
+    async "nobody else is asked, and nothing complains"() {
+        assert.deepEqual(strangers, []);
+        assert.deepEqual(complaints, []);
+    },
+};
+
+let passed = 0;
+for (const [name, check] of Object.entries(checks)) {
+    try {
+        await check();
+        passed += 1;
+        console.log(`ok      ${name}`);
+    } catch (error) {
+        console.log(`FAILED  ${name}\n${error.stack}`);
+    }
+}
+await browser.close();
+const all = Object.keys(checks).length;
+console.log(`${passed} of ${all}`);
+process.exit(passed === all ? 0 : 1);
