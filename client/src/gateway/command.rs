@@ -31,7 +31,7 @@ pub struct GatewayArgs {
     listen: SocketAddr,
     /// Who may ask, for what, and how often: TOML with hashes of API keys.
     #[arg(long, value_name = "FILE")]
-    keys: Option<PathBuf>,
+    api_keys: Option<PathBuf>,
     /// A site whose pages may use this gateway, https://HOST; may be repeated.
     #[arg(long, value_name = "ORIGIN")]
     origin: Vec<String>,
@@ -49,7 +49,7 @@ impl GatewayArgs {
     /// Whether others than its user depend on it: what they do is logged.
     #[must_use]
     pub const fn is_service(&self) -> bool {
-        self.keys.is_some() || self.network.is_asked()
+        self.api_keys.is_some() || self.network.is_asked()
     }
 
     /// Serves until `shutdown`.
@@ -58,7 +58,7 @@ impl GatewayArgs {
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> anyhow::Result<Verdict> {
         let policy = Arc::new(self.trust.policy()?);
-        let keys = self.keys.as_deref().map(Keys::read).transpose()?;
+        let keys = self.api_keys.as_deref().map(Keys::read).transpose()?;
         let router = match self.worker {
             None => self.network.open(policy)?.router(),
             Some(worker) => {

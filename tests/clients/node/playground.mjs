@@ -54,6 +54,7 @@ const checks = {
             ["narrow", { viewport: { width: 390, height: 844 }, deviceScaleFactor: 2 }],
         ]) {
             const page = await open(options);
+            await page.selectOption("#model", model);
             await page.fill("#text", question);
             await page.click("#send");
             await page.locator(".note").first().waitFor();
