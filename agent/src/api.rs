@@ -53,11 +53,12 @@ use serde::Serialize;
 use tokio::task::spawn_blocking;
 
 pub(crate) use answers::reason_name;
+pub(crate) use error::sentence;
+pub(crate) use models::Served;
 pub use models::{Model, Models};
 
 use error::ApiError;
 use metrics::Metrics;
-use models::Served;
 
 /// The API over `models`.
 pub fn router(models: Models) -> Router {

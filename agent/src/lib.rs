@@ -11,6 +11,7 @@ pub mod fleet;
 pub mod gpu;
 pub mod keys;
 pub mod manifests;
+pub mod network;
 pub mod notify;
 #[cfg(feature = "nvidia")]
 pub mod nvml;

@@ -13,6 +13,7 @@ use agent::fleet::Fleet;
 use agent::gpu::{Gpus, Machine};
 use agent::keys;
 use agent::manifests;
+use agent::network::Network;
 use agent::notify::Notifier;
 use agent::ocsp;
 use agent::platform::{Tdx, Vtpm};
@@ -33,6 +34,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 #[global_allocator]
 static MEMORY: Wiping = Wiping;
@@ -122,12 +124,37 @@ async fn run(args: Args) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {}", unmeasured.listen))?;
     tokio::spawn(renew(Arc::clone(&worker)));
     let models = load(&args.models, &measured)?;
+    let mut api = api::router(models.clone());
+    let network = match unmeasured.schedulers.is_empty() {
+        true => None,
+        false => {
+            let schedulers = unmeasured.schedulers.clone();
+            let network = Network::start(Arc::clone(&worker), &models, schedulers);
+            Some(network.await.context("cannot serve the network")?)
+        }
+    };
+    if let Some(network) = &network {
+        api = api.merge(network.vouchers());
+    }
 
-    let shutdown = async move {
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
+        stop.cancel();
+    });
+    let network = async {
+        match network {
+            Some(network) => network.run(stopped.clone().cancelled_owned()).await,
+            None => Ok(()),
+        }
+    };
+    let served = async {
+        let served = serve(listener, worker, api, stopped.cancelled());
+        tokio::try_join!(served, network).map(drop)
     };
     tracing::info!(
         "ready on {}, {} MiB resident",
@@ -135,7 +162,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         resident()?
     );
     tokio::select! {
-        served = serve(listener, worker, api::router(models), shutdown) => served,
+        served = served => served,
         notified = notifier.run() => notified,
     }
 }

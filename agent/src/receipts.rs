@@ -33,19 +33,27 @@ use crate::api::{random_id, refused};
 use body::Watched;
 use document::Exchange;
 
-pub use ledger::Ledger;
+pub(crate) use report::build;
+
+pub use ledger::{Count, Ledger};
 pub use shelf::Shelf;
 
 /// `api`, whose answers have receipts that `worker` signs.
 pub fn around(api: Router, worker: Arc<Worker>) -> Router {
     let routes = Router::new()
         .route("/v1/aci/attestation", get(report::attestation))
-        .route("/v1/aci/keyset", get(report::keyset))
         .route("/v1/aci/receipts/{id}", get(receipt))
         .route("/v1/aci/receipts/{id}/opening", get(opening))
         .with_state(Arc::clone(&worker));
     api.merge(routes)
+        .merge(keys(Arc::clone(&worker)))
         .layer(middleware::from_fn_with_state(worker, observe))
+}
+
+/// Only the keys that receipts count under.
+pub fn keys(worker: Arc<Worker>) -> Router {
+    let route = Router::new().route("/v1/aci/keyset", get(report::keyset));
+    route.with_state(worker)
 }
 
 /// Notes what goes in and out, and signs it when it is complete.
@@ -66,7 +74,8 @@ async fn observe(State(worker): State<Arc<Worker>>, request: Request, next: Next
 
 async fn answer(worker: &Arc<Worker>, shelf: Arc<Shelf>, request: Request, next: Next) -> Response {
     let id = random_id("rcpt-");
-    let ledger = Ledger::default();
+    let ledger: Option<&Ledger> = request.extensions().get();
+    let ledger = ledger.cloned().unwrap_or_default();
     let endpoint = request.uri().path().to_owned();
     let keep = request
         .headers()

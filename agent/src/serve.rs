@@ -36,10 +36,7 @@ pub async fn serve(
 ) -> anyhow::Result<()> {
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let api = receipts::around(api, Arc::clone(&worker)).route(
-        "/attestation",
-        post(attest_again).layer(DefaultBodyLimit::max(Request::MAX)),
-    );
+    let api = receipts::around(api, Arc::clone(&worker));
 
     tokio::pin!(shutdown);
     loop {
@@ -48,7 +45,8 @@ pub async fn serve(
             () = &mut shutdown => break,
             next = async { (slot.await, accept(&listener).await) } => next,
         };
-        let connection = connection(tcp, Arc::clone(&worker), api.clone(), stop.child_token());
+        let (worker, stop) = (Arc::clone(&worker), stop.child_token());
+        let connection = connection(tcp, worker, api.clone(), MAX_STREAMS, stop);
         tasks.spawn(async move {
             if let Err(error) = connection.await {
                 tracing::info!("connection ended: {error:#}");
@@ -77,10 +75,13 @@ async fn accept(listener: &TcpListener) -> TcpStream {
     }
 }
 
-async fn connection(
+/// Shows evidence on a connection, and then serves `api`, and evidence again, until
+/// `stop`: an extension that tells answers without end when theirs has come.
+pub(crate) async fn connection(
     tcp: TcpStream,
     worker: Arc<Worker>,
     api: Router,
+    streams: u32,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     tcp.set_nodelay(true).context("cannot set TCP_NODELAY")?;
@@ -89,19 +90,25 @@ async fn connection(
         accepted = worker.accept(tcp) => accepted?,
     };
     // Who is behind a connection is not known; but it is somebody else's than the next.
+    let again = post(attest_again).layer(DefaultBodyLimit::max(Request::MAX));
     let api = api
+        .route("/attestation", again)
+        .layer(Extension(stop.clone()))
         .layer(Extension(Tenant::new()))
         .layer(Extension(Arc::new(Shelf::default())))
         .layer(Extension(Arc::new(Mutex::new(attester))));
     let http = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_STREAMS)
+        .max_concurrent_streams(streams)
         .keep_alive_interval(KEEP_ALIVE)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(api));
     tokio::pin!(http);
     tokio::select! {
         ended = &mut http => ended,
-        () = sleep(LIFETIME) => drain(http).await,
+        () = sleep(LIFETIME) => {
+            stop.cancel();
+            drain(http).await
+        }
         () = stop.cancelled() => drain(http).await,
     }
     .context("HTTP failed")

@@ -5,7 +5,7 @@
 //! chosen by the host alone; may affect liveness or the host's own purse, never
 //! privacy or correctness.
 
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::{Ipv4Addr, SocketAddr};
@@ -69,13 +69,66 @@ pub struct Unmeasured {
     pub keyserver: Option<String>,
     /// How the network card is set up.
     pub network: Network,
+    /// Schedulers that it offers its models to, and connects to itself. None of them
+    /// sees what it is asked.
+    #[serde(rename = "scheduler", default)]
+    pub schedulers: Vec<Scheduler>,
 }
 
 impl Unmeasured {
     /// Reads the file.
     pub fn parse(bytes: &[u8]) -> Result<Self, ConfigError> {
-        parse(bytes)
+        let config: Self = parse(bytes)?;
+        let free = |scheduler: &&Scheduler| scheduler.channel.is_none();
+        match config.schedulers.iter().filter(free).find(|one| one.asks()) {
+            Some(Scheduler { address, .. }) => Err(ConfigError::Unpaid {
+                address: address.clone(),
+            }),
+            None => Ok(config),
+        }
     }
+}
+
+/// One of the network's, and how it pays. Prices are nanotons for a million tokens.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Scheduler {
+    /// HOST:PORT
+    pub address: String,
+    /// Lowest price.
+    pub ask: u64,
+    /// Another one for some models, by their names.
+    #[serde(default)]
+    pub asks: BTreeMap<String, u64>,
+    /// Out of which it pays.
+    pub channel: Option<Channel>,
+}
+
+impl Scheduler {
+    /// Lowest price for a model.
+    #[must_use]
+    pub fn ask(&self, model: &str) -> u64 {
+        self.asks.get(model).copied().unwrap_or(self.ask)
+    }
+
+    /// Whether anything is to be paid.
+    fn asks(&self) -> bool {
+        self.ask > 0 || self.asks.values().any(|ask| *ask > 0)
+    }
+}
+
+/// A Channel on TON from a scheduler to the owner of this machine. Amounts are nanotons.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Channel {
+    /// What it keeps, or began with: a bag of cells in base64.
+    pub state: String,
+    /// Which network: -239 the main one, -3 the test one.
+    pub network: i32,
+    /// What its vouchers can be worth at most: all that was put in for them.
+    pub deposit: u64,
+    /// What of that has been claimed: older vouchers pay for nothing.
+    pub paid: u64,
 }
 
 /// What a machine is for.
@@ -207,6 +260,12 @@ pub enum ConfigError {
         /// With line and column, as the parser says it.
         message: String,
     },
+    /// A price, and nothing that pays it.
+    #[error("scheduler {address} is asked for a price, and has no channel that it pays out of")]
+    Unpaid {
+        /// Which one.
+        address: String,
+    },
     /// Not text at all.
     #[error("not UTF-8 after byte {valid}")]
     Utf8 {
@@ -331,6 +390,40 @@ mod tests {
         let wide = text.replace("/24", "/33");
         let error = Unmeasured::parse(wide.as_bytes()).unwrap_err().to_string();
         assert!(error.contains("expected an IPv4 address and a prefix length"));
+    }
+
+    #[test]
+    fn a_scheduler_pays_out_of_a_channel_or_asks_for_nothing() {
+        let base = "version = 1\nlisten = \"0.0.0.0:8443\"\nnetwork = { mode = \"dhcp\" }\n\
+                    [[scheduler]]\naddress = \"a.example:9443\"\n";
+        let channel = "[scheduler.channel]\nstate = \"te6c\"\nnetwork = -239\n\
+                       deposit = 9\npaid = 4\n";
+        let parse = |text: &[&str]| Unmeasured::parse(text.concat().as_bytes());
+        let asks = "ask = 7\nasks = { big = 20 }\n";
+        let config = parse(&[base, asks, channel]).unwrap();
+        let [scheduler] = config.schedulers.as_slice() else {
+            panic!("one was named");
+        };
+        assert_eq!([scheduler.ask("big"), scheduler.ask("small")], [20, 7]);
+        assert_eq!(scheduler.channel.as_ref().unwrap().paid, 4);
+        assert!(parse(&[base, "ask = 0\n"]).is_ok());
+        let unpaid = "scheduler a.example:9443 is asked for a price, and has no channel that it \
+                      pays out of";
+        for price in [asks, "ask = 0\nasks = { big = 1 }\n"] {
+            let error = parse(&[base, price]).unwrap_err();
+            assert_eq!(error.to_string(), unpaid);
+        }
+        for (text, expected) in [
+            (base.to_string(), "missing field `ask`"),
+            (
+                [base, asks, &channel.replace("paid = 4", "")].concat(),
+                "missing field `paid`",
+            ),
+            ([base, asks, "key = 1\n"].concat(), "unknown field `key`"),
+        ] {
+            let error = Unmeasured::parse(text.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
     }
 
     proptest::proptest! {

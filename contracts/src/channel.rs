@@ -322,7 +322,8 @@ pub struct State {
 }
 
 impl State {
-    fn terms(&self) -> Result<Terms, Error> {
+    /// What was agreed, of which this is what it came to.
+    pub fn terms(&self) -> Result<Terms, Error> {
         let rest = self.rest.load()?;
         Ok(Terms {
             payer: rest.payer,

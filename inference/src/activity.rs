@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Activity {
     /// Answers that are being made.
     pub running: u64,
+    /// Requests that wait.
+    pub waiting: u64,
     /// Tokens of prompts.
     pub prompt: u64,
     /// Tokens of answers.
@@ -22,8 +24,9 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    pub(crate) fn activity(&self) -> Activity {
+    pub(crate) fn activity(&self, waiting: usize) -> Activity {
         Activity {
+            waiting: number(waiting),
             running: self.running.load(Ordering::Relaxed),
             prompt: self.prompt.load(Ordering::Relaxed),
             completion: self.completion.load(Ordering::Relaxed),

@@ -97,6 +97,11 @@ impl Engine {
         &self.card
     }
 
+    /// What it takes on.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     /// The room that a prompt leaves for the answer, if that is enough.
     fn check_context(&self, prompt: usize, answer: Option<usize>) -> Result<usize, RequestError> {
         let context = self.info.context;
@@ -148,6 +153,17 @@ impl Kind {
             Self::Embedding(_) => Task::Embedding,
             Self::Generation(_) => Task::Generation,
             Self::Transcription(_) => Task::Transcription,
+        }
+    }
+
+    /// How many requests have not been begun.
+    fn waiting(&self) -> usize {
+        match self {
+            Self::Chat(model) => model.queue.len(),
+            Self::Classification(model) => model.queue.len(),
+            Self::Embedding(model) => model.queue.len(),
+            Self::Generation(model) => model.queue.len(),
+            Self::Transcription(model) => model.queue.len(),
         }
     }
 

@@ -165,6 +165,14 @@ pub enum RequestError {
         /// As in the messages.
         expected: usize,
     },
+    /// More than whoever asks has agreed to pay for.
+    #[error("prompt and answer come to {found} tokens, {left} are left of the limit")]
+    Limit {
+        /// Tokens of the prompt and most of the answer.
+        found: usize,
+        /// Tokens that are paid for, less what other answers of the request may take.
+        left: usize,
+    },
     /// No seed was given and the system has no randomness.
     #[error("the system gives no random seed")]
     NoRandomness,

@@ -91,4 +91,4 @@ pub use schema::SchemaError;
 pub use stack::wipe_stack;
 pub use tools::{Tool, ToolChoice, Tools};
 pub use whisper::{Segment, Transcript, TranscriptRequest};
-pub use witness::{Executed, Witness};
+pub use witness::{Bounds, Executed, Witness};

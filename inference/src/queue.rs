@@ -110,6 +110,11 @@ impl<T> Queue<T> {
         state.count > 0 || !state.closed
     }
 
+    /// How many wait.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().count
+    }
+
     pub(crate) fn close(&self) {
         self.lock().closed = true;
         self.bell.notify_all();

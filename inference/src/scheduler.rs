@@ -311,12 +311,19 @@ impl Sequence {
         }
     }
 
+    fn work(&self, tokens: usize) {
+        if let Some(Attended { witness, .. }) = &self.attended {
+            witness.work(tokens);
+        }
+    }
+
     /// Begins with what the memory holds.
     fn recall(mut self, memory: &mut Memory) -> Self {
         self.pages = memory.recall(&self.tenant, &self.tokens, &self.sights);
         self.seen = self.pages.len().saturating_mul(PAGE);
         if self.usage.completion == 0 {
             self.usage.cached = self.seen;
+            self.work(self.usage.prompt);
         }
         self
     }
@@ -378,6 +385,7 @@ impl Sequence {
             Err(error) => return self.fail(error),
         };
         self.usage.completion = self.usage.completion.saturating_add(1);
+        self.work(1);
         self.tokens.push(token);
         if ends.contains(&token) {
             self.unsaid.forget_last();

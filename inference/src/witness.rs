@@ -1,25 +1,46 @@
 //! What was executed for an answer: tokens and settings, as the engine knows them.
 //!
-//! It is for whoever has to vouch for the answer. Token ids are text in another
-//! form: they are wiped when dropped, and in no `Debug` form.
+//! It is for whoever has to vouch for the answer, and says how much of it is paid for.
+//! Token ids are text in another form: they are wiped when dropped, and in no `Debug`
+//! form.
 
 use std::fmt;
 use std::mem::take;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
 use crate::answer::{FinishReason, Usage};
+use crate::deadline::Deadline;
+use crate::error::RequestError;
 use crate::request::Sampling;
 
 /// Hears of every answer that came to its end. Its clones are one witness.
 #[derive(Clone, Debug, Default)]
-pub struct Witness(Arc<Mutex<Heard>>);
+pub struct Witness {
+    bounds: Option<Bounds>,
+    heard: Arc<Mutex<Heard>>,
+}
 
-#[derive(Debug, Default)]
+/// What is paid for: of all answers with one witness together.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Bounds {
+    /// Most tokens that are read and made; a prompt of several answers is read once.
+    pub tokens: usize,
+    /// When all has to be said.
+    pub until: Instant,
+}
+
+#[derive(Default)]
 struct Heard {
     asked: usize,
     executed: Vec<Executed>,
+    /// What was promised to answers, of what the bounds allow.
+    promised: usize,
+    /// What was asked last.
+    prompt: Zeroizing<Vec<u32>>,
+    worked: usize,
 }
 
 /// One answer, or one text that was embedded.
@@ -49,6 +70,21 @@ pub struct Executed {
 }
 
 impl Witness {
+    /// One that sees to it that no more is done than this.
+    #[must_use]
+    pub fn within(bounds: Bounds) -> Self {
+        Self {
+            bounds: Some(bounds),
+            ..Self::default()
+        }
+    }
+
+    /// Tokens that were read and made, for answers that did not come to their end too.
+    #[must_use]
+    pub fn worked(&self) -> usize {
+        self.heard().worked
+    }
+
     /// What was heard since the last time, in the order in which it was asked for.
     #[must_use]
     pub fn take(&self) -> Vec<Executed> {
@@ -65,12 +101,76 @@ impl Witness {
         index
     }
 
+    /// Promises an answer as many tokens as it asks for, or as are left of `room`.
+    pub(crate) fn allow(
+        &self,
+        prompt: &[u32],
+        asked: Option<usize>,
+        room: usize,
+    ) -> Result<usize, RequestError> {
+        let Some(Bounds { tokens, .. }) = self.bounds else {
+            return Ok(asked.unwrap_or(room));
+        };
+        let mut heard = self.heard();
+        let read = match *heard.prompt == prompt {
+            true => 0,
+            false => prompt.len(),
+        };
+        let left = tokens.saturating_sub(heard.promised);
+        let most = left.saturating_sub(read).min(room);
+        // An answer has a token at least.
+        let answer = asked.unwrap_or(most.max(1));
+        let wanted = read.saturating_add(answer);
+        if wanted > left {
+            return Err(RequestError::Limit {
+                found: wanted,
+                left,
+            });
+        }
+        heard.promised = heard.promised.saturating_add(wanted);
+        heard.prompt = Zeroizing::new(prompt.to_vec());
+        Ok(answer)
+    }
+
+    /// Promises that so many tokens may be read.
+    pub(crate) fn allow_texts(&self, found: usize) -> Result<(), RequestError> {
+        match self.bounds {
+            Some(Bounds { tokens, .. }) if found > tokens => Err(RequestError::Limit {
+                found,
+                left: tokens,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// So long from now, or sooner.
+    pub(crate) fn deadline(witness: Option<&Self>, limit: Duration) -> Deadline {
+        let bounds = witness.and_then(|witness| witness.bounds);
+        let left = bounds.map(|bounds| bounds.until.saturating_duration_since(Instant::now()));
+        Deadline::after(left.map_or(limit, |left| left.min(limit)))
+    }
+
+    pub(crate) fn work(&self, tokens: usize) {
+        let mut heard = self.heard();
+        heard.worked = heard.worked.saturating_add(tokens);
+    }
+
     pub(crate) fn tell(&self, executed: Executed) {
         self.heard().executed.push(executed);
     }
 
     fn heard(&self) -> MutexGuard<'_, Heard> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Heard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Heard")
+            .field("asked", &self.asked)
+            .field("promised", &self.promised)
+            .field("worked", &self.worked)
+            .finish_non_exhaustive()
     }
 }
 
@@ -88,4 +188,41 @@ impl fmt::Debug for Executed {
 pub(crate) struct Attended {
     pub(crate) witness: Witness,
     pub(crate) executed: Executed,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn within(tokens: usize) -> Witness {
+        let until = Instant::now();
+        Witness::within(Bounds { tokens, until })
+    }
+
+    #[test]
+    fn answers_share_what_is_paid_for_and_their_prompt_counts_once() {
+        let limit = |found, left| Err(RequestError::Limit { found, left });
+        let witness = within(10);
+        assert_eq!(witness.allow(&[1, 2], Some(3), 99), Ok(3));
+        assert_eq!(witness.allow(&[1, 2], Some(3), 99), Ok(3));
+        assert_eq!(witness.allow(&[1, 2], Some(3), 99), limit(3, 2));
+        assert_eq!(witness.allow(&[1, 2], None, 99), Ok(2));
+        assert_eq!(witness.allow(&[1, 2], None, 99), limit(1, 0));
+        assert_eq!(within(10).allow(&[1; 10], None, 99), limit(11, 10));
+        assert_eq!(within(10).allow(&[1; 9], None, 99), Ok(1));
+        assert_eq!(within(99).allow(&[1], None, 5), Ok(5), "the context's");
+        assert_eq!(Witness::default().allow(&[1], None, 5), Ok(5));
+        assert_eq!(within(10).allow_texts(10), Ok(()));
+        assert_eq!(within(10).allow_texts(11), limit(11, 10));
+    }
+
+    #[test]
+    fn nobody_waits_longer_than_was_agreed() {
+        let hour = Duration::from_secs(3600);
+        let deadline = Witness::deadline(Some(&within(1)), hour);
+        assert!(deadline.check(Instant::now()).is_err());
+        for free in [None, Some(&Witness::default())] {
+            assert!(Witness::deadline(free, hour).check(Instant::now()).is_ok());
+        }
+    }
 }

@@ -4,10 +4,10 @@ use std::convert::Infallible;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use inference::{Tenant, Witness};
+use inference::{RequestError, Tenant, Witness};
 
 use super::models::Served;
-use crate::receipts::Ledger;
+use crate::receipts::{Count, Ledger};
 
 /// What the connection says of a request.
 pub(super) struct Asker {
@@ -22,6 +22,14 @@ impl Asker {
     pub(super) fn witness(&self, model: &Served, id: Option<&str>) -> Option<Witness> {
         let ledger = self.ledger.as_ref()?;
         Some(ledger.open(model.model(), id))
+    }
+
+    /// Notes what is about to be done where no witness counts tokens; an error if that is
+    /// more than is paid for.
+    pub(super) fn charge(&self, count: Count) -> Result<(), RequestError> {
+        self.ledger
+            .as_ref()
+            .map_or(Ok(()), |ledger| ledger.charge(count))
     }
 }
 

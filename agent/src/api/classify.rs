@@ -25,6 +25,7 @@ use super::fields::Fields;
 use super::models::Models;
 use super::options::Texts;
 use super::{aside, images};
+use crate::receipts::Count;
 
 pub(super) async fn create(
     State(models): State<Models>,
@@ -48,6 +49,11 @@ pub(super) async fn create(
         let (places, images) = read(input)?;
         // There are no tokens to tell of, but it is known what answers.
         drop(asker.witness(model, None));
+        // An image is counted as a token.
+        asker.charge(Count {
+            read: u64::try_from(images.len()).unwrap_or(u64::MAX),
+            made: 0,
+        })?;
         let pending = model.engine().classify(&images, top);
         pending.map_err(|error| images::named(error, &places))
     });

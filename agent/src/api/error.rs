@@ -166,6 +166,7 @@ impl From<RequestError> for ApiError {
                 ..Self::invalid("messages", "invalid_value", message)
             },
             RequestError::Empty { parameter } => Self::invalid(parameter, "empty_array", message),
+            RequestError::Limit { .. } => Self::invalid("max_tokens", "limit_exceeded", message),
             RequestError::OutOfRange { parameter, .. } => {
                 Self::invalid(parameter, "invalid_value", message)
             }
@@ -225,7 +226,7 @@ fn too_long(prompt: usize, answer: usize, context: usize) -> String {
 }
 
 /// Our errors are clauses, theirs are sentences.
-pub(super) fn sentence(error: &dyn std::error::Error) -> String {
+pub(crate) fn sentence(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     if let Some(first) = text.get_mut(..1) {
         first.make_ascii_uppercase();

@@ -21,6 +21,7 @@ use super::error::ApiError;
 use super::fields::Fields;
 use super::models::Models;
 use super::unix_time;
+use crate::receipts::Count;
 
 pub(super) async fn create(
     State(models): State<Models>,
@@ -29,13 +30,17 @@ pub(super) async fn create(
 ) -> Result<Json<Value>, ApiError> {
     let name: String = fields.require("model", "a string")?;
     let model = models.get(&name)?;
-    let request = PictureRequest {
-        tenant: asker.tenant.clone(),
-        ..request(&mut fields)?
-    };
+    let mut request = request(&mut fields)?;
     fields.ignore(&["user"]);
     fields.allow_only(&neutral())?;
     fields.finish()?;
+    // A step of an image is counted as a token.
+    let steps = u64::try_from(request.steps).unwrap_or(u64::MAX);
+    asker.charge(Count {
+        read: 0,
+        made: steps.saturating_mul(request.count),
+    })?;
+    request.tenant = asker.tenant.clone();
     let pending = model.engine().picture(request);
     let pictures = pending.map_err(|error| ApiError::from(error).of("input", "prompt"))?;
     Ok(Json(respond(&pictures.await?)))

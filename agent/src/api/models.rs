@@ -14,7 +14,7 @@ use super::unix_time;
 
 /// The models of this machine; fixed once it serves.
 #[derive(Clone, Debug)]
-pub struct Models(Arc<BTreeMap<String, Served>>);
+pub struct Models(Arc<BTreeMap<String, Arc<Served>>>);
 
 /// A model and the name that clients use for it.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub struct Model {
 }
 
 #[derive(Debug)]
-pub(super) struct Served {
+pub(crate) struct Served {
     model: Model,
     since: u64,
 }
@@ -39,29 +39,38 @@ impl Models {
         let since = unix_time();
         let served = models
             .into_iter()
-            .map(|model| (model.name.clone(), Served { model, since }));
+            .map(|model| (model.name.clone(), Arc::new(Served { model, since })));
         Self(Arc::new(served.collect()))
     }
 
+    /// Each of them by itself, for those who may ask for no other.
+    pub(crate) fn each(&self) -> impl Iterator<Item = (Arc<Served>, Self)> {
+        self.0.iter().map(|(name, served)| {
+            let alone = [(name.clone(), Arc::clone(served))];
+            (Arc::clone(served), Self(Arc::new(alone.into())))
+        })
+    }
+
     pub(super) fn all(&self) -> impl Iterator<Item = &Served> {
-        self.0.values()
+        self.0.values().map(Arc::as_ref)
     }
 
     pub(super) fn get(&self, name: &str) -> Result<&Served, ApiError> {
-        self.0.get(name).ok_or_else(ApiError::model_not_found)
+        let served = self.0.get(name).ok_or_else(ApiError::model_not_found)?;
+        Ok(served)
     }
 }
 
 impl Served {
-    pub(super) fn model(&self) -> &Model {
+    pub(crate) fn model(&self) -> &Model {
         &self.model
     }
 
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.model.name
     }
 
-    pub(super) fn engine(&self) -> &Engine {
+    pub(crate) fn engine(&self) -> &Engine {
         &self.model.engine
     }
 
@@ -90,7 +99,7 @@ impl Served {
 
 /// `GET /v1/models`
 pub(super) async fn list(State(models): State<Models>) -> Json<serde_json::Value> {
-    let data: Vec<_> = models.0.values().map(Served::entry).collect();
+    let data: Vec<_> = models.all().map(Served::entry).collect();
     Json(serde_json::json!({"object": "list", "data": data}))
 }
 

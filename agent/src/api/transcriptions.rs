@@ -27,6 +27,7 @@ use super::asker::Asker;
 use super::error::ApiError;
 use super::fields::Fields;
 use super::models::Models;
+use crate::receipts::Count;
 
 pub(super) async fn transcribe(
     State(models): State<Models>,
@@ -68,8 +69,15 @@ async fn create(
         let model = models.get(&name)?;
         let asked = Asked::read(&mut fields, task)?;
         fields.finish()?;
+        let audio = Audio::decode(&file).map_err(|error| ApiError::of_file(&error))?;
+        // What the model sees as one, 20 ms, is counted as a token.
+        let heard = audio.duration().as_millis().div_ceil(20);
+        asker.charge(Count {
+            read: u64::try_from(heard).unwrap_or(u64::MAX),
+            made: 0,
+        })?;
         let request = TranscriptRequest {
-            audio: Audio::decode(&file).map_err(|error| ApiError::of_file(&error))?,
+            audio,
             language: asked.language.clone(),
             translate: task == Task::Translate,
             prompt: asked.prompt.clone(),

@@ -5,9 +5,10 @@ use attestation::aci::{
     Run, Sampling, SeedSource, Settings, VERSION, hash_ids,
 };
 use attestation::register::Digest256;
+use inference::RequestError;
 use zeroize::Zeroizing;
 
-use super::ledger::{Entry, Ledger};
+use super::ledger::{Count, Entry, Ledger};
 use crate::api::{reason_name, unix_time};
 
 /// One request and its answer, complete.
@@ -37,7 +38,18 @@ impl Exchange<'_> {
             event_log.push(Event::Forwarded {
                 body_hash: Hash::of(forwarded.as_bytes()),
             });
-            event_log.push(Event::Executed(Box::new(event(entry, &executed, &opened))));
+            let event = event(entry, &executed, &opened);
+            let made = event.outputs.iter().map(|output| output.tokens);
+            // An embedder reads each text, also one that it has just read.
+            let texts = executed.iter().filter(|one| one.reason.is_none());
+            let texts = texts.map(|one| wide(one.usage.prompt));
+            let texts = texts.fold(0, u64::saturating_add);
+            // What was promised is within what is paid for.
+            self.ledger.charge(Count {
+                read: event.prompt.tokens.max(texts),
+                made: made.fold(0, u64::saturating_add),
+            })?;
+            event_log.push(Event::Executed(Box::new(event)));
             if open {
                 opening = Some(Zeroizing::new(Json::of(&opened)?.canonical()));
             }
@@ -177,6 +189,9 @@ pub(super) enum NoReceipt {
     /// A number beyond what JSON can say.
     #[error("cannot write it")]
     Document(#[from] JsonError),
+    /// The engine's own defect.
+    #[error("more was executed than is paid for")]
+    Unpaid(#[from] RequestError),
     /// The system gives none.
     #[error("no randomness")]
     Random,

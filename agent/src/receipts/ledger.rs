@@ -1,15 +1,24 @@
-//! What a handler tells about the answer that it gives.
+//! What a handler tells about the answer that it gives, and what is paid for it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use attestation::aci::{Hash, Model as Named};
-use inference::Witness;
+use inference::{Bounds, RequestError, Witness};
 
 use crate::api::Model;
 
 /// One request's page: a handler finds it among the request's extensions.
 #[derive(Clone, Debug, Default)]
-pub struct Ledger(Arc<Mutex<Option<Entry>>>);
+pub struct Ledger {
+    bounds: Option<Bounds>,
+    page: Arc<Mutex<Page>>,
+}
+
+#[derive(Debug, Default)]
+struct Page {
+    entry: Option<Entry>,
+    count: Count,
+}
 
 /// Who answers, and what they did.
 #[derive(Clone, Debug)]
@@ -20,13 +29,39 @@ pub(super) struct Entry {
     pub(super) witness: Witness,
 }
 
+/// Tokens of answers that came to their end, or what an endpoint counts in their place.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Count {
+    /// Those of prompts.
+    pub read: u64,
+    /// Those of answers.
+    pub made: u64,
+}
+
+impl Count {
+    /// All of them.
+    #[must_use]
+    pub const fn total(self) -> u64 {
+        self.read.saturating_add(self.made)
+    }
+}
+
 impl Ledger {
+    /// For an answer that is paid for as far as this.
+    #[must_use]
+    pub fn within(bounds: Bounds) -> Self {
+        Self {
+            bounds: Some(bounds),
+            ..Self::default()
+        }
+    }
+
     /// Opens the page for a model, and gives the witness that its engine is to tell.
     /// `chat_id` is the `id` of the response.
     pub fn open(&self, model: &Model, chat_id: Option<&str>) -> Witness {
-        let witness = Witness::default();
+        let witness = self.bounds.map_or_else(Witness::default, Witness::within);
         let card = model.engine.card();
-        *self.page() = Some(Entry {
+        self.page().entry = Some(Entry {
             chat_id: chat_id.map(str::to_owned),
             model: Named {
                 name: model.name.clone(),
@@ -45,11 +80,67 @@ impl Ledger {
         witness
     }
 
-    pub(super) fn entry(&self) -> Option<Entry> {
-        self.page().clone()
+    /// Counts what is about to be done, unless it is more than is paid for.
+    pub fn charge(&self, count: Count) -> Result<(), RequestError> {
+        let mut page = self.page();
+        let total = page.count.total();
+        let left = self.bounds.map(|bounds| wide(bounds.tokens));
+        let left = left.map_or(u64::MAX, |tokens| tokens.saturating_sub(total));
+        if count.total() > left {
+            let narrow = |tokens| usize::try_from(tokens).unwrap_or(usize::MAX);
+            return Err(RequestError::Limit {
+                found: narrow(count.total()),
+                left: narrow(left),
+            });
+        }
+        page.count.read = page.count.read.saturating_add(count.read);
+        page.count.made = page.count.made.saturating_add(count.made);
+        Ok(())
     }
 
-    fn page(&self) -> MutexGuard<'_, Option<Entry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What was counted so far.
+    #[must_use]
+    pub fn count(&self) -> Count {
+        self.page().count
+    }
+
+    /// Tokens that the engine worked on, though the answer may have no end.
+    #[must_use]
+    pub fn worked(&self) -> u64 {
+        let page = self.page();
+        let entry = page.entry.as_ref();
+        let worked = entry.map_or(0, |entry| wide(entry.witness.worked()));
+        worked.max(page.count.total())
+    }
+
+    pub(super) fn entry(&self) -> Option<Entry> {
+        self.page().entry.clone()
+    }
+
+    fn page(&self) -> MutexGuard<'_, Page> {
+        self.page.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn wide(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    #[test]
+    fn no_more_is_counted_than_is_paid_for() {
+        let until = Instant::now();
+        let ledger = Ledger::within(Bounds { tokens: 10, until });
+        let count = |read, made| Count { read, made };
+        ledger.charge(count(6, 0)).unwrap();
+        let refused = ledger.charge(count(0, 5));
+        assert_eq!(refused, Err(RequestError::Limit { found: 5, left: 4 }));
+        ledger.charge(count(0, 4)).unwrap();
+        assert_eq!(ledger.count(), count(6, 4));
+        assert_eq!(Ledger::default().charge(count(u64::MAX, 1)), Ok(()));
     }
 }

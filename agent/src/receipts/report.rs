@@ -62,7 +62,7 @@ pub(super) async fn attestation(
                     "source_provenance": {
                         "repo_url": null,
                         "repo_commit": null,
-                        "image_digest": build(&quote),
+                        "image_digest": build(&quote).map(|build| format!("sha256:{build}")),
                         "image_provenance": null,
                     },
                     "evidence": {
@@ -121,13 +121,9 @@ fn half(data: &ReportData) -> String {
 }
 
 /// What the Registry on TON knows a build by: SHA-256 of MRTD and RTMR0 to RTMR3.
-fn build(quote: &[u8]) -> Option<String> {
-    let build = Quote::parse(quote)
-        .ok()?
-        .unverified_body()
-        .registers
-        .build();
-    Some(format!("sha256:{build}"))
+pub(crate) fn build(quote: &[u8]) -> Option<Digest256> {
+    let quote = Quote::parse(quote).ok()?;
+    Some(quote.unverified_body().registers.build())
 }
 
 #[cfg(test)]

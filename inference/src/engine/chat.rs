@@ -26,7 +26,7 @@ use crate::scheduler::Job;
 use crate::stop::Stop;
 use crate::tokens::Tokens;
 use crate::vision::{Placeholder, Sight};
-use crate::witness::{Attended, Executed};
+use crate::witness::{Attended, Executed, Witness};
 
 /// What its requests need.
 pub(super) struct Chat {
@@ -75,7 +75,11 @@ impl Engine {
             .defaults
             .sampler(request.sampling, &prompt)?
             .under(grammar);
-        let max_tokens = request.max_tokens.unwrap_or(room);
+        let deadline = Witness::deadline(request.witness.as_ref(), self.limits.time);
+        let max_tokens = match &request.witness {
+            Some(witness) => witness.allow(&prompt, request.max_tokens, room)?,
+            None => request.max_tokens.unwrap_or(room),
+        };
         let attended = request.witness.map(|witness| Attended {
             executed: Executed {
                 index: witness.ask(),
@@ -102,7 +106,7 @@ impl Engine {
             replay: None,
             stop: Stop::new(request.stop),
             logprobs: request.logprobs,
-            deadline: Deadline::after(self.limits.time),
+            deadline,
             events,
         };
         enqueue(&chat.queue, request.tenant, job)?;
@@ -176,11 +180,12 @@ impl Engine {
         chat.tokens.decode(tokens).map(Zeroizing::new)
     }
 
-    /// What a chat model has done and is doing.
+    /// What a chat model has done and is doing; of others, only what waits.
     pub fn activity(&self) -> Activity {
+        let waiting = self.kind.waiting();
         match &self.kind {
-            Kind::Chat(chat) => chat.counters.activity(),
-            _ => Activity::default(),
+            Kind::Chat(chat) => chat.counters.activity(waiting),
+            _ => Counters::default().activity(waiting),
         }
     }
 

@@ -8,7 +8,6 @@ use zeroize::Zeroizing;
 use super::{Engine, Kind, Limits, Loaded, Task, enqueue, run};
 use crate::answer::{Embeddings as Vectors, Pending};
 use crate::bert::Bert;
-use crate::deadline::Deadline;
 use crate::embedder::{self, Job};
 use crate::error::{LoadError, RequestError};
 use crate::kernel::pool::Pool;
@@ -101,11 +100,14 @@ impl Engine {
             self.check_context(tokens.len(), Some(0))?;
             Ok(tokens)
         });
-        let texts = texts.collect::<Result<_, _>>()?;
+        let texts: Vec<_> = texts.collect::<Result<_, _>>()?;
+        if let Some(witness) = &witness {
+            witness.allow_texts(texts.iter().map(|text| text.len()).sum())?;
+        }
         let (result, pending) = oneshot::channel();
         let job = Job {
             texts,
-            deadline: Deadline::after(self.limits.time),
+            deadline: Witness::deadline(witness.as_ref(), self.limits.time),
             witness,
             result,
         };

@@ -1,0 +1,255 @@
+//! The worker's side of the network: it connects to the schedulers that its host named,
+//! and answers requests that they pass on and cannot read.
+//!
+//! ```text
+//! GET  /network/offer             what it can do, line by line, while the connection lasts
+//! POST /network/evidence          evidence for a client that nobody but it has to believe
+//! POST /network/requests          a sealed request, and its sealed answer
+//! GET  /network/settlements/{id}  what an answer came to, if its end was lost
+//! GET  /network/vouchers          what the owner can claim
+//! GET  /v1/aci/keyset             keys that receipts count under, and requests are sealed to
+//! ```
+//!
+//! Nothing here sees a prompt that came in clear, and nothing that leaves here is one. A
+//! scheduler is believed in nothing: it pays before, and whatever it changes of a request
+//! makes that one nobody can open. Only TDs serve the network: who hosts a TPM reads along.
+
+mod answer;
+mod dial;
+mod intake;
+mod offer;
+mod purse;
+mod refusal;
+mod requests;
+mod seen;
+mod tenants;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use attestation::binding::Nonce;
+use attestation::cbor;
+use attestation::config::Scheduler;
+use attestation::evidence::PlatformEvidence;
+use attestation::protocol::{Refusal, Request, Response as Shown};
+use attestation::register::Digest256;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::http::{StatusCode, header::CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use inference::Engine;
+use serde_json::{Value, json};
+use session::server::Worker;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tycho_types::cell::HashBytes;
+
+use crate::api::{Models, Served, router};
+use crate::receipts;
+
+pub use purse::{NotCovered, Purse, PurseError, Reservation};
+use seen::Seen;
+use tenants::Tenants;
+
+/// A worker of the network.
+#[derive(Clone, Debug)]
+pub struct Network(Arc<Shared>);
+
+/// What all schedulers are served with.
+#[derive(Debug)]
+struct Shared {
+    worker: Arc<Worker>,
+    id: Digest256,
+    /// As the Registry knows it.
+    build: HashBytes,
+    models: BTreeMap<String, Offered>,
+    seen: Seen,
+    tenants: Tenants,
+    links: Vec<Arc<Link>>,
+    stop: CancellationToken,
+}
+
+/// A model, and an API that has no other.
+#[derive(Debug)]
+struct Offered {
+    served: Arc<Served>,
+    api: Router,
+}
+
+/// One scheduler.
+#[derive(Debug)]
+struct Link {
+    scheduler: Scheduler,
+    purse: Option<Arc<Purse>>,
+    settled: Mutex<VecDeque<([u8; 16], Vec<u8>)>>,
+}
+
+/// Where the requests of one scheduler are served.
+#[derive(Clone, Debug)]
+struct Desk {
+    network: Arc<Shared>,
+    link: Arc<Link>,
+}
+
+impl Network {
+    /// Gets ready to serve these schedulers.
+    pub async fn start(
+        worker: Arc<Worker>,
+        models: &Models,
+        schedulers: Vec<Scheduler>,
+    ) -> anyhow::Result<Self> {
+        let Ok((_, _, PlatformEvidence::Tdx { quote, .. })) = worker.report(None).await else {
+            bail!("the network takes workers only that are TDs");
+        };
+        let build = receipts::build(&quote).context("the platform's quote cannot be read")?;
+        let links = schedulers.into_iter().map(Link::new);
+        let mut secret = [0; 32];
+        getrandom::fill(&mut secret).context("the system gives no randomness")?;
+        let models = models.each().map(|(served, alone)| {
+            let api = receipts::around(router(alone), Arc::clone(&worker));
+            (served.name().to_owned(), Offered { served, api })
+        });
+        Ok(Self(Arc::new(Shared {
+            id: worker.seal_id(),
+            build: HashBytes(*build.as_bytes()),
+            models: models.collect(),
+            seen: Seen::new(secret),
+            tenants: Tenants::default(),
+            links: links.collect::<anyhow::Result<_>>()?,
+            stop: CancellationToken::new(),
+            worker,
+        })))
+    }
+
+    /// For the owner of this machine, who reaches it as its clients do.
+    pub fn vouchers(&self) -> Router {
+        let route = Router::new().route("/network/vouchers", get(vouchers));
+        route.with_state(Arc::clone(&self.0))
+    }
+
+    /// Serves until `shutdown`, then lets answers under way finish.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let tasks = TaskTracker::new();
+        for link in &self.0.links {
+            let desk = Desk {
+                network: Arc::clone(&self.0),
+                link: Arc::clone(link),
+            };
+            tasks.spawn(dial::keep(desk.clone(), desk.api()));
+        }
+        shutdown.await;
+        self.0.stop.cancel();
+        tasks.close();
+        timeout(DRAIN, tasks.wait())
+            .await
+            .with_context(|| format!("{} schedulers outlived the drain", tasks.len()))
+    }
+}
+
+impl Desk {
+    fn api(self) -> Router {
+        let worker = Arc::clone(&self.network.worker);
+        let evidence = post(evidence).layer(DefaultBodyLimit::max(Request::MAX));
+        Router::new()
+            .route("/network/offer", get(offer::watch))
+            .route("/network/evidence", evidence)
+            .route("/network/requests", post(requests::create))
+            .route("/network/settlements/{id}", get(settlement))
+            .with_state(self.clone())
+            .route("/network/vouchers", get(vouchers))
+            .with_state(self.network)
+            .merge(receipts::keys(worker))
+    }
+}
+
+impl Link {
+    fn new(scheduler: Scheduler) -> anyhow::Result<Arc<Self>> {
+        let purse = scheduler.channel.as_ref().map(Purse::open).transpose();
+        let purse = purse.with_context(|| format!("the channel of {}", scheduler.address))?;
+        Ok(Arc::new(Self {
+            scheduler,
+            purse: purse.map(Arc::new),
+            settled: Mutex::default(),
+        }))
+    }
+
+    fn ask(&self, model: &str) -> u64 {
+        self.scheduler.ask(model)
+    }
+
+    /// Keeps what an answer came to, for a scheduler that lost its end.
+    fn note(&self, id: [u8; 16], settlement: &[u8]) {
+        let mut settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
+        settled.push_back((id, settlement.to_vec()));
+        if settled.len() > MAX_SETTLED {
+            settled.pop_front();
+        }
+    }
+}
+
+impl Offered {
+    fn engine(&self) -> &Engine {
+        self.served.engine()
+    }
+
+    fn root(&self) -> HashBytes {
+        requests::root(self.served.model().root.as_deref())
+    }
+
+    /// Whether the engine would refuse whatever comes.
+    fn is_full(&self) -> bool {
+        let queue = u64::try_from(self.engine().limits().queue).unwrap_or(u64::MAX);
+        self.engine().activity().waiting >= queue
+    }
+}
+
+/// `POST /network/evidence`
+async fn evidence(State(desk): State<Desk>, body: Bytes) -> Response {
+    let shown = match cbor::decode(&body) {
+        Ok(Request::Challenge(nonce)) => desk.network.worker.attest_sealed(Nonce(nonce)).await,
+        Ok(Request::Credential(_)) => Shown::Refused(Refusal::OutOfOrder),
+        Err(error) => return (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
+    };
+    ([(CONTENT_TYPE, "application/cbor")], cbor::encode(&shown)).into_response()
+}
+
+/// `GET /network/settlements/{id}`
+async fn settlement(State(desk): State<Desk>, Path(id): Path<String>) -> Response {
+    let settled = desk.link.settled.lock();
+    let settled = settled.unwrap_or_else(PoisonError::into_inner);
+    let found = settled.iter().find(|(other, _)| hex::encode(other) == id);
+    match found {
+        Some((_, settlement)) => {
+            ([(CONTENT_TYPE, "application/cbor")], settlement.clone()).into_response()
+        }
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
+/// `GET /network/vouchers`
+async fn vouchers(State(network): State<Arc<Shared>>) -> Json<Value> {
+    let purses = network.links.iter().filter_map(|link| link.purse.as_ref());
+    let newest = purses.filter_map(|purse| {
+        let signed = purse.newest()?;
+        Some(json!({
+            "channel": purse.address().to_string(),
+            "network": purse.network(),
+            "amount": signed.unverified().ok()?.amount,
+            "signed": BASE64_STANDARD.encode(purse::encode(&signed)?),
+        }))
+    });
+    Json(json!({"vouchers": newest.collect::<Vec<_>>()}))
+}
+
+/// For answers under way when the machine is told to stop.
+const DRAIN: Duration = Duration::from_secs(8);
+
+/// Settlements that a scheduler can ask for again.
+const MAX_SETTLED: usize = 1024;

@@ -1,0 +1,167 @@
+//! `POST /network/requests`: what is known of a sealed request is checked in clear, then
+//! it is opened and given to the API, as if its client had asked that.
+//!
+//! The API that it gets serves the envelope's model only: a request for another one is
+//! one for a model that is not there. What is paid for bounds the engine ([`Bounds`]).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use contracts::voucher::cost;
+use inference::Bounds;
+use sealed::{Envelope, Header, RequestHead};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout_at};
+use tower::ServiceExt as _;
+use tycho_types::cell::HashBytes;
+
+use super::answer::{Answer, GRACE, Job};
+use super::intake::{self, Broken, Intake};
+use super::refusal::Refusal;
+use super::{Desk, purse};
+use crate::api::unix_time;
+use crate::receipts::Ledger;
+
+pub(super) async fn create(State(desk): State<Desk>, request: Request) -> Response {
+    match answer(desk, request).await {
+        Ok(answer) => answer.into_response(),
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+async fn answer(desk: Desk, request: Request) -> Result<Answer, Refusal> {
+    let (head, body) = request.into_parts();
+    let network = Arc::clone(&desk.network);
+    let clear = header(&head.headers, ENVELOPE)?;
+    let clear = clear.ok_or(Refusal::Header { name: ENVELOPE })?;
+    let envelope = Envelope::parse(&clear)?;
+    if network.stop.is_cancelled() {
+        return Err(Refusal::Draining);
+    }
+    if envelope.worker != network.id {
+        let worker = envelope.worker.to_string();
+        return Err(Refusal::Key { worker });
+    }
+    let model = network.models.get(&envelope.model).ok_or(Refusal::Model)?;
+    if model.is_full() {
+        return Err(Refusal::Full);
+    }
+    let time = Duration::from_millis(envelope.deadline_ms.into());
+    let until = Instant::now().checked_add(time).ok_or(Refusal::Late)?;
+    let reservation = reserve(&desk, &head.headers, &envelope)?;
+
+    let mut intake = Intake::new(body);
+    let start = within(until, intake.start()).await?;
+    // Last of what is checked in clear: it counts once, and what was refused before may
+    // be mended and sent again.
+    if !network.seen.first(&[&start, &envelope.id[..]].concat()) {
+        return Err(Refusal::Replayed);
+    }
+    let (opener, responder) = network.worker.open(&clear, &start)?;
+    intake.open(opener)?;
+    let first = within(until, intake.next()).await?.unwrap_or_default();
+    let head = RequestHead::parse(&first)?;
+
+    let bounds = Bounds {
+        tokens: usize::try_from(envelope.limit.min(u32::MAX.into())).unwrap_or(usize::MAX),
+        until: until.into_std(),
+    };
+    let job = Job {
+        root: model.root(),
+        intake: Arc::new(Mutex::new(intake)),
+        ledger: Ledger::within(bounds),
+        desk,
+        envelope,
+        until,
+        reservation,
+    };
+    let request = inner(&head, &job)?;
+    let said = timeout_at(
+        until.checked_add(GRACE).unwrap_or(until),
+        model.api.clone().oneshot(request),
+    )
+    .await;
+    let response = match said {
+        Ok(Ok(response)) => response,
+        Err(_) => Refusal::Slow.into_response(),
+    };
+    Answer::new(job, responder, response).map_err(|_| Refusal::Fault)
+}
+
+/// Sets aside what the request costs at most.
+fn reserve(
+    desk: &Desk,
+    headers: &HeaderMap,
+    envelope: &Envelope,
+) -> Result<Option<purse::Reservation>, Refusal> {
+    let Envelope {
+        model,
+        limit,
+        price,
+        ..
+    } = envelope;
+    let (price, ask) = (*price, desk.link.ask(model));
+    if price < ask {
+        return Err(Refusal::BelowAsk { price, ask });
+    }
+    let Some(purse) = &desk.link.purse else {
+        return Ok(None);
+    };
+    let voucher = header(headers, VOUCHER)?;
+    let voucher = voucher.map(|boc| purse::decode(&boc).ok_or(Refusal::Voucher));
+    let cost = cost(*limit, price).ok_or(Refusal::Sum)?;
+    let now = u32::try_from(unix_time()).unwrap_or(u32::MAX);
+    let reservation = purse.reserve(voucher.transpose()?.as_ref(), cost, now)?;
+    Ok(Some(reservation))
+}
+
+/// What was sealed, for the API.
+fn inner(head: &RequestHead, job: &Job) -> Result<Request, Refusal> {
+    let known = job.desk.network.tenants.of(&head.tenant);
+    let mut request = Request::builder()
+        .method(head.method.as_str())
+        .uri(head.path.as_str())
+        .extension(known.tenant)
+        .extension(known.shelf)
+        .extension(job.ledger.clone());
+    for Header(name, value) in &head.headers {
+        request = request.header(name, value);
+    }
+    let request = request.body(intake::body(&job.intake));
+    request.map_err(|_| Refusal::Unspeakable)
+}
+
+async fn within<T>(
+    until: Instant,
+    read: impl Future<Output = Result<T, Broken>>,
+) -> Result<T, Refusal> {
+    match timeout_at(until, read).await {
+        Ok(Ok(read)) => Ok(read),
+        Ok(Err(Broken::Chunk(error))) => Err(error.into()),
+        Ok(Err(Broken::Gone | Broken::Long)) | Err(_) => Err(Refusal::Late),
+    }
+}
+
+fn header(headers: &HeaderMap, name: &'static str) -> Result<Option<Vec<u8>>, Refusal> {
+    let value = headers.get(name);
+    let bytes = value.map(|value| BASE64_URL_SAFE_NO_PAD.decode(value.as_bytes()));
+    bytes.transpose().map_err(|_| Refusal::Header { name })
+}
+
+/// A model's root hash as receipts have it; zero for one that came from no disk.
+pub(super) fn root(hex: Option<&str>) -> HashBytes {
+    let mut root = [0; 32];
+    let decoded = hex.map(|text| hex::decode_to_slice(text, &mut root));
+    match decoded {
+        Some(Ok(())) => HashBytes(root),
+        _ => HashBytes::ZERO,
+    }
+}
+
+const ENVELOPE: &str = "cocoon-envelope";
+const VOUCHER: &str = "cocoon-voucher";

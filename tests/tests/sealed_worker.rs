@@ -1,0 +1,280 @@
+//! A worker that dials out to a scheduler, which is a double here, and answers sealed
+//! requests of a client that the scheduler cannot read.
+#![cfg(test)]
+
+mod sealed_client;
+
+use axum::body::Body;
+use axum::http::StatusCode;
+use http_body_util::BodyExt as _;
+use inference::Limits;
+use sealed::{Envelope, Offer, SecretKey};
+use sealed_client::{ASK, Chat, DEPOSIT, Double, Sealed, voucher};
+use serde_json::{Value, json};
+
+#[tokio::test]
+async fn a_sealed_chat_is_answered_and_its_settlement_says_what_usage_does() {
+    let double = Double::paying(Limits::default()).await;
+    let mut amount = 0;
+    for stream in [false, true] {
+        amount += double.cost(&double.envelope());
+        let chat = Chat {
+            stream,
+            ..Chat::default()
+        };
+        let sealed = double.seal(&double.envelope(), &chat.request());
+        let reply = double
+            .ask(&sealed, Some(voucher(amount)))
+            .await
+            .open(&sealed);
+        assert_eq!(reply.head.status, 200);
+        let usage = match stream {
+            false => reply.json()["usage"].clone(),
+            true => {
+                assert!(reply.chunks.len() > 8, "each event leaves at once");
+                assert!(reply.body.ends_with(b"data: [DONE]\n\n"));
+                reply.last_event()["usage"].clone()
+            }
+        };
+        let work = double.settled(&sealed, &reply).work.load().unwrap();
+        assert_eq!(usage["prompt_tokens"], work.prompt_tokens);
+        assert_eq!(usage["completion_tokens"], work.completion_tokens);
+        assert_eq!(usage["total_tokens"], reply.settlement.tokens);
+        assert!(reply.settlement.tokens > 20);
+        let id = hex::encode(sealed.envelope.id);
+        let again = double.get(&format!("/network/settlements/{id}")).await;
+        assert_eq!(again, reply.settlement.encode());
+        // Only what was used is spent.
+        amount -= double.cost(&double.envelope());
+        amount += reply.settlement.tokens * ASK / 1_000_000;
+    }
+    let vouchers: Value = serde_json::from_slice(&double.get("/network/vouchers").await).unwrap();
+    assert_eq!(vouchers["vouchers"][0]["network"], -239);
+    assert!(vouchers["vouchers"][0]["amount"].as_u64().unwrap() > amount);
+}
+
+#[tokio::test]
+async fn an_image_is_settled_by_its_steps() {
+    let double = Double::free(Limits::default()).await;
+    for (limit, status, tokens) in [(6, 200, 6), (5, 400, 0)] {
+        let envelope = Envelope {
+            model: "draws".into(),
+            limit,
+            ..double.envelope()
+        };
+        let input = json!({"model": "draws", "prompt": "a sea", "n": 3, "steps": 2});
+        let sealed = double.seal(&envelope, &("/v1/images/generations", input, 7));
+        let reply = double.ask(&sealed, None).await.open(&sealed);
+        assert_eq!(reply.head.status, status);
+        assert_eq!(reply.settlement.tokens, tokens);
+        double.settled(&sealed, &reply);
+    }
+}
+
+#[tokio::test]
+async fn a_receipt_is_there_for_whoever_knows_the_secret() {
+    let double = Double::free(Limits::default()).await;
+    let sealed = double.seal(&double.envelope(), &Chat::default().request());
+    let reply = double.ask(&sealed, None).await.open(&sealed);
+    let id = reply.header("x-receipt-id").unwrap();
+    for (secret, status) in [(Chat::SECRET, 200), (8, 404)] {
+        let path = format!("/v1/aci/receipts/{id}");
+        let sealed = double.seal(&double.envelope(), &(&*path, Value::Null, secret));
+        let reply = double.ask(&sealed, None).await.open(&sealed);
+        assert_eq!(reply.head.status, status);
+        assert_eq!(reply.settlement.tokens, 0);
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_served_is_refused_in_clear_by_name() {
+    let double = Double::paying(Limits::default()).await;
+    let good = double.envelope();
+    let pay = Some(voucher(DEPOSIT));
+    let chat = Chat::default().request();
+    let refused = async |sealed: &Sealed, voucher, status: u16, code: &str| {
+        let (found, error) = double.ask(sealed, voucher).await.refusal();
+        assert_eq!(
+            (found, &error["error"]["code"]),
+            (status, &json!(code)),
+            "{error}"
+        );
+        error["error"]["message"].as_str().unwrap().to_owned()
+    };
+
+    let with = |envelope: Envelope| double.seal(&envelope, &chat);
+    let elsewhere = with(Envelope {
+        worker: attestation::register::Digest256::ZERO,
+        ..good.clone()
+    });
+    refused(&elsewhere, pay.clone(), 409, "not_my_key").await;
+    let unknown = with(Envelope {
+        model: "other".into(),
+        ..double.envelope()
+    });
+    refused(&unknown, pay.clone(), 404, "model_not_found").await;
+    let cheap = with(Envelope {
+        price: ASK - 1,
+        ..double.envelope()
+    });
+    let said = refused(&cheap, pay.clone(), 402, "not_covered").await;
+    assert!(said.contains("the ask is"), "{said}");
+    let dear = with(Envelope {
+        limit: u64::MAX,
+        price: u64::MAX,
+        ..double.envelope()
+    });
+    refused(&dear, pay.clone(), 400, "bad_envelope").await;
+
+    let cost = double.cost(&good);
+    let sealed = with(double.envelope());
+    let said = refused(&sealed, None, 402, "not_covered").await;
+    assert_eq!(
+        said,
+        format!("Not covered: vouchers cover 0 nanotons, {cost} are needed.")
+    );
+    refused(&sealed, Some(voucher(cost - 1)), 402, "not_covered").await;
+    let mut forged = voucher(cost);
+    *forged.last_mut().unwrap() ^= 1;
+    refused(&sealed, Some(forged), 402, "not_covered").await;
+
+    // What was sealed beside another envelope, or to another key.
+    let mut swapped = with(double.envelope());
+    swapped.envelope.limit += 1;
+    refused(&swapped, pay.clone(), 400, "bad_envelope").await;
+    let other = SecretKey::from_seed([9; 32]).unwrap().public();
+    let stolen = Sealed::new(&other, &double.envelope(), &chat);
+    refused(&stolen, pay.clone(), 400, "bad_envelope").await;
+    let mut short = with(double.envelope());
+    short.body.truncate(100);
+    refused(&short, pay.clone(), 400, "bad_envelope").await;
+
+    let reply = double.ask(&sealed, pay.clone()).await.open(&sealed);
+    assert_eq!(reply.head.status, 200);
+    refused(&sealed, pay, 409, "replayed").await;
+}
+
+#[tokio::test]
+async fn what_only_the_worker_can_see_is_refused_sealed_and_costs_nothing() {
+    let double = Double::paying(Limits::default()).await;
+    let small = Envelope {
+        limit: 30,
+        ..double.envelope()
+    };
+    let greedy = Chat {
+        max_tokens: Some(1000),
+        ..Chat::default()
+    };
+    let other = Chat {
+        model: "draws",
+        ..Chat::default()
+    };
+    let mut truncated = double.seal(&double.envelope(), &Chat::default().request());
+    truncated.body.truncate(truncated.body.len() - 1);
+    for (sealed, status, code) in [
+        (
+            double.seal(&small, &greedy.request()),
+            400,
+            json!("limit_exceeded"),
+        ),
+        (
+            double.seal(&double.envelope(), &other.request()),
+            404,
+            json!("model_not_found"),
+        ),
+        (truncated, 400, Value::Null),
+    ] {
+        let reply = double
+            .ask(&sealed, Some(voucher(DEPOSIT)))
+            .await
+            .open(&sealed);
+        let error = reply.json();
+        assert_eq!(
+            (reply.head.status, &error["error"]["code"]),
+            (status, &code),
+            "{error}"
+        );
+        assert_eq!(reply.settlement.tokens, 0);
+        double.settled(&sealed, &reply);
+    }
+    // Without a length of its own the answer ends where the limit does.
+    let open = Chat {
+        max_tokens: None,
+        ..Chat::default()
+    };
+    let sealed = double.seal(&small, &open.request());
+    let reply = double
+        .ask(&sealed, Some(voucher(DEPOSIT)))
+        .await
+        .open(&sealed);
+    assert_eq!(reply.json()["choices"][0]["finish_reason"], "length");
+    assert_eq!(reply.settlement.tokens, 30);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_gives_its_place_and_its_reservation_back() {
+    let one = Limits {
+        batch: 1,
+        ..Limits::default()
+    };
+    let double = Double::paying(one).await;
+    let cost = double.cost(&double.envelope());
+    let pay = Some(voucher(cost));
+    let chat = Chat {
+        stream: true,
+        ..Chat::default()
+    };
+    let sealed = double.seal(&double.envelope(), &chat.request());
+    let mut answer = double.send(&sealed, pay.clone()).await;
+    assert_eq!(answer.status(), StatusCode::OK);
+    answer.frame().await.unwrap().unwrap();
+    drop(answer);
+    let mut offers = double.offers().await;
+    while offers.next().await.unwrap().models[0].free < 1 {}
+    let sealed = double.seal(&double.envelope(), &chat.request());
+    // Whatever it came to, it is less than what was set aside.
+    let pay = Some(voucher(2 * cost - 1));
+    let reply = double.ask(&sealed, pay).await.open(&sealed);
+    assert_eq!(reply.head.status, 200);
+}
+
+#[tokio::test]
+async fn an_offer_says_what_there_is_and_then_that_there_will_be_no_more() {
+    let double = Double::paying(Limits::default()).await;
+    let mut offers = double.offers().await;
+    let offer = offers.next().await.unwrap();
+    assert_eq!(offer.worker, double.peer.key.id());
+    let names: Vec<_> = offer.models.iter().map(|model| &*model.name).collect();
+    assert_eq!(names, ["cocoon-tiny", "draws"]);
+    let tiny = &offer.models[0];
+    assert_eq!(
+        (tiny.slots, tiny.free, tiny.queued, tiny.ask),
+        (16, 16, 0, ASK)
+    );
+    assert_eq!(
+        tiny.root.as_deref(),
+        Some(&*format!("verity-sha256:{}", "06".repeat(32)))
+    );
+    let keyset = double.get("/v1/aci/keyset").await;
+    assert_eq!(keyset, double.peer.keyset.text().as_bytes());
+
+    double.stop.cancel();
+    let last = |offer: Option<Offer>| offer.unwrap().draining;
+    while !last(offers.next().await) {}
+    assert_eq!(offers.next().await, None);
+    double.ended.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_worker_comes_back_to_a_scheduler_that_lost_it() {
+    let double = Double::free(Limits::default()).await.lose().await;
+    let sealed = double.seal(&double.envelope(), &Chat::default().request());
+    let reply = double.ask(&sealed, None).await.open(&sealed);
+    assert_eq!(reply.head.status, 200);
+    let plain = double.post("/v1/chat/completions", Body::from("{}")).await;
+    assert_eq!(
+        plain.status(),
+        StatusCode::NOT_FOUND,
+        "nothing is served in clear"
+    );
+}
