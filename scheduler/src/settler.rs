@@ -39,7 +39,7 @@ impl Settler {
         let mut done = Vec::new();
         for due in self.ledger.due(self.costs, now).await? {
             if let Due::Look(channel) = &due {
-                let outcome = self.look(channel, now).await.map(drop);
+                let outcome = self.look(channel).await.map(drop);
                 done.push(Done { due, outcome });
             }
         }
@@ -73,8 +73,8 @@ impl Settler {
         self.send(channel, value, &report, now).await
     }
 
-    /// Has the ledger know a Channel as the chain has it; says who pays in it.
-    pub async fn look(&self, channel: &StdAddr, now: u32) -> Result<Side, SettlerError> {
+    /// Has the ledger know a Channel as the newest block has it; says who pays in it.
+    pub async fn look(&self, channel: &StdAddr) -> Result<Side, SettlerError> {
         let state = self.client.account(channel).await?;
         let code = state.code().map(|code| *code.repr_hash());
         let expected = Code::CHANNEL.cell().map_err(|_| Error::InvalidCell)?;
@@ -82,7 +82,8 @@ impl Settler {
         let data = data.ok_or_else(|| SettlerError::None(channel.clone()))?;
         let known = Channel::load(channel, data)?;
         let balance = u64::try_from(state.balance()).unwrap_or(u64::MAX);
-        Ok(self.ledger.observe(known, balance, now).await?)
+        let seen = state.block.generated();
+        Ok(self.ledger.observe(known, balance, seen).await?)
     }
 
     async fn send(
@@ -106,7 +107,7 @@ impl Settler {
         let patience = Duration::from_secs(VALID.into());
         let hash = message.repr_hash();
         self.client.trace(&self.wallet, hash, patience).await?;
-        self.look(to, now).await.map(drop)
+        self.look(to).await.map(drop)
     }
 }
 

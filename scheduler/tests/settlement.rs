@@ -53,7 +53,7 @@ async fn what_clients_pay_and_workers_earn_is_on_the_chain_to_the_last_nano() {
     let settler = world.settler().await;
     let ledger = &settler.ledger;
     for (channel, side) in [(&from_client, Side::Client), (&to_owner, Side::Worker)] {
-        let found = settler.look(channel, now()).await.unwrap();
+        let found = settler.look(channel).await.unwrap();
         assert_eq!(found, side);
         let account = account(ledger, channel).await;
         assert_eq!(
@@ -112,7 +112,7 @@ async fn what_clients_pay_and_workers_earn_is_on_the_chain_to_the_last_nano() {
             None,
         )
         .await;
-    settler.look(&to_owner, now()).await.unwrap();
+    settler.look(&to_owner).await.unwrap();
     let owed = account(ledger, &to_owner).await;
     assert_eq!(owed.channel.state.paid, owed.voucher.amount);
     assert_eq!(
@@ -154,7 +154,7 @@ async fn what_clients_pay_and_workers_earn_is_on_the_chain_to_the_last_nano() {
     world
         .send(CLIENT, &from_client, COIN, &TopUp { query_id: 0 }, None)
         .await;
-    settler.look(&from_client, now()).await.unwrap();
+    settler.look(&from_client).await.unwrap();
     let more = account(ledger, &from_client).await.funds() - funds;
     assert!(more > COIN - COIN / 100 && more <= COIN, "{more}");
     earned += world.serve(ledger, &mut client, &to_owner, 41).await;
@@ -173,6 +173,7 @@ async fn what_clients_pay_and_workers_earn_is_on_the_chain_to_the_last_nano() {
             None,
         )
         .await;
+    world.chain.lock().unwrap().tick(now() + 1000).unwrap();
     let done = round(&settler, 1000).await;
     assert!(
         matches!(
@@ -201,7 +202,7 @@ async fn what_clients_pay_and_workers_earn_is_on_the_chain_to_the_last_nano() {
     world
         .send(OWNER, &to_owner, COIN / 50, &Close { query_id: 0 }, None)
         .await;
-    settler.look(&to_owner, now()).await.unwrap();
+    settler.look(&to_owner).await.unwrap();
     let owed = account(ledger, &to_owner).await;
     assert!(owed.channel.state.ends <= now());
     assert_eq!(owed.spent.amount, earned);
