@@ -20,6 +20,7 @@ pub mod platform;
 pub mod receipt;
 pub mod receipts;
 pub mod release;
+pub mod scheduler;
 pub mod stored;
 pub mod trust;
 pub mod verify;

@@ -12,7 +12,7 @@ use client::chain::ChainArgs;
 use client::gateway::command::GatewayArgs;
 use client::stored::Stored;
 use client::trust::TrustArgs;
-use client::{host, measure, model, receipt, release, verify};
+use client::{host, measure, model, receipt, release, scheduler, verify};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::Level;
@@ -53,6 +53,9 @@ enum Command {
     /// Make, sign and check a release.
     #[command(subcommand)]
     Release(release::Command),
+    /// Bring sealed requests to many workers.
+    #[command(subcommand)]
+    Scheduler(scheduler::Command),
     /// Build a release again and compare everything: files, registers, signatures.
     ///
     /// Exits with 0 when the release is what was built, 1 when not, 2 when it could not tell.
@@ -86,7 +89,7 @@ fn main() -> ExitCode {
 
 fn start(command: Command) -> anyhow::Result<Verdict> {
     let is_service = match &command {
-        Command::Host(host::Command::Run(_)) => true,
+        Command::Host(host::Command::Run(_)) | Command::Scheduler(_) => true,
         Command::Gateway(args) => args.is_service(),
         _ => false,
     };
@@ -122,6 +125,10 @@ fn run(command: Command) -> anyhow::Result<Verdict> {
         }),
         Command::Receipt(command) => command.run(),
         Command::Release(command) => release::run(command),
+        Command::Scheduler(command) => runtime()?.block_on(async {
+            let shutdown = shutdown()?;
+            scheduler::run(command, shutdown).await
+        }),
         Command::Audit(args) => args.run(),
     }
 }

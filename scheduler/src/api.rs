@@ -6,6 +6,7 @@
 //! POST /network/v1/assignments             which worker to seal to
 //! POST /network/v1/workers/{id}/evidence   what it proves, relayed
 //! POST /network/v1/requests                a sealed request, relayed
+//! POST /network/v1/vouchers                a newer voucher by itself
 //! GET  /health, /metrics, /status
 //! ```
 //!
@@ -54,6 +55,7 @@ pub fn router(scheduler: Arc<Scheduler>) -> Router {
         .route("/network/v1/assignments", post(assign))
         .route("/network/v1/workers/{id}/evidence", post(evidence))
         .route("/network/v1/requests", post(requests::relay))
+        .route("/network/v1/vouchers", post(voucher))
         .route("/health", get(health))
         .route("/metrics", get(metrics))
         .route("/status", get(status))
@@ -80,8 +82,18 @@ async fn models(State(scheduler): State<Arc<Scheduler>>) -> Json<Value> {
     Json(json!({ "models": models }))
 }
 
-async fn terms() -> Json<Value> {
-    Json(json!({ "free": true }))
+async fn terms(State(scheduler): State<Arc<Scheduler>>) -> Json<Value> {
+    Json(scheduler.books.terms())
+}
+
+/// A bag of cells, as it is.
+async fn voucher(
+    State(scheduler): State<Arc<Scheduler>>,
+    body: Bytes,
+) -> Result<Json<Value>, ApiError> {
+    let free = scheduler.books.voucher(&body).await;
+    let free = free.map_err(|error| requests::uncovered(&error))?;
+    Ok(Json(json!({ "free": free })))
 }
 
 async fn assign(

@@ -4,6 +4,7 @@
 
 mod affinity;
 pub mod api;
+pub mod books;
 mod candidates;
 pub mod choice;
 pub mod decay;

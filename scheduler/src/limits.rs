@@ -11,7 +11,14 @@ pub(crate) struct Limit {
     burst: u32,
     every: Duration,
     /// When each address will have all of its burst again.
-    whole: Mutex<HashMap<IpAddr, Instant>>,
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    whole: HashMap<IpAddr, Instant>,
+    /// When it was last looked through for those that have it by now.
+    swept: Option<Instant>,
 }
 
 impl Limit {
@@ -21,30 +28,40 @@ impl Limit {
         Self {
             burst,
             every,
-            whole: Mutex::default(),
+            table: Mutex::default(),
         }
     }
 
     /// Counts one, or tells how long it has to wait.
     pub(crate) fn take(&self, address: IpAddr, now: Instant) -> Result<(), Duration> {
-        let mut table = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
-        if table.len() >= MAX_ADDRESSES {
-            table.retain(|_, whole| *whole > now);
-        }
-        let crowded = table.len() >= MAX_ADDRESSES;
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let crowded = table.is_crowded(self.every, now);
         let address = network(address);
-        let whole = table.get(&address).map_or(now, |whole| now.max(*whole));
+        let known = table.whole.get(&address);
+        let whole = known.map_or(now, |whole| now.max(*whole));
         let next = whole.checked_add(self.every).unwrap_or(whole);
         let late = next.saturating_duration_since(now);
         match late.checked_sub(self.every.saturating_mul(self.burst)) {
             Some(wait) if !wait.is_zero() => Err(wait),
             // Rather nobody new than everybody again.
-            _ if crowded && !table.contains_key(&address) => Err(self.every),
+            _ if crowded && known.is_none() => Err(self.every),
             _ => {
-                table.insert(address, next);
+                table.whole.insert(address, next);
                 Ok(())
             }
         }
+    }
+}
+
+impl Table {
+    /// Whether there is no room, after making some, though not too often.
+    fn is_crowded(&mut self, every: Duration, now: Instant) -> bool {
+        let rested = |swept: Instant| now.saturating_duration_since(swept) >= every;
+        if self.whole.len() >= MAX_ADDRESSES && self.swept.is_none_or(rested) {
+            self.whole.retain(|_, whole| *whole > now);
+            self.swept = Some(now);
+        }
+        self.whole.len() >= MAX_ADDRESSES
     }
 }
 

@@ -18,11 +18,13 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::client::conn::http2::SendRequest;
 use hyper::{Request, StatusCode};
 use sealed::Offer;
+use serde::Deserialize;
 use session::http::{AgainError, Connection, OpenError};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
 use tokio_util::io::StreamReader;
+use tycho_types::models::StdAddr;
 
 use crate::workers::{Linked, Misfit, Workers};
 
@@ -39,7 +41,7 @@ pub(crate) async fn follow(
     let mut requests = connection.requests.clone();
     let keyset = keyset(&mut requests, connection.trusted.keyset()).await?;
     let link = workers
-        .linked(keyset, requests.clone())
+        .linked(keyset, channels(&mut requests).await, requests.clone())
         .map_err(LinkError::Misfit)?;
     let offers = offers(requests, &link);
     let proofs = proofs(&mut connection, policy, &link);
@@ -95,6 +97,29 @@ async fn proofs(
     }
 }
 
+/// The Channels that its owner may be paid out of; which of them are true, the chain says.
+async fn channels(requests: &mut SendRequest<Body>) -> Vec<StdAddr> {
+    let exchange = async {
+        let response = requests.send_request(get("/network/vouchers")).await.ok()?;
+        let body = Limited::new(response.into_body(), MAX_OFFER).collect();
+        let vouchers: Vouchers = serde_json::from_slice(&body.await.ok()?.to_bytes()).ok()?;
+        Some(vouchers.vouchers)
+    };
+    let named = timeout(ASK, exchange).await.ok().flatten();
+    let named = named.unwrap_or_default().into_iter().take(MAX_CHANNELS);
+    named.filter_map(|it| it.channel.parse().ok()).collect()
+}
+
+#[derive(Debug, Deserialize)]
+struct Vouchers {
+    vouchers: Vec<Named>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Named {
+    channel: String,
+}
+
 /// The keyset that its evidence names.
 async fn keyset(requests: &mut SendRequest<Body>, proved: &Digest256) -> Result<Keyset, LinkError> {
     let exchange = async {
@@ -142,6 +167,8 @@ const FRESH: Duration = Duration::from_secs(600);
 const ASK: Duration = Duration::from_secs(10);
 
 const MAX_OFFER: usize = 64 << 10;
+
+const MAX_CHANNELS: usize = 8;
 
 const MAX_KEYSET: usize = 64 << 10;
 

@@ -79,6 +79,11 @@ impl Metrics {
         self.first.add(first);
     }
 
+    /// Requests under way.
+    pub fn open(&self) -> u64 {
+        self.open.load(Ordering::Relaxed)
+    }
+
     /// How many ended so.
     pub fn count(&self, ending: Ending) -> u64 {
         let all = Ending::ALL.iter().zip(&self.requests);
@@ -112,12 +117,7 @@ impl Metrics {
         let (tokens, earned) = self.paid();
         let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         for (name, kind, help, value) in [
-            (
-                "requests_open",
-                "gauge",
-                "Requests under way.",
-                self.open.load(Ordering::Relaxed),
-            ),
+            ("requests_open", "gauge", "Requests under way.", self.open()),
             ("workers", "gauge", "Verified workers.", number(now.workers)),
             (
                 "waiting",

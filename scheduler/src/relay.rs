@@ -8,7 +8,7 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -29,21 +29,42 @@ pub struct Upload {
     passed: Passed,
     pieces: Pieces,
     left: u64,
+    stall: Pin<Box<Sleep>>,
 }
 
-/// What has passed of an upload.
-pub type Passed = Arc<Mutex<Option<Transcript>>>;
+/// What has passed of an upload; nothing once it was cut.
+#[derive(Clone, Debug)]
+pub struct Passed(Arc<Mutex<Option<Transcript>>>);
+
+impl Passed {
+    /// The hash of a request that passed whole, once.
+    pub fn whole(&self) -> Option<Digest256> {
+        let passed = self.lock().take()?;
+        passed.end().ok().map(|(hash, _)| hash)
+    }
+
+    fn push(&self, bytes: &Bytes) -> Result<(), ChunkError> {
+        self.lock()
+            .as_mut()
+            .map_or(Ok(()), |passed| passed.push(bytes))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Transcript>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Upload {
     /// Also gives what will have passed.
     #[must_use]
     pub fn new(body: Body) -> (Self, Passed) {
-        let passed = Arc::new(Mutex::new(Some(Transcript::request())));
+        let passed = Passed(Arc::new(Mutex::new(Some(Transcript::request()))));
         let upload = Self {
             body,
-            passed: Arc::clone(&passed),
+            passed: passed.clone(),
             pieces: Pieces::default(),
             left: MAX_REQUEST,
+            stall: Box::pin(sleep(STALL)),
         };
         (upload, passed)
     }
@@ -53,11 +74,19 @@ impl Upload {
         let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         let left = self.left.checked_sub(length);
         self.left = left.ok_or(RelayError::LongRequest)?;
-        let mut passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *passed {
-            Some(transcript) => transcript.push(bytes).map_err(RelayError::Request),
-            None => Ok(()),
+        self.passed.push(bytes).map_err(RelayError::Request)
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, RelayError>> {
+        let Poll::Ready(bytes) = data(&mut self.body, context).map_err(RelayError::Client)? else {
+            ready!(self.stall.as_mut().poll(context));
+            return Poll::Ready(Err(RelayError::Stalled));
+        };
+        if let Some(bytes) = &bytes {
+            self.stall.set(sleep(STALL));
+            self.pass(bytes)?;
         }
+        Poll::Ready(Ok(bytes))
     }
 }
 
@@ -69,11 +98,16 @@ impl HttpBody for Upload {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let Some(bytes) = ready!(data(&mut self.body, context)?) else {
-            return Poll::Ready(None);
-        };
-        self.pass(&bytes)?;
-        Poll::Ready(Some(Ok(Frame::data(bytes))))
+        let passed = ready!(self.poll(context));
+        if passed.is_err() {
+            drop(self.passed.lock().take());
+        }
+        Poll::Ready(
+            passed
+                .map_err(Into::into)
+                .transpose()
+                .map(|bytes| bytes.map(Frame::data)),
+        )
     }
 
     fn is_end_stream(&self) -> bool {
@@ -147,7 +181,7 @@ impl HttpBody for Download {
                     Ok(None) => self.close(Passage::end),
                     Err(error) => {
                         let said = error.to_string();
-                        self.close(|passage| (passage.close)(Fate::Failed(error)));
+                        self.close(|passage| passage.fail(error));
                         return Poll::Ready(Some(Err(said.into())));
                     }
                 },
@@ -205,7 +239,7 @@ impl Passage {
         };
         let closed = match timeout(READ_ON, end).await {
             Ok(Ok(())) => self.end(),
-            Ok(Err(error)) => (self.close)(Fate::Failed(error)),
+            Ok(Err(error)) => self.fail(error),
             Err(_) => (self.close)(Fate::Left),
         };
         if let Err(error) = closed.await {
@@ -213,15 +247,20 @@ impl Passage {
         }
     }
 
+    fn fail(self: Box<Self>, error: RelayError) -> JoinHandle<()> {
+        (self.close)(match self.request.whole() {
+            Some(_) => Fate::Failed(error),
+            None => Fate::Left,
+        })
+    }
+
     /// After the last bytes.
     fn end(self: Box<Self>) -> JoinHandle<()> {
         let Some((response, settlement)) = self.ended else {
             return (self.close)(Fate::Left);
         };
-        let mut request = self.request.lock().unwrap_or_else(PoisonError::into_inner);
-        let request = request.take().and_then(|passed| passed.end().ok());
         (self.close)(Fate::Ended(Ended {
-            request: request.map(|(hash, _)| hash),
+            request: self.request.whole(),
             response,
             settlement,
             first: self.first.unwrap_or_default(),
@@ -234,9 +273,9 @@ impl Passage {
 pub enum Fate {
     /// It came whole; what followed its last chunk has yet to be checked.
     Ended(Ended),
-    /// The worker broke off, or sent what is no answer.
+    /// The worker broke off, or sent what is no answer, to a request that passed whole.
     Failed(RelayError),
-    /// The client went away.
+    /// The client went away, or cut its request.
     Left,
 }
 
@@ -308,6 +347,9 @@ pub fn of_worker(path: &'static str) -> Uri {
     Uri::from_parts(parts).unwrap_or_default()
 }
 
+/// Between two pieces of a request.
+const STALL: Duration = Duration::from_secs(30);
+
 /// For what comes after the client has left.
 const READ_ON: Duration = Duration::from_secs(20);
 
@@ -323,6 +365,9 @@ pub enum RelayError {
     /// The connection to it.
     #[error("the worker broke off")]
     Broken(#[source] axum::Error),
+    /// The connection from it.
+    #[error("the client broke off")]
+    Client(#[source] axum::Error),
     /// The deadline.
     #[error("the deadline has passed")]
     Late,
@@ -338,4 +383,7 @@ pub enum RelayError {
     /// Not a sealed request.
     #[error("no sealed request")]
     Request(#[source] ChunkError),
+    /// A place is kept, and nothing comes for it.
+    #[error("nothing of the request for {} s", STALL.as_secs())]
+    Stalled,
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::books::Books;
 use crate::desk::Desk;
 use crate::fabric::Fabric;
 use crate::limits::Limit;
@@ -17,18 +18,20 @@ pub struct Scheduler {
     pub workers: Arc<Workers>,
     /// Counts.
     pub metrics: Metrics,
+    pub(crate) books: Books,
     pub(crate) fabric: Arc<dyn Fabric>,
     pub(crate) evidence: Limit,
     pub(crate) assignments: Limit,
 }
 
 impl Scheduler {
-    /// Over workers that `fabric` reaches.
+    /// Over workers that `fabric` reaches, paid as `books` say.
     #[must_use]
-    pub fn new(workers: Arc<Workers>, fabric: Arc<dyn Fabric>) -> Arc<Self> {
+    pub fn new(workers: Arc<Workers>, fabric: Arc<dyn Fabric>, books: Books) -> Arc<Self> {
         Arc::new(Self {
             workers,
             metrics: Metrics::default(),
+            books,
             fabric,
             evidence: Limit::new(EVIDENCE, EVIDENCE_EVERY),
             assignments: Limit::new(ASSIGNMENTS, ASSIGNMENT_EVERY),
@@ -37,12 +40,16 @@ impl Scheduler {
 
     /// Forgets what is over, as long as it is polled.
     pub async fn keep(&self) {
-        let mut tick = interval(TICK);
+        let (mut tick, mut old) = (interval(TICK), interval(OLD));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tick.tick().await;
-            self.workers.expire();
-            self.desk().tick();
+            tokio::select! {
+                _ = tick.tick() => {
+                    self.workers.expire();
+                    self.desk().tick();
+                }
+                _ = old.tick() => self.books.expire(MAX_DEADLINE.saturating_add(OLD)).await,
+            }
         }
     }
 
@@ -64,5 +71,11 @@ const EVIDENCE_EVERY: Duration = Duration::from_secs(1);
 
 const ASSIGNMENTS: u32 = 2048;
 const ASSIGNMENT_EVERY: Duration = Duration::from_millis(2);
+
+/// No answer takes longer.
+pub(crate) const MAX_DEADLINE: Duration = Duration::from_secs(1800);
+
+/// Between two looks at what was left reserved.
+const OLD: Duration = Duration::from_secs(300);
 
 const TICK: Duration = Duration::from_millis(100);

@@ -15,6 +15,7 @@ use hyper::client::conn::http2::SendRequest;
 use sealed::Offer;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
+use tycho_types::models::StdAddr;
 
 use crate::desk::Desk;
 use crate::directory::OfferError;
@@ -38,6 +39,8 @@ pub struct Worker {
     pub offer: Arc<Offer>,
     /// Of its receipts.
     pub receipt_key: [u8; 32],
+    /// Out of which its owner may be paid, as it says.
+    pub channels: Arc<[StdAddr]>,
     /// Its connection, where it is linked here.
     pub requests: Option<SendRequest<Body>>,
     heard: Instant,
@@ -87,12 +90,14 @@ impl Workers {
     pub fn linked(
         self: &Arc<Self>,
         keyset: Keyset,
+        channels: Vec<StdAddr>,
         requests: SendRequest<Body>,
     ) -> Result<Linked, Misfit> {
         let keys = Keys::of(&keyset)?;
         Ok(Linked {
             workers: Arc::clone(self),
             id: keys.id,
+            channels: channels.into(),
             requests,
             keys: RwLock::new((Arc::new(keyset), keys)),
             link: self.links.fetch_add(1, Ordering::Relaxed),
@@ -115,6 +120,7 @@ impl Workers {
             keyset: Arc::new(keyset),
             offer: Arc::new(announcement.offer.clone()),
             receipt_key: keys.receipts,
+            channels: Arc::default(),
             requests: None,
             heard: Instant::now(),
             link: ELSEWHERE,
@@ -221,6 +227,7 @@ impl Workers {
 pub struct Linked {
     workers: Arc<Workers>,
     id: Digest256,
+    channels: Arc<[StdAddr]>,
     requests: SendRequest<Body>,
     keys: RwLock<(Arc<Keyset>, Keys)>,
     link: u64,
@@ -247,6 +254,7 @@ impl Linked {
             keyset,
             offer: Arc::new(offer),
             receipt_key: keys.receipts,
+            channels: Arc::clone(&self.channels),
             requests: Some(self.requests.clone()),
             heard: Instant::now(),
             link: self.link,

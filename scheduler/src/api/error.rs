@@ -20,12 +20,15 @@ pub(super) struct ApiError {
 pub(super) enum Code {
     BadEnvelope,
     BadRequest,
+    BadVoucher,
     Full,
     Late,
     ModelNotFound,
+    NotCovered,
     NotFound,
     PriceTooLow,
     TooOften,
+    Unavailable,
     WorkerGone,
 }
 
@@ -52,12 +55,15 @@ impl Code {
         match self {
             Self::BadEnvelope => (StatusCode::BAD_REQUEST, "bad_envelope"),
             Self::BadRequest => (StatusCode::BAD_REQUEST, "bad_request"),
+            Self::BadVoucher => (StatusCode::BAD_REQUEST, "bad_voucher"),
             Self::Full => (StatusCode::TOO_MANY_REQUESTS, "full"),
             Self::Late => (StatusCode::GATEWAY_TIMEOUT, "late"),
             Self::ModelNotFound => (StatusCode::NOT_FOUND, "model_not_found"),
+            Self::NotCovered => (StatusCode::PAYMENT_REQUIRED, "not_covered"),
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found"),
             Self::PriceTooLow => (StatusCode::PAYMENT_REQUIRED, "price_too_low"),
             Self::TooOften => (StatusCode::TOO_MANY_REQUESTS, "too_often"),
+            Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             Self::WorkerGone => (StatusCode::SERVICE_UNAVAILABLE, "worker_gone"),
         }
     }

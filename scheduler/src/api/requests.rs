@@ -12,14 +12,18 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use http_body_util::{BodyExt as _, Limited};
 use sealed::Envelope;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::error::{ApiError, Code};
+use crate::books::NotAdmitted;
 use crate::directory::{Outcome, Pick};
 use crate::fabric::SendError;
+use crate::ledger::account::AdmitError;
+use crate::ledger::{Failed, RequestKey};
 use crate::metrics::Ending;
 use crate::relay::{Download, Ended, Fate, RelayError, Upload, of_worker};
-use crate::scheduler::Scheduler;
+use crate::scheduler::{MAX_DEADLINE, Scheduler};
 use crate::settlement::Settled;
 use crate::workers::Worker;
 
@@ -34,7 +38,15 @@ pub(super) async fn relay(
     let envelope = envelope.ok_or_else(|| ApiError::new(Code::BadEnvelope, "no envelope"))?;
     let sealed = Envelope::parse(&envelope)
         .map_err(|error| ApiError::new(Code::BadEnvelope, chain(&error)))?;
-    let order = Order::of(&scheduler, sealed)?;
+    let voucher = bytes_of(&head.headers, VOUCHER, Code::BadVoucher)?;
+    let mut order = Order::of(&scheduler, sealed)?;
+    let voucher = match order.admit(voucher).await {
+        Ok(voucher) => voucher,
+        Err(error) => {
+            order.end(Ending::Unsent, &Outcome::Abandoned);
+            return Err(error);
+        }
+    };
 
     let deadline = Duration::from_millis(order.envelope.deadline_ms.into()).min(MAX_DEADLINE);
     let (upload, passed) = Upload::new(body);
@@ -44,22 +56,32 @@ pub(super) async fn relay(
     if let Some(envelope) = head.headers.get(ENVELOPE) {
         request.headers_mut().insert(ENVELOPE, envelope.clone());
     }
+    if let Some(voucher) = voucher {
+        request.headers_mut().insert(VOUCHER, voucher);
+    }
     let sent = scheduler.fabric.send(order.envelope.worker, request);
     let response = match timeout(deadline, sent).await {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => {
-            order.end(Ending::Failed, &Outcome::Failed);
+            match passed.whole() {
+                Some(_) => order.end(Ending::Failed, &Outcome::Failed),
+                // No worker is to blame for what its client cut.
+                None => drop(order),
+            }
             return Err(gone(&error));
         }
         Err(_) => {
-            order.end(Ending::Late, &Outcome::Failed);
+            match passed.whole() {
+                Some(_) if deadline >= AMPLE => order.end(Ending::Late, &Outcome::Failed),
+                _ => order.end(Ending::Late, &Outcome::Abandoned),
+            }
             return Err(ApiError::new(Code::Late, "the deadline has passed"));
         }
     };
     if response.status() != StatusCode::OK {
         return refused(order, response).await;
     }
-    let close = Box::new(move |fate| tokio::spawn(async move { order.close(fate) }));
+    let close = Box::new(move |fate| tokio::spawn(order.close(fate)));
     let answer = Download::new(response.into_body(), passed, started, deadline, close);
     let headers = [
         (header::CONTENT_TYPE, "application/cocoon-sealed"),
@@ -73,12 +95,30 @@ pub(super) fn gone(error: &SendError) -> ApiError {
     ApiError::new(Code::WorkerGone, chain(error))
 }
 
+/// Why a request is not paid for.
+pub(super) fn uncovered(error: &NotAdmitted) -> ApiError {
+    let code = match error {
+        NotAdmitted::Cells(_) | NotAdmitted::Free | NotAdmitted::Voucher(_) => Code::BadVoucher,
+        NotAdmitted::Chain(_) | NotAdmitted::Ledger(Failed::Store(_)) => Code::Unavailable,
+        // Another worker may be chosen.
+        NotAdmitted::Owner
+        | NotAdmitted::Ledger(Failed::Refused(
+            AdmitError::Exposed { .. }
+            | AdmitError::Unfunded { .. }
+            | AdmitError::WorkerEnds { .. },
+        )) => Code::Full,
+        _ => Code::NotCovered,
+    };
+    ApiError::new(code, chain(error))
+}
+
 /// A request under way. It ends once; dropped before, its client went away.
 struct Order {
     scheduler: Arc<Scheduler>,
     envelope: Envelope,
     worker: Worker,
     pick: Option<Pick>,
+    paid: Option<RequestKey>,
     started: Instant,
     is_open: bool,
 }
@@ -97,49 +137,86 @@ impl Order {
             let message = format!("the worker asks for {ask} nanotons for a million tokens");
             return Err(ApiError::new(Code::PriceTooLow, message));
         }
+        if scheduler.metrics.open() >= MAX_OPEN {
+            let message = "too many requests are under way";
+            return Err(ApiError::new(Code::Unavailable, message).after(SOON));
+        }
         scheduler.metrics.began();
         Ok(Self {
             pick: scheduler.desk().take(&envelope.worker, &envelope.model),
             scheduler: Arc::clone(scheduler),
             envelope,
             worker,
+            paid: None,
             started: Instant::now(),
             is_open: true,
         })
     }
 
-    fn close(self, fate: Fate) {
+    /// Has it paid for, and gives the worker's voucher. What was reserved for a client that
+    /// did not wait for it is let go.
+    async fn admit(&mut self, voucher: Option<Vec<u8>>) -> Result<Option<HeaderValue>, ApiError> {
+        let (tell, told) = oneshot::channel();
+        let (scheduler, envelope) = (Arc::clone(&self.scheduler), self.envelope.clone());
+        let channels = Arc::clone(&self.worker.channels);
+        tokio::spawn(async move {
+            let books = &scheduler.books;
+            let admitted = books.admit(&envelope, &channels, voucher.as_deref()).await;
+            if let Err(Ok(Some(unheard))) = tell.send(admitted) {
+                books.release(unheard.key).await;
+            }
+        });
+        let unavailable = |error: String| ApiError::new(Code::Unavailable, error);
+        let admitted = told.await.map_err(|error| unavailable(error.to_string()))?;
+        let Some(admitted) = admitted.map_err(|error| uncovered(&error))? else {
+            return Ok(None);
+        };
+        self.paid = Some(admitted.key);
+        let voucher = BASE64_URL_SAFE_NO_PAD.encode(admitted.voucher);
+        let voucher = HeaderValue::try_from(voucher);
+        voucher
+            .map(Some)
+            .map_err(|error| unavailable(error.to_string()))
+    }
+
+    async fn close(self, fate: Fate) {
         match fate {
             Fate::Left => drop(self),
-            Fate::Failed(RelayError::Late) => self.end(Ending::Late, &Outcome::Failed),
+            Fate::Failed(RelayError::Late) => self.end(Ending::Late, &Outcome::Abandoned),
             Fate::Failed(error) => {
                 tracing::info!(worker = %self.envelope.worker, "{}", chain(&error));
                 self.end(Ending::Failed, &Outcome::Failed);
             }
-            Fate::Ended(ended) => self.settle(&ended),
+            Fate::Ended(ended) => self.settle(&ended).await,
         }
     }
 
-    fn settle(self, ended: &Ended) {
-        match Settled::of(ended, &self.envelope, self.worker.receipt_key) {
-            Ok(settled) => {
-                let rest = self.started.elapsed().saturating_sub(ended.first);
-                let outcome = Outcome::Answered {
-                    first: ended.first,
-                    rest,
-                    tokens: settled.tokens,
-                };
-                let paid = settled.receipt.cost().unwrap_or_default();
-                self.scheduler
-                    .metrics
-                    .settled(settled.tokens, paid, ended.first);
-                self.end(Ending::Settled, &outcome);
-            }
+    async fn settle(mut self, ended: &Ended) {
+        let settled = match Settled::of(ended, &self.envelope, self.worker.receipt_key) {
+            Ok(settled) => settled,
             Err(error) => {
                 tracing::warn!(worker = %self.envelope.worker, "not paid: {}", chain(&error));
-                self.end(Ending::Unsettled, &Outcome::Failed);
+                return self.end(Ending::Unsettled, &Outcome::Failed);
             }
+        };
+        if let Some(key) = self.paid {
+            let books = &self.scheduler.books;
+            let paid = books.settle(key, &settled, ended, self.worker.receipt_key);
+            if let Err(error) = paid.await {
+                tracing::warn!(worker = %self.envelope.worker, "not paid: {}", chain(&error));
+                return self.end(Ending::Unsettled, &Outcome::Failed);
+            }
+            self.paid = None;
         }
+        let outcome = Outcome::Answered {
+            first: ended.first,
+            rest: self.started.elapsed().saturating_sub(ended.first),
+            tokens: settled.tokens,
+        };
+        let paid = settled.receipt.cost().unwrap_or_default();
+        let metrics = &self.scheduler.metrics;
+        metrics.settled(settled.tokens, paid, ended.first);
+        self.end(Ending::Settled, &outcome);
     }
 
     fn end(mut self, ending: Ending, outcome: &Outcome) {
@@ -157,6 +234,10 @@ impl Order {
         self.scheduler.metrics.ended(ending);
         if let Some(pick) = self.pick.take() {
             self.scheduler.desk().done(pick, outcome);
+        }
+        if let Some(key) = self.paid.take() {
+            let scheduler = Arc::clone(&self.scheduler);
+            tokio::spawn(async move { scheduler.books.release(key).await });
         }
     }
 }
@@ -204,9 +285,15 @@ fn bytes_of(headers: &HeaderMap, name: &str, code: Code) -> Result<Option<Vec<u8
 }
 
 const ENVELOPE: &str = "cocoon-envelope";
+const VOUCHER: &str = "cocoon-voucher";
 
-/// No answer takes longer.
-const MAX_DEADLINE: Duration = Duration::from_secs(1800);
+/// Requests under way: of each, 64 KiB wait in either direction at most.
+const MAX_OPEN: u64 = 16_384;
+
+/// Who does not begin to answer for so long is to blame.
+const AMPLE: Duration = Duration::from_secs(30);
+
+const SOON: Duration = Duration::from_secs(1);
 
 /// For an error in clear, from its status to its end.
 const REFUSAL: Duration = Duration::from_secs(5);
