@@ -6,7 +6,7 @@
 //! somebody else has asked. A page that nobody uses keeps what it holds for its
 //! tenant until its room is needed or the tenant is gone, and then is wiped.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::mem::take;
 
 use crate::kernel::attention::{Head, Heads, PAGE};
@@ -226,12 +226,15 @@ impl Memory {
 
     /// Empties the pages of tenants that are gone. None of theirs is in use.
     pub(crate) fn forget_gone(&mut self) {
+        // Found first: of one that goes meanwhile all pages stay, or none.
+        let names = self.known.keys().map(|known| &known.tenant);
+        let gone: HashSet<_> = names.filter(|name| name.is_gone()).cloned().collect();
         let pages = &self.pages;
-        let gone = |page: usize| {
+        let theirs = |page: usize| {
             let known = pages.get(page).and_then(|page| page.known.as_ref());
-            known.is_some_and(|known| known.tenant.is_gone())
+            known.is_some_and(|known| gone.contains(&known.tenant))
         };
-        let left = self.idle.extract_if(.., |_, page| gone(*page));
+        let left = self.idle.extract_if(.., |_, page| theirs(*page));
         for (_, page) in left.collect::<Vec<_>>() {
             // What stands before and after it goes, too.
             if let Some(known) = self.pages.get_mut(page).and_then(|page| take(page).known) {

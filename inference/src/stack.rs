@@ -9,5 +9,5 @@ pub fn wipe_stack() {
     black_box(&mut [0_u8; DEPTH]);
 }
 
-/// Measured: half of it is used where nothing is optimised, an eighth in a release.
+/// Measured: half of it is used where nothing is optimised.
 const DEPTH: usize = 256 << 10;
