@@ -201,7 +201,8 @@ mod tests {
 
     #[test]
     fn answers_share_what_is_paid_for_and_their_prompt_counts_once() {
-        let limit = |found, left| Err(RequestError::Limit { found, left });
+        let refusal = |found, left| RequestError::Limit { found, left };
+        let limit = |found, left| Err(refusal(found, left));
         let witness = within(10);
         assert_eq!(witness.allow(&[1, 2], Some(3), 99), Ok(3));
         assert_eq!(witness.allow(&[1, 2], Some(3), 99), Ok(3));
@@ -213,7 +214,7 @@ mod tests {
         assert_eq!(within(99).allow(&[1], None, 5), Ok(5), "the context's");
         assert_eq!(Witness::default().allow(&[1], None, 5), Ok(5));
         assert_eq!(within(10).allow_texts(10), Ok(()));
-        assert_eq!(within(10).allow_texts(11), limit(11, 10));
+        assert_eq!(within(10).allow_texts(11), Err(refusal(11, 10)));
     }
 
     #[test]
