@@ -1,6 +1,6 @@
 //! Workers that have proved themselves, by their seal keys.
 //!
-//! [`Proved`] is made here only, of evidence that satisfied the policy; what seals takes
+//! `Proved` is made here only, of evidence that satisfied the policy; what seals takes
 //! nothing else. A scheduler that swaps a worker has evidence of the other's to show.
 
 use std::collections::HashMap;
