@@ -14,11 +14,17 @@ use crate::image::Builder;
 use crate::place::{Key, copy, read};
 use crate::up::Up;
 
-/// Has each of them converse with what is up.
+/// Has each of them converse with what is up, and the packages and pages of our own.
 pub fn test(builder: &Builder, up: &Up) -> Result<()> {
+    api(builder, up)?;
+    ours(builder, up)
+}
+
+/// Has each of them converse with what is up.
+pub fn api(builder: &Builder, up: &Up) -> Result<()> {
     let base = &up.gateway.base;
-    let sources = builder.place.source.join("tests/clients");
-    let (python, node) = (python(builder, &sources)?, node(builder, &sources)?);
+    let sources = sources(builder);
+    let (python, node) = (python(builder)?, node(builder)?);
     let step = builder.progress.step("clients of the OpenAI API");
     let checks = sources.join("python/checks.py");
     let packages = [("PYTHONPATH", python.as_os_str())];
@@ -30,7 +36,12 @@ pub fn test(builder: &Builder, up: &Up) -> Result<()> {
     let checks = node.join("checks.mjs");
     let more = converse("node", &[checks.as_os_str(), base.as_ref()], &[])?;
     step.done(format!("{} checks", others.saturating_add(more)));
+    Ok(())
+}
 
+fn ours(builder: &Builder, up: &Up) -> Result<()> {
+    let base = &up.gateway.base;
+    let (python, node) = (python(builder)?, node(builder)?);
     let step = builder
         .progress
         .step("the package for Python, and examples");
@@ -84,7 +95,7 @@ fn package(builder: &Builder, up: &Up, packages: &Path) -> Result<String> {
         .into_iter()
         .chain(folders.map(PathBuf::as_path));
     let path = std::env::join_paths(path)?;
-    let (worker, trust) = up.worker();
+    let (worker, trust) = up.worker()?;
     let worker = format!("https://{worker}");
     let cocoon = Cocoon::with_test_root(&builder.place);
     let environment = [
@@ -126,9 +137,14 @@ fn say(program: &str, arguments: &[&OsStr], environment: &[(&str, &OsStr)]) -> R
     Ok(said.into_owned())
 }
 
+fn sources(builder: &Builder) -> PathBuf {
+    builder.place.source.join("tests/clients")
+}
+
 /// A folder with the locked packages.
-fn python(builder: &Builder, sources: &Path) -> Result<PathBuf> {
-    installed(builder, "clients", &sources.join("python/requirements.txt"))
+fn python(builder: &Builder) -> Result<PathBuf> {
+    let requirements = sources(builder).join("python/requirements.txt");
+    installed(builder, "clients", &requirements)
 }
 
 fn installed(builder: &Builder, name: &str, requirements: &Path) -> Result<PathBuf> {
@@ -148,7 +164,8 @@ fn installed(builder: &Builder, name: &str, requirements: &Path) -> Result<PathB
 }
 
 /// The same for node.
-fn node(builder: &Builder, sources: &Path) -> Result<PathBuf> {
+fn node(builder: &Builder) -> Result<PathBuf> {
+    let sources = sources(builder);
     let files = [".npmrc", "package.json", "package-lock.json"];
     let mut key = Key::default();
     for file in files {

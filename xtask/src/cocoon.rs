@@ -82,12 +82,17 @@ impl Cocoon {
         status.code().context("cocoon was killed")
     }
 
-    /// Starts a gateway on a free port.
+    /// Starts a gateway to a worker, on a free port.
     pub fn gateway(&self, worker: SocketAddr, trust: &[&OsStr]) -> Result<Gateway> {
-        let url = format!("https://{worker}");
-        let fixed = ["gateway", &url, "--listen", "127.0.0.1:0"].map(OsStr::new);
+        self.gateway_to(&[&format!("https://{worker}")], trust)
+    }
+
+    /// The same to whatever its arguments say.
+    pub fn gateway_to(&self, upstream: &[&str], trust: &[&OsStr]) -> Result<Gateway> {
+        let fixed = ["gateway", "--listen", "127.0.0.1:0"];
+        let upstream = fixed.iter().chain(upstream).map(OsStr::new);
         let mut child = self
-            .command(fixed.iter().chain(trust))
+            .command(upstream.chain(trust.iter().copied()))
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()

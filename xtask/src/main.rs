@@ -17,6 +17,7 @@ use xtask::image::explain::explain;
 use xtask::image::{self, Artefacts, Builder, Profile};
 use xtask::place::{Place, read_text};
 use xtask::progress::Progress;
+use xtask::up::Through;
 use xtask::vm::acpi;
 use xtask::vm::{Boot, Vm};
 use xtask::{contracts, demo, fuzz, test, up, web};
@@ -58,7 +59,8 @@ fn run(arguments: Arguments) -> Result<()> {
             image(&builder, command)
         }
         Command::Test => test::run(&builder),
-        Command::Up => up::run(&builder),
+        Command::Up { network: false } => up::run(&builder, Through::Session),
+        Command::Up { network: true } => up::run(&builder, Through::Scheduler),
         Command::Web { command } => match command {
             WebCommand::Build => {
                 web::build(&builder).map(|folder| println!("{}", folder.display()))
@@ -199,7 +201,11 @@ enum Command {
     /// Everything that has to pass, as CI runs it.
     Test,
     /// An emulated TD, an agent and a gateway on loopback, until Ctrl-C.
-    Up,
+    Up {
+        /// Three workers, and a scheduler between them and the gateway.
+        #[arg(long)]
+        network: bool,
+    },
     /// The verifier as an npm package.
     Web {
         #[command(subcommand)]

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::cocoon::{Cocoon, cargo, cargo_command};
 use crate::demo::{self, chat};
 use crate::image::{self, Builder, Profile};
-use crate::up::Up;
+use crate::up::{Through, Up};
 use crate::{clients, contracts, host, models, web};
 
 /// Runs all of it; the first failure ends it.
@@ -137,17 +137,20 @@ fn roots(builder: &Builder) -> Result<()> {
     Ok(())
 }
 
-/// Emulated TD, agent and gateway as processes: an application is served if all is
-/// as published, and refused by name if not.
+/// Emulated TD, agent and gateway as processes, and with a scheduler between: an
+/// application is served if all is as published, and refused by name if not.
 fn processes(builder: &Builder) -> Result<()> {
     let step = builder.progress.step("emulated TD, agent and gateway");
-    let up = Up::start(builder, None)?;
+    let up = Up::start(builder, Through::Scheduler, None)?;
+    clients::api(builder, &up)?;
+    drop(up);
+    let up = Up::start(builder, Through::Session, None)?;
     chat::recite(&up.gateway.base)?;
     chat::embed(&up.gateway.base)?;
     clients::test(builder, &up)?;
     drop(up);
     for (fault, check) in FAULTS {
-        let up = Up::start(builder, Some(fault))?;
+        let up = Up::start(builder, Through::Session, Some(fault))?;
         let (status, code, message) = chat::refused(&up.gateway.base)?;
         ensure!(
             status == 502 && code == "worker_not_trusted" && message.contains(check),

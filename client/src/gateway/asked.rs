@@ -46,6 +46,7 @@ fn json(body: &[u8]) -> Option<Asked> {
         instructions,
     } = serde_json::from_slice(body).ok()?;
     let most = max_completion_tokens.or(max_tokens).or(max_output_tokens);
+    let answers = n.unwrap_or(1).saturating_mul(texts(prompt));
     let mut beginning = Vec::new();
     for message in messages.iter().flatten() {
         beginning.extend_from_slice(message.get().as_bytes());
@@ -64,10 +65,20 @@ fn json(body: &[u8]) -> Option<Asked> {
     let images = body.windows(IMAGE.len()).filter(|at| *at == IMAGE).count();
     Some(Asked {
         model: model.unwrap_or_default(),
-        answer: most.map(|most| most.saturating_mul(n.unwrap_or(1))),
+        answer: most.map(|most| most.saturating_mul(answers)),
         images: u64::try_from(images).unwrap_or(u64::MAX),
         beginning,
     })
+}
+
+/// How many a prompt is: a list of numbers is the tokens of one.
+fn texts(prompt: Option<&RawValue>) -> u64 {
+    let list = prompt.and_then(|prompt| serde_json::from_str::<Vec<&RawValue>>(prompt.get()).ok());
+    let list = list.filter(|items| {
+        let first = items.first().map_or("", |first| first.get());
+        first.starts_with(['"', '['])
+    });
+    list.map_or(1, |items| u64::try_from(items.len()).unwrap_or(u64::MAX))
 }
 
 /// Of a list, its first item.
@@ -144,6 +155,20 @@ mod tests {
         assert_eq!((&*short.model, short.answer), ("m", Some(10)));
         let other = asked(&format!("{one}]}}").replace("\"a\"", "\"b\""));
         assert_ne!(short.beginning, other.beginning);
+    }
+
+    #[test]
+    fn each_prompt_of_a_list_has_answers_of_its_own() {
+        for (prompt, answers) in [
+            ("\"a\"", 10),
+            ("[]", 10),
+            ("[1,2,3]", 10),
+            (r#"["a","b"]"#, 20),
+            ("[[1],[2,3],[4]]", 30),
+        ] {
+            let body = format!(r#"{{"max_tokens":5,"n":2,"prompt":{prompt}}}"#);
+            assert_eq!(asked(&body).answer, Some(answers), "{prompt}");
+        }
     }
 
     #[test]

@@ -51,10 +51,11 @@ impl IntoResponse for Problem {
         let body = json!({ "error": {
             "message": self.message,
             "type": self.kind,
-            "param": null,
+            "param": (self.code == "model_not_found").then_some("model"),
             "code": self.code,
         }});
-        let mut response = (self.status, Json(body)).into_response();
+        let id = [("x-request-id", random_id())];
+        let mut response = (self.status, id, Json(body)).into_response();
         if let Some(retry) = self.retry {
             // RFC 9110, section 10.2.3: whole seconds.
             let seconds = retry.as_secs().saturating_add(1);
@@ -64,4 +65,12 @@ impl IntoResponse for Problem {
         }
         response
     }
+}
+
+/// Names an exchange that no worker has named.
+fn random_id() -> String {
+    let mut id = [0; 16];
+    // Without randomness it says nothing; nothing relies on it.
+    aws_lc_rs::rand::fill(&mut id).unwrap_or_default();
+    format!("req_{}", hex::encode(id))
 }
