@@ -619,9 +619,7 @@ fn what_no_contract_knows_or_pays_for_is_refused() {
     let sent = tvm.send("anyone", &world.node, COIN * 3 / 100, &attest);
     assert_eq!(exits(&sent), [0, 0, 0, 0, 0]);
     // One hop alone, without the gas for it, changes nothing and gives back.
-    let data = world.claim(BLOCK).report_data().unwrap().0.to_vec();
-    let arguments = [Item::Cell(attest), Item::Slice(data)];
-    let appraise = tvm.get(&world.node, "appraise", &arguments).cell();
+    let appraise = td.asked(&world);
     let sent = tvm.forge(&world.node, &world.collateral, COIN / 2000, &appraise);
     assert_eq!(sent[0].exit, Some(OUT_OF_GAS));
     let _: Appraise = load(&appraise);

@@ -26,7 +26,7 @@ use tests::pki::{Intel, Platform, Window};
 use tycho_types::cell::{Cell, CellBuilder, HashBytes, Lazy};
 
 use emulated::{BLOCK, BLOCK_ROOT, Emulated, LAST, NOW};
-use tvm::{Item, load};
+use tvm::load;
 use world::{COIN, World, build};
 
 const DAY: i64 = 24 * 3600;
@@ -243,10 +243,7 @@ fn what_collateral_admits_ends_with_the_first_thing_that_it_rests_on() {
     let Some(tvm) = tvm::start(NOW) else { return };
     let td = Emulated::new();
     let world = td.world(&tvm);
-    let attest = build(&td.attest(&world.claim(BLOCK)));
-    let data = world.claim(BLOCK).report_data().unwrap().0.to_vec();
-    let arguments = [Item::Cell(attest), Item::Slice(data)];
-    let asked = tvm.get(&world.node, "appraise", &arguments).cell();
+    let asked = td.asked(&world);
     let appraise: Appraise = load(&asked);
     let collateral = u64::try_from(td.statements().valid.until).unwrap();
     for (certificate, expected) in [
@@ -267,10 +264,7 @@ fn what_is_needed_for_an_appraisal_is_asked_for_and_must_fit_together() {
     let Some(tvm) = tvm::start(NOW) else { return };
     let td = Emulated::new();
     let world = td.empty_world(&tvm);
-    let attest = build(&td.attest(&world.claim(BLOCK)));
-    let data = world.claim(BLOCK).report_data().unwrap().0.to_vec();
-    let arguments = [Item::Cell(attest), Item::Slice(data)];
-    let asked = tvm.get(&world.node, "appraise", &arguments).cell();
+    let asked = td.asked(&world);
     let exit = |body: &Cell| {
         let sent = tvm.forge(&world.node, &world.collateral, COIN, body);
         sent[0].exit.unwrap()
@@ -341,10 +335,7 @@ fn what_a_td_lacks_is_what_its_host_lacked_at_launch_unless_that_was_updated() {
     let Some(tvm) = tvm::start(NOW) else { return };
     let td = Emulated::new();
     let world = td.world(&tvm);
-    let attest = build(&td.attest(&world.claim(BLOCK)));
-    let data = world.claim(BLOCK).report_data().unwrap().0.to_vec();
-    let arguments = [Item::Cell(attest), Item::Slice(data)];
-    let asked = tvm.get(&world.node, "appraise", &arguments).cell();
+    let asked = td.asked(&world);
     let appraise: Appraise = load(&asked);
     let software = appraise.software.load().unwrap();
     let new = software.launch_tcb;

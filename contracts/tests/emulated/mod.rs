@@ -22,7 +22,7 @@ use tests::quote::{QuotingEnclave, TdState};
 use tests::td::Td;
 use tycho_types::cell::Cell;
 
-use super::tvm::Tvm;
+use super::tvm::{Item, Tvm};
 use super::world::{self, World};
 
 pub const NOW: u32 = 1_800_000_000;
@@ -70,6 +70,15 @@ impl Emulated {
     pub fn attest(&self, claim: &Claim) -> Attest {
         let bytes = self.quote(&claim.report_data().unwrap().0);
         Attest::new(7, &Quote::parse(&bytes).unwrap(), claim).unwrap()
+    }
+
+    /// What a Node asks of Collateral for a quote of now.
+    pub fn asked(&self, world: &World<'_>) -> Cell {
+        let claim = world.claim(BLOCK);
+        let data = claim.report_data().unwrap().0.to_vec();
+        let attest = world::build(&self.attest(&claim));
+        let arguments = [Item::Cell(attest), Item::Slice(data)];
+        world.tvm.get(&world.node, "appraise", &arguments).cell()
     }
 
     pub fn published(&self) -> Published {
