@@ -8,9 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use chain::client::{Client, ClientError};
-use contracts::channel::{Channel, TermsError};
-use contracts::code::Code;
+use chain::client::Client;
 use contracts::voucher::Signed;
 use sealed::Envelope;
 use serde_json::{Value, json};
@@ -22,6 +20,7 @@ use tycho_types::models::StdAddr;
 use crate::ledger::account::{AdmitError, Order};
 use crate::ledger::receipts::{Served, SettleError};
 use crate::ledger::{Failed, Identity, Ledger, ObserveError, RequestKey, Side};
+use crate::look::{LookError, look};
 use crate::relay::Ended;
 use crate::settlement::Settled;
 
@@ -230,16 +229,11 @@ impl Kept {
     }
 
     async fn observe(&self, address: &StdAddr) -> Result<Option<Side>, NotAdmitted> {
-        let state = self.chain.account(address).await;
-        let state = state.map_err(NotAdmitted::Chain)?;
-        let ours = Code::CHANNEL.cell().map_err(NotAdmitted::Cells)?;
-        let data = match (state.code(), state.data()) {
-            (Some(code), Some(data)) if *code == ours => data,
-            _ => return Ok(None),
+        let Some(seen) = look(&self.chain, address).await? else {
+            return Ok(None);
         };
-        let channel = Channel::load(address, data).map_err(NotAdmitted::Terms)?;
-        let balance = u64::try_from(state.balance()).unwrap_or(u64::MAX);
-        match self.ledger.observe(channel, balance, now()).await {
+        let observed = self.ledger.observe(seen.channel, seen.balance, seen.at);
+        match observed.await {
             Ok(side) => Ok(Some(side)),
             Err(Failed::Refused(refused)) => Err(NotAdmitted::Channel(refused)),
             Err(Failed::Store(_)) => Ok(None),
@@ -280,9 +274,9 @@ pub enum NotAdmitted {
     /// Not a bag of cells.
     #[error("the voucher is no bag of cells")]
     Cells(#[source] de::Error),
-    /// It does not answer, or not with proofs.
-    #[error("the chain cannot be asked")]
-    Chain(#[source] ClientError),
+    /// What the chain has cannot be told.
+    #[error(transparent)]
+    Chain(#[from] LookError),
     /// On neither side of ours.
     #[error("the Channel is not taken")]
     Channel(#[source] ObserveError),
@@ -298,9 +292,6 @@ pub enum NotAdmitted {
     /// Nobody to pay.
     #[error("no Channel leads from this scheduler to the worker's owner")]
     Owner,
-    /// Not what a Channel keeps.
-    #[error("the Channel's terms cannot be read")]
-    Terms(#[source] TermsError),
     /// Cells of something else.
     #[error("the voucher is malformed")]
     Voucher(#[source] Error),

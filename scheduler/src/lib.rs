@@ -15,6 +15,7 @@ pub mod fabric;
 pub mod ledger;
 mod limits;
 mod link;
+pub mod look;
 pub mod metrics;
 pub mod queue;
 pub mod relay;

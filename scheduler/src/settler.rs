@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use chain::client::{Client, ClientError};
 use chain::wallet::{Key, Order, Wallet, WalletError};
-use contracts::channel::{Channel, Claim, REPORT_VALUE, Report, TermsError};
-use contracts::code::Code;
+use contracts::channel::{Claim, REPORT_VALUE, Report};
 use contracts::voucher::Signed;
 use tycho_types::cell::{Cell, CellBuilder, Store};
 use tycho_types::error::Error;
 use tycho_types::models::StdAddr;
 
 use crate::ledger::{CommitError, Costs, Due, Failed, Ledger, ObserveError, Side, StoreError};
+use crate::look::{LookError, Seen, look};
 
 /// Who sends for a ledger.
 #[derive(Debug)]
@@ -75,15 +75,14 @@ impl Settler {
 
     /// Has the ledger know a Channel as the newest block has it; says who pays in it.
     pub async fn look(&self, channel: &StdAddr) -> Result<Side, SettlerError> {
-        let state = self.client.account(channel).await?;
-        let code = state.code().map(|code| *code.repr_hash());
-        let expected = Code::CHANNEL.cell().map_err(|_| Error::InvalidCell)?;
-        let data = state.data().filter(|_| code == Some(*expected.repr_hash()));
-        let data = data.ok_or_else(|| SettlerError::None(channel.clone()))?;
-        let known = Channel::load(channel, data)?;
-        let balance = u64::try_from(state.balance()).unwrap_or(u64::MAX);
-        let seen = state.block.generated();
-        Ok(self.ledger.observe(known, balance, seen).await?)
+        let seen = look(&self.client, channel).await?;
+        let seen = seen.ok_or_else(|| SettlerError::None(channel.clone()))?;
+        let Seen {
+            channel,
+            balance,
+            at,
+        } = seen;
+        Ok(self.ledger.observe(channel, balance, at).await?)
     }
 
     async fn send(
@@ -132,6 +131,9 @@ pub enum SettlerError {
     /// No such Channel of a worker's.
     #[error("the ledger has nothing to report")]
     Commit(#[from] Failed<CommitError>),
+    /// What the chain has cannot be told.
+    #[error(transparent)]
+    Look(#[from] LookError),
     /// Nothing there, or something else.
     #[error("there is no Channel at {0}")]
     None(StdAddr),
@@ -141,9 +143,6 @@ pub enum SettlerError {
     /// The books.
     #[error("the ledger cannot tell")]
     Store(#[from] StoreError),
-    /// Something else is kept there.
-    #[error("what is kept is not a Channel's")]
-    Terms(#[from] TermsError),
     /// It cannot send.
     #[error("the wallet cannot send")]
     Wallet(#[from] WalletError),

@@ -21,6 +21,7 @@ use crate::directory::{Outcome, Pick};
 use crate::fabric::SendError;
 use crate::ledger::account::AdmitError;
 use crate::ledger::{Failed, RequestKey};
+use crate::look::LookError;
 use crate::metrics::Ending;
 use crate::relay::{Download, Ended, Fate, RelayError, Upload, of_worker};
 use crate::scheduler::{MAX_DEADLINE, Scheduler};
@@ -99,7 +100,8 @@ pub(super) fn gone(error: &SendError) -> ApiError {
 pub(super) fn uncovered(error: &NotAdmitted) -> ApiError {
     let code = match error {
         NotAdmitted::Cells(_) | NotAdmitted::Free | NotAdmitted::Voucher(_) => Code::BadVoucher,
-        NotAdmitted::Chain(_) | NotAdmitted::Ledger(Failed::Store(_)) => Code::Unavailable,
+        NotAdmitted::Chain(LookError::Cells(_) | LookError::Chain(_))
+        | NotAdmitted::Ledger(Failed::Store(_)) => Code::Unavailable,
         // Another worker may be chosen.
         NotAdmitted::Owner
         | NotAdmitted::Ledger(Failed::Refused(
