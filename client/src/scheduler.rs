@@ -109,6 +109,7 @@ pub async fn run(
     served.await.context("serving clients failed")?;
     end.cancel();
     linked.await.context("following workers failed")?;
+    scheduler.keep_records().await;
     Ok(Verdict::Trusted)
 }
 

@@ -8,6 +8,7 @@
 //! POST /network/v1/requests                a sealed request, relayed
 //! POST /network/v1/vouchers                a newer voucher by itself
 //! GET  /health, /metrics, /status
+//! GET  /network/v1/standings               what is thought of workers' machines, and why
 //! ```
 //!
 //! Whoever serves this sees ciphertext, envelopes and vouchers; it can refuse and delay,
@@ -41,6 +42,7 @@ use crate::desk::{HOLD, Unassigned};
 use crate::directory::NoPick;
 use crate::limits::Limit;
 use crate::relay::of_worker;
+use crate::reputation::FULL;
 use crate::scheduler::Scheduler;
 use crate::serve::Client;
 use crate::status;
@@ -56,6 +58,7 @@ pub fn router(scheduler: Arc<Scheduler>) -> Router {
         .route("/network/v1/workers/{id}/evidence", post(evidence))
         .route("/network/v1/requests", post(requests::relay))
         .route("/network/v1/vouchers", post(voucher))
+        .route("/network/v1/standings", get(standings))
         .route("/health", get(health))
         .route("/metrics", get(metrics))
         .route("/status", get(status))
@@ -80,6 +83,19 @@ async fn models(State(scheduler): State<Arc<Scheduler>>) -> Json<Value> {
         models.collect::<Vec<_>>()
     });
     Json(json!({ "models": models }))
+}
+
+/// Everything that the choice knows of them beside their offers.
+async fn standings(State(scheduler): State<Arc<Scheduler>>) -> Json<Value> {
+    let workers = scheduler.workers.all().into_iter().map(|(id, worker)| {
+        let standing = scheduler.workers.standings().of(&worker.machine);
+        json!({ "worker": id, "machine": worker.machine, "standing": standing })
+    });
+    Json(json!({
+        "full": FULL,
+        "workers": workers.collect::<Vec<_>>(),
+        "machines": scheduler.workers.standings().table(),
+    }))
 }
 
 async fn terms(State(scheduler): State<Arc<Scheduler>>) -> Json<Value> {

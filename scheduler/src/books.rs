@@ -73,6 +73,14 @@ impl Kept {
 }
 
 impl Books {
+    /// Where records are kept.
+    pub(crate) const fn ledger(&self) -> Option<&Ledger> {
+        match self {
+            Self::Free => None,
+            Self::Kept(kept) => Some(&kept.ledger),
+        }
+    }
+
     /// What a client needs to know to open its Channel.
     pub fn terms(&self) -> Value {
         match self {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 /// Since when something has not been made less.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Age {
     since: Duration,
 }
@@ -14,6 +14,12 @@ impl Age {
     #[must_use]
     pub const fn new(since: Duration) -> Self {
         Self { since }
+    }
+
+    /// That moment.
+    #[must_use]
+    pub const fn since(&self) -> Duration {
+        self.since
     }
 
     /// Whole steps that have passed.

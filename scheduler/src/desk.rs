@@ -117,13 +117,20 @@ impl Desk {
         state.serve(now);
     }
 
-    /// A worker spoke.
-    pub fn offered(&self, offer: &Offer) -> Result<(), OfferError> {
+    /// A worker spoke, of this [`standing`](crate::reputation).
+    pub fn offered(&self, offer: &Offer, standing: u16) -> Result<(), OfferError> {
         let now = self.now();
         let mut state = self.lock();
         state.directory.update(offer.worker, offer, now)?;
+        state.directory.judge(&offer.worker, standing, now);
         state.serve(now);
         Ok(())
+    }
+
+    /// What is thought of a worker's machine by now.
+    pub fn judged(&self, worker: &Digest256, standing: u16) {
+        let now = self.now();
+        self.lock().directory.judge(worker, standing, now);
     }
 
     /// A worker is gone.

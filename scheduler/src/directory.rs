@@ -167,7 +167,7 @@ impl Directory {
             seat.end();
             match outcome {
                 Outcome::Answered { .. } => seat.served(),
-                Outcome::Failed => awake = seat.failed(now),
+                Outcome::Failed | Outcome::Lied => awake = seat.failed(now),
                 Outcome::Full => seat.was_full(),
                 Outcome::Abandoned => (),
             }
@@ -410,6 +410,8 @@ pub enum Outcome {
     Failed,
     /// The worker had no room.
     Full,
+    /// The worker signed what is not true.
+    Lied,
     /// The client did not go through with it: that says nothing of the worker.
     Abandoned,
 }

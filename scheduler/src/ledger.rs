@@ -26,6 +26,7 @@ mod fixture;
 mod operation;
 mod postgres;
 pub mod receipts;
+mod records;
 mod rows;
 mod sqlite;
 mod store;

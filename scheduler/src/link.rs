@@ -26,6 +26,7 @@ use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
 use tokio_util::io::StreamReader;
 use tycho_types::models::StdAddr;
 
+use crate::machine::Machine;
 use crate::workers::{Linked, Misfit, Workers};
 
 /// Verifies the worker behind `tcp` and keeps `workers` up to date, until it fails or falls
@@ -40,8 +41,10 @@ pub(crate) async fn follow(
         .map_err(LinkError::Open)?;
     let mut requests = connection.requests.clone();
     let keyset = keyset(&mut requests, connection.trusted.keyset()).await?;
+    let machine = Machine::of(&connection.trusted).ok_or(LinkError::NoMachine)?;
+    let channels = channels(&mut requests).await;
     let link = workers
-        .linked(keyset, channels(&mut requests).await, requests.clone())
+        .linked(keyset, machine, channels, requests.clone())
         .map_err(LinkError::Misfit)?;
     let offers = offers(requests, &link);
     let proofs = proofs(&mut connection, policy, &link);
@@ -190,6 +193,9 @@ pub(crate) enum LinkError {
     /// Not what it proved, or too much of it.
     #[error("the worker's offer does not fit")]
     Misfit(#[source] Misfit),
+    /// Not a TD.
+    #[error("the worker's evidence names no hardware")]
+    NoMachine,
     /// Nothing to seal to.
     #[error("status {status} where the worker's keyset was asked for, expected 200")]
     NoKeyset {

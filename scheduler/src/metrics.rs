@@ -6,10 +6,13 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::reputation::Event;
+
 /// What happened since the start.
 #[derive(Debug, Default)]
 pub struct Metrics {
     requests: [AtomicU64; Ending::ALL.len()],
+    judged: [AtomicU64; Event::NAMES.len()],
     open: AtomicU64,
     tokens: AtomicU64,
     earned: AtomicU64,
@@ -55,6 +58,10 @@ pub struct Now {
     pub workers: usize,
     /// Clients that wait for room.
     pub waiting: usize,
+    /// Machines that something is known of.
+    pub machines: usize,
+    /// Of them, those that are asked nothing.
+    pub shut_out: usize,
 }
 
 impl Metrics {
@@ -68,6 +75,13 @@ impl Metrics {
         self.open.fetch_sub(1, Ordering::Relaxed);
         let all = Ending::ALL.iter().zip(&self.requests);
         for (_, count) in all.filter(|((other, _), _)| *other == ending) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// It said something of a machine.
+    pub fn judged(&self, event: Event) {
+        if let Some(count) = self.judged.get(event.index()) {
             count.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -114,6 +128,16 @@ impl Metrics {
             let count = count.load(Ordering::Relaxed);
             writeln!(text, "{name}{{ending=\"{ending}\"}} {count}")?;
         }
+        let name = "cocoon_scheduler_judged_total";
+        writeln!(
+            text,
+            "# HELP {name} What requests and probes said of machines."
+        )?;
+        writeln!(text, "# TYPE {name} counter")?;
+        for (event, count) in Event::NAMES.iter().zip(&self.judged) {
+            let count = count.load(Ordering::Relaxed);
+            writeln!(text, "{name}{{event=\"{event}\"}} {count}")?;
+        }
         let (tokens, earned) = self.paid();
         let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         for (name, kind, help, value) in [
@@ -124,6 +148,18 @@ impl Metrics {
                 "gauge",
                 "Clients that wait for room.",
                 number(now.waiting),
+            ),
+            (
+                "machines",
+                "gauge",
+                "Machines that something is known of.",
+                number(now.machines),
+            ),
+            (
+                "machines_shut_out",
+                "gauge",
+                "Machines that are asked nothing, since they lied.",
+                number(now.shut_out),
             ),
             (
                 "tokens_total",

@@ -34,9 +34,19 @@ pub struct Upload {
 
 /// What has passed of an upload; nothing once it was cut.
 #[derive(Clone, Debug)]
-pub struct Passed(Arc<Mutex<Option<Transcript>>>);
+pub struct Passed {
+    transcript: Arc<Mutex<Option<Transcript>>>,
+    started: Instant,
+}
 
 impl Passed {
+    /// Whether the worker is to blame for breaking off: it had all of the request, or could
+    /// not have been waiting for it. Asked once.
+    pub fn blames_worker(&self) -> bool {
+        let passed = self.lock().take();
+        passed.is_some_and(|passed| passed.end().is_ok() || self.started.elapsed() < PATIENCE)
+    }
+
     /// The hash of a request that passed whole, once.
     pub fn whole(&self) -> Option<Digest256> {
         let passed = self.lock().take()?;
@@ -50,7 +60,8 @@ impl Passed {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Transcript>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        let transcript = self.transcript.lock();
+        transcript.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -58,7 +69,10 @@ impl Upload {
     /// Also gives what will have passed.
     #[must_use]
     pub fn new(body: Body) -> (Self, Passed) {
-        let passed = Passed(Arc::new(Mutex::new(Some(Transcript::request()))));
+        let passed = Passed {
+            transcript: Arc::new(Mutex::new(Some(Transcript::request()))),
+            started: Instant::now(),
+        };
         let upload = Self {
             body,
             passed: passed.clone(),
@@ -248,9 +262,9 @@ impl Passage {
     }
 
     fn fail(self: Box<Self>, error: RelayError) -> JoinHandle<()> {
-        (self.close)(match self.request.whole() {
-            Some(_) => Fate::Failed(error),
-            None => Fate::Left,
+        (self.close)(match self.request.blames_worker() {
+            true => Fate::Failed(error),
+            false => Fate::Left,
         })
     }
 
@@ -273,7 +287,7 @@ impl Passage {
 pub enum Fate {
     /// It came whole; what followed its last chunk has yet to be checked.
     Ended(Ended),
-    /// The worker broke off, or sent what is no answer, to a request that passed whole.
+    /// The worker is to blame: it broke off, or sent what is no answer.
     Failed(RelayError),
     /// The client went away, or cut its request.
     Left,
@@ -346,6 +360,9 @@ pub fn of_worker(path: &'static str) -> Uri {
     parts.path_and_query = Some(hyper::http::uri::PathAndQuery::from_static(path));
     Uri::from_parts(parts).unwrap_or_default()
 }
+
+/// No worker that is in order has waited for so long for the rest of a request.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Between two pieces of a request.
 const STALL: Duration = Duration::from_secs(30);

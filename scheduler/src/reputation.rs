@@ -1,17 +1,17 @@
-//! What is thought of those who run workers: who fails, who is slow, who lies, each apart,
+//! What is thought of machines that workers run on: which fail, are slow, lie, each apart,
 //! and how much work was settled. All of it decays, and all of it is published with the
 //! standing that it makes.
 //!
-//! It is about a Node, if the chain knows the worker as one: a worker's own key lives as
-//! long as its boot, and with it what was known. Who comes as a new Node pays 0.004 coins for
-//! an attestation, has a stake there or waits for a day to move it, and starts with half of
-//! the standing, which is half a share; the other half takes settled work, which somebody
-//! paid for. That is all that a lie costs: nobody takes a stake away.
+//! Who comes with a new machine starts with half of the standing, which is half a share; the
+//! other half takes settled work, which somebody paid for. That is all that a lie costs:
+//! nobody takes a stake away.
 //!
 //! Probes are requests of whoever runs the scheduler, sealed and paid like any other, since
-//! nobody else's can be read. The same one with the same seed goes to workers of other
-//! owners: as an answer's tokens do not depend on the machine, who differs from most of
-//! three or more has not run the model.
+//! nobody else's can be read. The same one with the same seed goes to several machines: as
+//! an answer's tokens do not depend on the machine, who differs from most of three or more
+//! has not run the model.
+
+mod record;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -19,58 +19,80 @@ use std::time::Duration;
 use attestation::register::Digest256;
 use serde::Serialize;
 
-use crate::decay::{Age, halved};
+use crate::directory::Outcome;
+use crate::machine::Machine;
+
+pub use self::record::{Counts, Record};
 
 /// What is known of everyone.
 #[derive(Debug, Default)]
 pub struct Reputation {
-    records: HashMap<Digest256, Record>,
+    records: HashMap<Machine, Record>,
+    /// What of it nobody else was told.
+    news: HashMap<Machine, Record>,
 }
 
 impl Reputation {
     /// Something came of a request.
-    pub fn record(&mut self, of: Digest256, event: Event, now: Duration) {
-        let record = self.records.entry(of).or_insert(Record::new(now));
-        *record = record.at(now);
-        let (counter, more) = match event {
-            Event::Settled { tokens } => (&mut record.tokens, tokens),
-            Event::Answered => (&mut record.answered, ONE),
-            Event::Late => (&mut record.late, ONE),
-            Event::Failed => (&mut record.failed, ONE),
-            Event::Agreed => (&mut record.agreed, ONE),
-            Event::Lied => (&mut record.lied, ONE),
-        };
-        *counter = counter.saturating_add(more);
+    pub fn record(&mut self, of: Machine, event: Event, now: Duration) {
+        for records in [&mut self.records, &mut self.news] {
+            let record = records.entry(of).or_insert(Record::new(now));
+            *record = record.at(now);
+            record.count(event);
+        }
     }
 
     /// Of [`FULL`].
     #[must_use]
-    pub fn standing(&self, of: &Digest256, now: Duration) -> u16 {
+    pub fn standing(&self, of: &Machine, now: Duration) -> u16 {
         self.records
             .get(of)
             .map_or(NEW, |record| record.at(now).standing())
     }
 
-    /// Everyone, the best first, with all that the standing is made of. Of whom nothing is
-    /// left to be said is forgotten.
-    pub fn table(&mut self, now: Duration) -> Vec<Row> {
-        self.records.retain(|_, record| !record.at(now).is_blank());
+    /// Everyone, the best first, with all that the standing is made of.
+    #[must_use]
+    pub fn table(&self, now: Duration) -> Vec<Row> {
         let rows = self.records.iter().map(|(of, record)| {
             let record = record.at(now);
             Row {
-                of: *of,
+                machine: *of,
                 standing: record.standing(),
-                tokens: record.tokens,
-                answered: record.answered,
-                late: record.late,
-                failed: record.failed,
-                agreed: record.agreed,
-                lied: record.lied,
+                counts: record.counts,
             }
         });
         let mut rows: Vec<_> = rows.collect();
-        rows.sort_by_key(|row| (std::cmp::Reverse(row.standing), row.of));
+        rows.sort_by_key(|row| (std::cmp::Reverse(row.standing), row.machine));
         rows
+    }
+
+    /// What came since this was asked last, to be told to others.
+    pub fn news(&mut self) -> Vec<(Machine, Record)> {
+        self.news.drain().collect()
+    }
+
+    /// These were not told after all.
+    pub fn untold(&mut self, news: &[(Machine, Record)], now: Duration) {
+        for (of, record) in news {
+            let untold = self.news.entry(*of).or_insert(Record::new(now));
+            *untold = untold.with(record, now);
+        }
+    }
+
+    /// All that everyone knows together, but for our news. Of whom nothing is left to be
+    /// said is forgotten.
+    pub fn learn(&mut self, all: Vec<(Machine, Record)>, now: Duration) {
+        self.records = all.into_iter().collect();
+        for (of, record) in &self.news {
+            let known = self.records.entry(*of).or_insert(Record::new(now));
+            *known = known.with(record, now);
+        }
+        self.forget(now);
+    }
+
+    /// Of whom nothing is left to be said.
+    pub fn forget(&mut self, now: Duration) {
+        self.records.retain(|_, record| !record.at(now).is_blank());
     }
 }
 
@@ -92,12 +114,44 @@ pub enum Event {
     Answered,
     /// To the end, but slower than the worker is offered for.
     Late,
-    /// Broken off, or an error of the worker's own.
+    /// Broken off, or an error of the worker's own, or no room where some was offered.
     Failed,
     /// A probe was answered as others answered it.
     Agreed,
-    /// A probe was answered unlike most.
+    /// A probe was answered unlike most, or what was signed is not what passed.
     Lied,
+}
+
+impl Event {
+    /// As listed.
+    pub const NAMES: [&str; 6] = ["settled", "answered", "late", "failed", "agreed", "lied"];
+
+    /// Its place in that list.
+    #[must_use]
+    pub const fn index(&self) -> usize {
+        match self {
+            Self::Settled { .. } => 0,
+            Self::Answered => 1,
+            Self::Late => 2,
+            Self::Failed => 3,
+            Self::Agreed => 4,
+            Self::Lied => 5,
+        }
+    }
+
+    /// What an outcome says of a machine. Nothing, where a client may have brought it about,
+    /// or where nothing was done for it: whoever asks for nothing would wash a record.
+    pub fn of(outcome: &Outcome) -> impl Iterator<Item = Self> {
+        let events = match *outcome {
+            Outcome::Answered { tokens: 0, .. } | Outcome::Abandoned => [None, None],
+            Outcome::Answered { tokens, .. } => {
+                [Some(Self::Answered), Some(Self::Settled { tokens })]
+            }
+            Outcome::Failed | Outcome::Full => [Some(Self::Failed), None],
+            Outcome::Lied => [Some(Self::Lied), None],
+        };
+        events.into_iter().flatten()
+    }
 }
 
 /// Who answered the same probe otherwise than more than half of at least three did; nobody,
@@ -118,129 +172,25 @@ pub fn liars<W>(answers: &[(W, Digest256)]) -> Option<impl Iterator<Item = &W>> 
     Some(others.map(|(who, _)| who))
 }
 
-/// One line of what is published. Counters but that of tokens are in thousandths, since
-/// they decay.
+/// One line of what is published.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 pub struct Row {
     /// Whose.
-    pub of: Digest256,
+    pub machine: Machine,
     /// Of [`FULL`].
     pub standing: u16,
-    /// Settled.
-    pub tokens: u64,
-    /// In time.
-    pub answered: u64,
-    /// Answered, but late.
-    pub late: u64,
-    /// Not answered.
-    pub failed: u64,
-    /// Probes as they should be.
-    pub agreed: u64,
-    /// Probes as they should not.
-    pub lied: u64,
+    /// What it is made of.
+    #[serde(flatten)]
+    pub counts: Counts,
 }
-
-#[derive(Clone, Copy, Debug)]
-struct Record {
-    service: Age,
-    history: Age,
-    tokens: u64,
-    answered: u64,
-    late: u64,
-    failed: u64,
-    agreed: u64,
-    lied: u64,
-}
-
-impl Record {
-    const fn new(now: Duration) -> Self {
-        Self {
-            service: Age::new(now),
-            history: Age::new(now),
-            tokens: 0,
-            answered: 0,
-            late: 0,
-            failed: 0,
-            agreed: 0,
-            lied: 0,
-        }
-    }
-
-    /// What is left of it by now.
-    fn at(&self, now: Duration) -> Self {
-        let mut record = *self;
-        let steps = record.service.pass(now, HOUR);
-        for counter in [&mut record.answered, &mut record.late, &mut record.failed] {
-            *counter = halved(*counter, steps);
-        }
-        let steps = record.history.pass(now, MONTH);
-        for counter in [&mut record.tokens, &mut record.agreed, &mut record.lied] {
-            *counter = halved(*counter, steps);
-        }
-        record
-    }
-
-    fn standing(&self) -> u16 {
-        let work = part(self.tokens, self.tokens.saturating_add(ESTABLISHED));
-        let earned = FULL.saturating_sub(NEW);
-        let earned = u64::from(earned).saturating_mul(work) / PARTS;
-        let ended = self
-            .answered
-            .saturating_add(self.late)
-            .saturating_add(DOUBT);
-        let all = ended.saturating_add(self.failed.saturating_mul(FAILURE));
-        let in_time = ended.saturating_sub(self.late / 2);
-        let honest = PARDON.saturating_sub(self.lied);
-        let parts = [part(ended, all), part(in_time, ended), part(honest, PARDON)];
-        let standing = parts
-            .into_iter()
-            .fold(earned.saturating_add(NEW.into()), |standing, part| {
-                standing.saturating_mul(part) / PARTS
-            });
-        standing.try_into().unwrap_or(FULL)
-    }
-
-    const fn is_blank(&self) -> bool {
-        let service = self.answered | self.late | self.failed;
-        service | self.tokens | self.agreed | self.lied == 0
-    }
-}
-
-fn part(of: u64, whole: u64) -> u64 {
-    let scaled = u128::from(of).saturating_mul(PARTS.into());
-    let part = scaled.checked_div(whole.into()).unwrap_or_default();
-    part.try_into().unwrap_or(PARTS)
-}
-
-const PARTS: u64 = 1_000_000;
-
-/// How an event is counted.
-const ONE: u64 = 1000;
-
-/// For how a worker serves now: half of it is forgotten after so long.
-const HOUR: Duration = Duration::from_secs(60 * 60);
-
-/// For what it has done, and whether it lied.
-const MONTH: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-
-/// Settled tokens that make half of the difference between new and full.
-const ESTABLISHED: u64 = 10_000_000;
-
-/// Good answers that everyone is credited with, so that a first failure is not all there is.
-const DOUBT: u64 = 8 * ONE;
-
-/// A failure counts as so many answers.
-const FAILURE: u64 = 4;
-
-/// Whoever lied has no standing until so much is left of the lie: for a month.
-const PARDON: u64 = ONE / 2;
 
 #[cfg(test)]
 mod tests {
+    use super::record::{ESTABLISHED, HOUR, MONTH, ONE};
     use super::*;
     use proptest::prelude::*;
 
-    const WHO: Digest256 = Digest256::ZERO;
+    const WHO: Machine = Machine(Digest256::ZERO);
     const START: Duration = Duration::ZERO;
 
     fn after(events: &[Event], now: Duration) -> u16 {
@@ -271,7 +221,11 @@ mod tests {
         reputation.record(WHO, Event::Lied, START);
         let table = reputation.table(START);
         assert_eq!(
-            (table[0].late, table[0].failed, table[0].lied),
+            (
+                table[0].counts.late,
+                table[0].counts.failed,
+                table[0].counts.lied
+            ),
             (ONE, 0, ONE)
         );
     }
@@ -298,10 +252,8 @@ mod tests {
         let mut reputation = Reputation::default();
         reputation.record(WHO, Event::Failed, START);
         assert_eq!(reputation.table(START).len(), 1);
-        assert!(
-            reputation.table(20 * HOUR).is_empty(),
-            "nothing is left to be said"
-        );
+        reputation.forget(20 * HOUR);
+        assert_eq!(reputation.table(20 * HOUR), []);
     }
 
     #[test]
@@ -317,6 +269,51 @@ mod tests {
         assert_eq!(found(&[truth, lie]), None, "one word against another");
         assert_eq!(found(&[truth, lie, other]), None);
         assert_eq!(found(&[truth, lie, truth, lie]), None);
+    }
+
+    #[test]
+    fn what_a_client_can_bring_about_or_get_for_nothing_says_nothing() {
+        let answered = |tokens| Outcome::Answered {
+            first: START,
+            rest: START,
+            tokens,
+        };
+        let said = |outcome| Event::of(&outcome).collect::<Vec<_>>();
+        for outcome in [Outcome::Abandoned, answered(0)] {
+            assert_eq!(said(outcome), []);
+        }
+        let settled = Event::Settled { tokens: 7 };
+        assert_eq!(said(answered(7)), [Event::Answered, settled]);
+        assert_eq!(said(Outcome::Full), [Event::Failed]);
+        assert_eq!(said(Outcome::Lied), [Event::Lied]);
+    }
+
+    #[test]
+    fn what_several_know_together_is_what_one_would_who_saw_it_all() {
+        let other = Machine(Digest256::of(b"other"));
+        let events = [Event::Answered, Event::Failed, Event::Settled { tokens: 9 }];
+        let (mut one, mut two) = (Reputation::default(), Reputation::default());
+        let (mut whole, mut shared) = (Reputation::default(), Reputation::default());
+        for (count, event) in events.into_iter().cycle().take(20).enumerate() {
+            let who = if count % 3 == 0 { other } else { WHO };
+            whole.record(who, event, START);
+            let seen = if count % 2 == 0 { &mut one } else { &mut two };
+            seen.record(who, event, START);
+        }
+        for seen in [&mut one, &mut two] {
+            let news = seen.news();
+            seen.untold(&news, START);
+            shared.untold(&seen.news(), START);
+            assert_eq!(seen.news(), []);
+        }
+        let all = shared.news();
+        for seen in [&mut one, &mut two] {
+            seen.learn(all.clone(), START);
+            assert_eq!(seen.table(START), whole.table(START));
+        }
+        one.record(WHO, Event::Lied, START);
+        one.learn(all, START);
+        assert_eq!(one.standing(&WHO, START), 0, "what nobody else knows yet");
     }
 
     fn event() -> impl Strategy<Value = Event> {

@@ -38,18 +38,29 @@ impl Scheduler {
         })
     }
 
-    /// Forgets what is over, as long as it is polled.
+    /// Forgets what is over and writes down what is thought of machines, as long as it is
+    /// polled.
     pub async fn keep(&self) {
-        let (mut tick, mut old) = (interval(TICK), interval(OLD));
+        let (mut tick, mut old, mut records) = (interval(TICK), interval(OLD), interval(RECORDS));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        records.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = tick.tick() => {
                     self.workers.expire();
                     self.desk().tick();
                 }
+                _ = records.tick() => self.keep_records().await,
                 _ = old.tick() => self.books.expire(MAX_DEADLINE.saturating_add(OLD)).await,
             }
+        }
+    }
+
+    /// Writes down what is thought of machines: to be called before the end, too.
+    pub async fn keep_records(&self) {
+        let kept = self.workers.standings().keep(self.books.ledger());
+        if let Err(error) = kept.await {
+            tracing::warn!("what is thought of machines is not written down: {error}");
         }
     }
 
@@ -58,9 +69,12 @@ impl Scheduler {
     }
 
     pub(crate) fn now(&self) -> Now {
+        let table = self.workers.standings().table();
         Now {
             workers: self.desk().look(|directory| directory.len()),
             waiting: self.desk().waiting(),
+            machines: table.len(),
+            shut_out: table.iter().filter(|row| row.standing == 0).count(),
         }
     }
 }
@@ -77,5 +91,8 @@ pub(crate) const MAX_DEADLINE: Duration = Duration::from_secs(1800);
 
 /// Between two looks at what was left reserved.
 const OLD: Duration = Duration::from_secs(300);
+
+/// Between two writes of what is thought of machines: what a crash may lose of it.
+const RECORDS: Duration = Duration::from_secs(1);
 
 const TICK: Duration = Duration::from_millis(100);

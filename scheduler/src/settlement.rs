@@ -11,6 +11,7 @@ use tycho_types::boc::{Boc, de};
 use tycho_types::cell::HashBytes;
 use tycho_types::error::Error;
 
+use crate::directory::Outcome;
 use crate::relay::Ended;
 
 /// A receipt for one answer that passed.
@@ -71,6 +72,22 @@ impl Settled {
             signature: settlement.signature,
             tokens,
         })
+    }
+}
+
+impl SettlementError {
+    /// What it says of the worker. What is signed and not true is a lie, which nobody but the
+    /// worker can have told; what is not signed may be a failure.
+    #[must_use]
+    pub const fn outcome(&self) -> Outcome {
+        match self {
+            Self::Hash { .. } | Self::Price { .. } | Self::Tokens { .. } => Outcome::Lied,
+            // Its client cut it.
+            Self::Request => Outcome::Abandoned,
+            Self::Cells(_) | Self::Receipt(_) | Self::Settlement(_) | Self::Signature(_) => {
+                Outcome::Failed
+            }
+        }
     }
 }
 

@@ -20,12 +20,16 @@ use tycho_types::models::StdAddr;
 use crate::desk::Desk;
 use crate::directory::OfferError;
 use crate::link::HEARTBEAT;
+use crate::machine::Machine;
+use crate::reputation::Event;
+use crate::standings::Standings;
 
 /// All of them.
 #[derive(Debug)]
 pub struct Workers {
     known: RwLock<HashMap<Digest256, Worker>>,
     desk: Desk,
+    standings: Standings,
     changes: broadcast::Sender<Change>,
     links: AtomicU64,
 }
@@ -35,6 +39,8 @@ pub struct Workers {
 pub struct Worker {
     /// The keys that it proved.
     pub keyset: Arc<Keyset>,
+    /// What it runs on, and what is thought of it is about.
+    pub machine: Machine,
     /// What it offered last.
     pub offer: Arc<Offer>,
     /// Of its receipts.
@@ -63,6 +69,8 @@ pub enum Change {
 pub struct Announcement {
     /// Canonical text.
     pub keyset: String,
+    /// As it proved to that scheduler.
+    pub machine: Machine,
     /// As the worker said.
     pub offer: Offer,
 }
@@ -74,6 +82,7 @@ impl Workers {
         Arc::new(Self {
             known: RwLock::default(),
             desk,
+            standings: Standings::default(),
             changes: broadcast::Sender::new(CHANGES),
             links: AtomicU64::new(1),
         })
@@ -85,11 +94,25 @@ impl Workers {
         &self.desk
     }
 
-    /// One that has proved `keyset` on the connection of `requests`, for as long as what
+    /// What is thought of them.
+    #[must_use]
+    pub const fn standings(&self) -> &Standings {
+        &self.standings
+    }
+
+    /// Something came of a request to one. It counts for the choice at once; for others on
+    /// the same machine when they speak next.
+    pub fn record(&self, id: &Digest256, machine: Machine, event: Event) {
+        self.standings.record(machine, event);
+        self.desk.judged(id, self.standings.of(&machine));
+    }
+
+    /// One that has proved `keyset` on `machine`, on the connection of `requests`, for as long as what
     /// comes back is kept.
     pub fn linked(
         self: &Arc<Self>,
         keyset: Keyset,
+        machine: Machine,
         channels: Vec<StdAddr>,
         requests: SendRequest<Body>,
     ) -> Result<Linked, Misfit> {
@@ -97,6 +120,7 @@ impl Workers {
         Ok(Linked {
             workers: Arc::clone(self),
             id: keys.id,
+            machine,
             channels: channels.into(),
             requests,
             keys: RwLock::new((Arc::new(keyset), keys)),
@@ -118,6 +142,7 @@ impl Workers {
         }
         let worker = Worker {
             keyset: Arc::new(keyset),
+            machine: announcement.machine,
             offer: Arc::new(announcement.offer.clone()),
             receipt_key: keys.receipts,
             channels: Arc::default(),
@@ -126,8 +151,9 @@ impl Workers {
             link: ELSEWHERE,
         };
         known.insert(keys.id, worker);
+        let standing = self.standings.of(&announcement.machine);
         self.desk
-            .offered(&announcement.offer)
+            .offered(&announcement.offer, standing)
             .map_err(Misfit::Offer)?;
         drop(known);
         self.tell(Change::Elsewhere(keys.id));
@@ -144,6 +170,7 @@ impl Workers {
         let worker = self.get(id).filter(|worker| worker.link != ELSEWHERE)?;
         Some(Announcement {
             keyset: worker.keyset.text().into(),
+            machine: worker.machine,
             offer: Offer::clone(&worker.offer),
         })
     }
@@ -227,6 +254,7 @@ impl Workers {
 pub struct Linked {
     workers: Arc<Workers>,
     id: Digest256,
+    machine: Machine,
     channels: Arc<[StdAddr]>,
     requests: SendRequest<Body>,
     keys: RwLock<(Arc<Keyset>, Keys)>,
@@ -249,9 +277,14 @@ impl Linked {
         {
             return Err(Misfit::Replaced);
         }
-        self.workers.desk.offered(&offer).map_err(Misfit::Offer)?;
+        let standing = self.workers.standings.of(&self.machine);
+        self.workers
+            .desk
+            .offered(&offer, standing)
+            .map_err(Misfit::Offer)?;
         let worker = Worker {
             keyset,
+            machine: self.machine,
             offer: Arc::new(offer),
             receipt_key: keys.receipts,
             channels: Arc::clone(&self.channels),

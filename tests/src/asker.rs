@@ -121,6 +121,41 @@ impl Asker {
         assignment: &Assignment,
         texts: Vec<Vec<u8>>,
     ) -> Result<Answer, AskError> {
+        let (envelope, pieces, open) = self.sealed(assignment, texts).await?;
+        let body = self.relay(&envelope, pieces.into_iter().map(Ok)).await?;
+        Ok(Answer {
+            worker: assignment.worker,
+            body,
+            open,
+        })
+    }
+
+    /// Begins a request, and breaks it off before its last chunk.
+    pub async fn cut(&self, assignment: &Assignment) -> Result<(), AskError> {
+        let (envelope, mut pieces, _) = self.sealed(assignment, vec![vec![1]]).await?;
+        pieces.pop();
+        let broken = Err(std::io::Error::other("it changed its mind"));
+        let pieces = pieces.into_iter().map(Ok).chain([broken]);
+        collect(self.relay(&envelope, pieces).await?)
+            .await
+            .map(drop)
+    }
+
+    /// Sends what is no sealed request beside an envelope that fits.
+    pub async fn garbage(&self, assignment: &Assignment) -> Result<(), AskError> {
+        let (envelope, _, _) = self.sealed(assignment, Vec::new()).await?;
+        let garbage = Ok(Bytes::from(vec![0xff; 4096]));
+        collect(self.relay(&envelope, [garbage].into_iter()).await?)
+            .await
+            .map(drop)
+    }
+
+    /// The envelope, the request in pieces, and what opens its answer.
+    async fn sealed(
+        &self,
+        assignment: &Assignment,
+        texts: Vec<Vec<u8>>,
+    ) -> Result<(Vec<u8>, Vec<Bytes>, sealed::Response), AskError> {
         let key = self.verified(assignment).await?;
         let mut random = [0; 64];
         getrandom::fill(&mut random).expect("the system has randomness");
@@ -136,11 +171,11 @@ impl Asker {
         .encode();
         getrandom::fill(&mut random).expect("the system has randomness");
         let (start, mut sealer, open) = seal(&key, &envelope, random).expect("it seals");
-        let mut pieces = vec![start];
+        let mut pieces = vec![Bytes::from(start)];
         let mut push = |text: &[u8]| {
             let mut piece = Vec::new();
             sealer.chunk(text, &mut piece).expect("it seals");
-            pieces.push(piece);
+            pieces.push(piece.into());
         };
         let head = RequestHead {
             method: "POST".into(),
@@ -152,19 +187,19 @@ impl Asker {
         texts.iter().for_each(|text| push(text));
         let mut last = Vec::new();
         sealer.last(b"", &mut last).expect("it seals");
-        pieces.push(last);
-        let pieces = pieces
-            .into_iter()
-            .map(|piece| Ok::<_, std::io::Error>(Bytes::from(piece)));
+        pieces.push(last.into());
+        Ok((envelope, pieces, open))
+    }
+
+    async fn relay(
+        &self,
+        envelope: &[u8],
+        pieces: impl Iterator<Item = std::io::Result<Bytes>> + Send + 'static,
+    ) -> Result<Incoming, AskError> {
         let request = Request::post(format!("{AUTHORITY}/network/v1/requests"))
             .header("cocoon-envelope", BASE64_URL_SAFE_NO_PAD.encode(envelope))
             .body(Body::from_stream(stream::iter(pieces)));
-        let body = self.send(request.expect("a request")).await?;
-        Ok(Answer {
-            worker: assignment.worker,
-            body,
-            open,
-        })
+        self.send(request.expect("a request")).await
     }
 
     /// What a path says.

@@ -12,6 +12,7 @@ use attestation::binding::Nonce;
 use attestation::cbor;
 use attestation::protocol::Request;
 use attestation::register::Digest256;
+use aws_lc_rs::signature::Ed25519KeyPair;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
@@ -60,6 +61,16 @@ pub enum Manner {
     Repeating,
     /// Its receipt is about another answer.
     Mistaken,
+    /// Its receipt asks for more than was agreed.
+    Dear,
+    /// Its receipt is signed with another worker's key.
+    Stranger,
+    /// It settles nothing.
+    Unsettled,
+    /// It breaks off before it has said all.
+    Breaking,
+    /// It has room, until it is asked.
+    Unwilling,
     /// It offers for somebody else.
     Impostor,
     /// It goes silent behind its first offer.
@@ -117,9 +128,16 @@ impl StandIn {
     /// The model of all.
     pub const MODEL: &str = "echo";
 
-    /// On a TD of its own; it has dialled nobody yet.
+    /// On a machine of its own; it has dialled nobody yet.
     pub async fn start(terms: Terms) -> Self {
-        let worker = Worker::start(Arc::new(Td::new())).await;
+        let mut machine = [0; 16];
+        getrandom::fill(&mut machine).expect("the system has randomness");
+        Self::start_on(machine, terms).await
+    }
+
+    /// On that machine, with new keys as after every boot.
+    pub async fn start_on(machine: [u8; 16], terms: Terms) -> Self {
+        let worker = Worker::start(Arc::new(Td::on_machine(machine))).await;
         let worker = worker.expect("the emulated TD makes keys");
         let id = worker.seal_id();
         let served = Served {
@@ -222,6 +240,9 @@ async fn answer(State(served): State<Arc<Served>>, headers: HeaderMap, body: Bod
     let Some(envelope) = envelope else {
         return StatusCode::BAD_REQUEST.into_response();
     };
+    if served.terms.manner == Manner::Unwilling {
+        return StatusCode::TOO_MANY_REQUESTS.into_response();
+    }
     let (said, hear) = mpsc::channel(1);
     tokio::spawn(async move {
         served.busy.fetch_add(1, Ordering::SeqCst);
@@ -291,15 +312,27 @@ impl Served {
             channel: StdAddr::new(0, HashBytes::ZERO),
             request: HashBytes(*request.as_bytes()),
             response: HashBytes(*response.as_bytes()),
-            price: envelope.price,
+            price: match self.terms.manner {
+                Manner::Dear => envelope.price.saturating_add(1),
+                _ => envelope.price,
+            },
             time: now.map_or(0, |now| now.as_secs().try_into().unwrap_or(u32::MAX)),
             work: Lazy::new(&work).expect("work is a cell"),
         };
         let hash = receipt.hash().expect("a receipt is a cell");
         let cell = CellBuilder::build_from(&receipt).expect("a receipt is a cell");
+        let signature = match self.terms.manner {
+            Manner::Stranger => Ed25519KeyPair::from_seed_unchecked(&[9; 32])
+                .expect("a seed makes a key")
+                .sign(&hash)
+                .as_ref()
+                .try_into()
+                .expect("a signature has 64 bytes"),
+            _ => self.worker.sign_hash(&hash).expect("it has a key"),
+        };
         Settlement {
             receipt: Boc::encode(cell),
-            signature: self.worker.sign_hash(&hash).expect("it has a key"),
+            signature,
             tokens,
         }
         .encode()
@@ -366,11 +399,17 @@ impl Answer {
             heard = answer.opener.push(&bytes).ok()?;
         }
         answer.opener.end().ok()?;
+        if served.terms.manner == Manner::Breaking {
+            return None;
+        }
         let mut last = Vec::new();
         answer.sealer.take()?.last(b"", &mut last).ok()?;
         answer.hash.push(&last).ok()?;
         let (request, _) = request.end().ok()?;
         let (response, _) = answer.hash.end().ok()?;
+        if served.terms.manner == Manner::Unsettled {
+            return answer.said.send(last.into()).await.ok();
+        }
         last.extend(served.settle(&known, request, response, answer.tokens));
         answer.said.send(last.into()).await.ok()
     }

@@ -45,7 +45,21 @@ impl Td {
     /// In another state than was published.
     #[must_use]
     pub fn in_state(state: TdState) -> Self {
-        let intel = Intel::new(&[1; 32], &Platform::SAMPLE);
+        Self::on(Platform::SAMPLE, state)
+    }
+
+    /// As published, on the machine of that name.
+    #[must_use]
+    pub fn on_machine(ppid: [u8; 16]) -> Self {
+        let platform = Platform {
+            ppid,
+            ..Platform::SAMPLE
+        };
+        Self::on(platform, TdState::new(Self::REGISTERS, Self::MRCONFIGID))
+    }
+
+    fn on(platform: Platform, state: TdState) -> Self {
+        let intel = Intel::new(&[1; 32], &platform);
         let enclave = QuotingEnclave::new(&[2; 32], &intel);
         Self {
             intel,

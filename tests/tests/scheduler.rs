@@ -9,28 +9,20 @@
     reason = "helpers of tests"
 )]
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+mod one_scheduler;
+
 use std::time::Duration;
 
 use attestation::register::Digest256;
 use axum::http::StatusCode;
 use futures_util::future::join_all;
-use scheduler::books::Books;
-use scheduler::desk::Desk;
+use one_scheduler::{Network, PATIENCE, TICK, texts};
 use scheduler::metrics::Ending;
-use scheduler::scheduler::Scheduler;
-use scheduler::workers::Workers;
-use scheduler::{api, serve};
 use sealed::ChunkError;
 use serde_json::{Value, json};
-use tests::asker::{AskError, Asker};
+use tests::asker::AskError;
 use tests::stand_in::{Manner, StandIn, Terms};
-use tests::td::Td;
-use tokio::net::TcpListener;
-use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::time::{sleep, timeout};
-use tokio_util::sync::{CancellationToken, DropGuard};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_streams_over_three_workers_lose_and_mix_nothing() {
@@ -323,103 +315,6 @@ async fn models_and_status_say_what_there_is() {
     }
 }
 
-/// A scheduler on ports of its own.
-struct Network {
-    scheduler: Arc<Scheduler>,
-    workers: SocketAddr,
-    clients: SocketAddr,
-    _running: DropGuard,
-    _turn: Turn,
-}
-
-/// Who measures memory is alone.
-enum Turn {
-    Shared {
-        _guard: RwLockReadGuard<'static, ()>,
-    },
-    Alone {
-        _guard: RwLockWriteGuard<'static, ()>,
-    },
-}
-
-static TURNS: RwLock<()> = RwLock::const_new(());
-
-impl Network {
-    async fn start() -> Self {
-        let _guard = TURNS.read().await;
-        Self::with(Turn::Shared { _guard }).await
-    }
-
-    async fn alone() -> Self {
-        let _guard = TURNS.write().await;
-        Self::with(Turn::Alone { _guard }).await
-    }
-
-    async fn with(turn: Turn) -> Self {
-        let known = Workers::new(Desk::new([7; 32]));
-        let scheduler = Scheduler::new(Arc::clone(&known), known.clone(), Books::Free);
-        let (workers, clients) = (bind().await, bind().await);
-        let stop = CancellationToken::new();
-        let network = Self {
-            workers: workers.local_addr().unwrap(),
-            clients: clients.local_addr().unwrap(),
-            scheduler: Arc::clone(&scheduler),
-            _running: stop.clone().drop_guard(),
-            _turn: turn,
-        };
-        let policy = Arc::new(Td::new().policy());
-        tokio::spawn(serve::workers(workers, policy, known, stop.clone()));
-        let api = api::router(Arc::clone(&scheduler));
-        tokio::spawn(serve::clients(clients, None, api, stop.clone()));
-        tokio::spawn(async move { stop.run_until_cancelled(scheduler.keep()).await });
-        network
-    }
-
-    /// So many more, which have offered something.
-    async fn workers(&self, count: usize, terms: Terms) -> Vec<StandIn> {
-        let mut workers = Vec::new();
-        for _ in 0..count {
-            let mut worker = StandIn::start(terms).await;
-            worker.dial(self.workers);
-            let linked = async {
-                while self.scheduler.workers.get(&worker.id).is_none() {
-                    sleep(TICK).await;
-                }
-            };
-            timeout(PATIENCE, linked).await.unwrap();
-            workers.push(worker);
-        }
-        workers
-    }
-
-    async fn asker(&self) -> Asker {
-        Asker::connect(self.clients).await.unwrap()
-    }
-
-    /// Comes back once a worker is gone.
-    async fn gone(&self, worker: Digest256) {
-        while self.scheduler.workers.get(&worker).is_some() {
-            sleep(TICK).await;
-        }
-    }
-}
-
-async fn bind() -> TcpListener {
-    TcpListener::bind("127.0.0.1:0").await.unwrap()
-}
-
-/// What nobody else asks.
-fn texts(index: usize) -> Vec<Vec<u8>> {
-    let count = index % 7 + 1;
-    (0..count)
-        .map(|part| {
-            format!("{index}/{part} ")
-                .repeat(part * 40 + 1)
-                .into_bytes()
-        })
-        .collect()
-}
-
 fn resident_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -428,7 +323,3 @@ fn resident_kib() -> u64 {
 }
 
 const STREAMS: usize = 1000;
-
-const PATIENCE: Duration = Duration::from_secs(10);
-
-const TICK: Duration = Duration::from_millis(5);

@@ -20,10 +20,12 @@ use crate::books::NotAdmitted;
 use crate::directory::{Outcome, Pick};
 use crate::fabric::SendError;
 use crate::ledger::account::AdmitError;
+use crate::ledger::receipts::SettleError;
 use crate::ledger::{Failed, RequestKey};
 use crate::look::LookError;
 use crate::metrics::Ending;
 use crate::relay::{Download, Ended, Fate, RelayError, Upload, of_worker};
+use crate::reputation::Event;
 use crate::scheduler::{MAX_DEADLINE, Scheduler};
 use crate::settlement::Settled;
 use crate::workers::Worker;
@@ -64,10 +66,9 @@ pub(super) async fn relay(
     let response = match timeout(deadline, sent).await {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => {
-            match passed.whole() {
-                Some(_) => order.end(Ending::Failed, &Outcome::Failed),
-                // No worker is to blame for what its client cut.
-                None => drop(order),
+            match passed.blames_worker() {
+                true => order.end(Ending::Failed, &Outcome::Failed),
+                false => drop(order),
             }
             return Err(gone(&error));
         }
@@ -198,7 +199,7 @@ impl Order {
             Ok(settled) => settled,
             Err(error) => {
                 tracing::warn!(worker = %self.envelope.worker, "not paid: {}", chain(&error));
-                return self.end(Ending::Unsettled, &Outcome::Failed);
+                return self.end(Ending::Unsettled, &error.outcome());
             }
         };
         if let Some(key) = self.paid {
@@ -206,7 +207,7 @@ impl Order {
             let paid = books.settle(key, &settled, ended, self.worker.receipt_key);
             if let Err(error) = paid.await {
                 tracing::warn!(worker = %self.envelope.worker, "not paid: {}", chain(&error));
-                return self.end(Ending::Unsettled, &Outcome::Failed);
+                return self.end(Ending::Unsettled, &outcome(&error));
             }
             self.paid = None;
         }
@@ -234,6 +235,11 @@ impl Order {
             ?ending,
         );
         self.scheduler.metrics.ended(ending);
+        for event in Event::of(outcome) {
+            self.scheduler.metrics.judged(event);
+            let workers = &self.scheduler.workers;
+            workers.record(&self.envelope.worker, self.worker.machine, event);
+        }
         if let Some(pick) = self.pick.take() {
             self.scheduler.desk().done(pick, outcome);
         }
@@ -252,19 +258,34 @@ impl Drop for Order {
     }
 }
 
+/// What it says of a worker that the books do not take its receipt.
+fn outcome(refused: &Failed<SettleError>) -> Outcome {
+    match refused {
+        Failed::Store(_)
+        | Failed::Refused(SettleError::Overflow | SettleError::Released | SettleError::Unknown) => {
+            Outcome::Abandoned
+        }
+        Failed::Refused(SettleError::Channel | SettleError::Receipt(_)) => Outcome::Failed,
+        Failed::Refused(_) => Outcome::Lied,
+    }
+}
+
 /// The worker's no, word for word as far as it is short.
 async fn refused(order: Order, response: Response) -> Result<Response, ApiError> {
     let (mut head, body) = response.into_parts();
-    let is_full = head.status == StatusCode::TOO_MANY_REQUESTS;
     let text = timeout(REFUSAL, Limited::new(body, MAX_REFUSAL).collect()).await;
     let Ok(Ok(text)) = text else {
         order.end(Ending::Failed, &Outcome::Failed);
         return Err(ApiError::new(Code::WorkerGone, "the worker broke off"));
     };
-    match is_full {
-        true => order.end(Ending::Refused, &Outcome::Full),
-        false => order.end(Ending::Refused, &Outcome::Abandoned),
-    }
+    let outcome = match head.status {
+        StatusCode::TOO_MANY_REQUESTS => Outcome::Full,
+        // It says that it is about to go.
+        StatusCode::SERVICE_UNAVAILABLE => Outcome::Abandoned,
+        status if status.is_client_error() => Outcome::Abandoned,
+        _ => Outcome::Failed,
+    };
+    order.end(Ending::Refused, &outcome);
     let retry = head.headers.remove(header::RETRY_AFTER);
     let mut refused = (head.status, text.to_bytes()).into_response();
     let headers = refused.headers_mut();

@@ -11,6 +11,7 @@ use tycho_types::models::StdAddr;
 
 use super::account::{Account, Sum};
 use super::receipts::{Served, Tree};
+use super::records;
 use super::store::{Connection, Row, StoreError, Value};
 
 /// Whether the scheduler is paid out of a Channel, or pays.
@@ -414,7 +415,8 @@ fn decode<T: for<'a> tycho_types::cell::Load<'a>>(bytes: &[u8]) -> Result<T, Sto
 
 const VERSION: u32 = 1;
 
-const TABLES: [&str; 5] = [
+const TABLES: [&str; 6] = [
+    records::TABLE,
     "CREATE TABLE IF NOT EXISTS ledger (one BIGINT PRIMARY KEY CHECK (one = 1), \
      version BIGINT NOT NULL, identity BYTEA NOT NULL)",
     "CREATE TABLE IF NOT EXISTS channels (address BYTEA PRIMARY KEY, side BIGINT NOT NULL, \
