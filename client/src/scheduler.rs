@@ -1,5 +1,9 @@
 //! `cocoon scheduler run`: workers dial in at one port, clients at another.
 
+mod certificate;
+mod notify;
+mod sockets;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,20 +15,19 @@ use ::chain::wallet::Key;
 use anyhow::{Context as _, Result};
 use attestation::appraisal::Verdict;
 use clap::{Args, Subcommand};
-use rustls::ServerConfig;
-use rustls::crypto::aws_lc_rs::default_provider;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use scheduler::books::{Books, Kept};
 use scheduler::desk::Desk;
 use scheduler::ledger::{Identity, Ledger};
 use scheduler::scheduler::Scheduler;
 use scheduler::workers::Workers;
 use scheduler::{api, serve};
-use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tycho_types::models::StdAddr;
 
+use self::certificate::Certificate;
+use self::sockets::Sockets;
 use crate::artefacts::read;
 use crate::trust::TrustArgs;
 
@@ -46,12 +49,16 @@ pub struct RunArgs {
     /// Where workers dial in.
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8091")]
     workers: SocketAddr,
-    /// Certificate chain for clients, PEM; without one they connect in clear.
+    /// Certificate chain for clients, PEM; without one they connect in clear. Read again
+    /// on SIGHUP.
     #[arg(long, value_name = "FILE", requires = "key")]
     certificate: Option<PathBuf>,
     /// Its key, PEM.
     #[arg(long, value_name = "FILE", requires = "certificate")]
     key: Option<PathBuf>,
+    /// How long answers that are under way may take after SIGTERM.
+    #[arg(long, value_name = "SECONDS", default_value_t = 25)]
+    drain: u32,
     #[command(flatten)]
     payment: PaymentArgs,
     #[command(flatten)]
@@ -75,42 +82,68 @@ struct PaymentArgs {
     network: Option<PathBuf>,
 }
 
-/// Runs until `shutdown`, then lets open requests finish.
+/// Runs until `shutdown`; then asks for nothing new, and lets what is under way finish.
 pub async fn run(
     command: Command,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<Verdict> {
     let Command::Run(args) = command;
     let policy = Arc::new(args.trust.policy()?);
-    let tls = match (&args.certificate, &args.key) {
-        (Some(certificate), Some(key)) => Some(acceptor(certificate, key)?),
+    let certificate = match (args.certificate, args.key) {
+        (Some(chain), Some(key)) => Some(Certificate::read(chain, key)?),
         _ => None,
     };
+    let tls = certificate.clone().map(Certificate::acceptor).transpose()?;
+    let asked = signal(SignalKind::hangup()).context("cannot watch for SIGHUP")?;
     let books = args.payment.books().await?;
-    let workers = listen(args.workers).await?;
-    let clients = listen(args.listen).await?;
-    println!("workers {}", workers.local_addr()?);
-    println!("clients {}/network/v1", clients.local_addr()?);
+    let sockets = Sockets::open(args.listen, args.workers).await?;
+    println!("workers {}", sockets.workers.local_addr()?);
+    println!("clients {}/network/v1", sockets.clients.local_addr()?);
 
     let mut seed = [0; 32];
     aws_lc_rs::rand::fill(&mut seed).context("no randomness")?;
-    let known = Workers::new(Desk::new(seed));
+    let known = Workers::new(Desk::new(seed).expecting(DIAL));
     let scheduler = Scheduler::new(Arc::clone(&known), known.clone(), books);
     let (stop, end) = (CancellationToken::new(), CancellationToken::new());
-    let linked = tokio::spawn(serve::workers(workers, policy, known, end.clone()));
+    let linked = serve::workers(sockets.workers, policy, known, end.clone());
+    let linked = tokio::spawn(linked);
     let api = api::router(Arc::clone(&scheduler));
-    let served = tokio::spawn(serve::clients(clients, tls, api, stop.clone()));
+    let served = tokio::spawn(serve::clients(sockets.clients, tls, api, stop.clone()));
+    notify::tell(notify::READY)?;
     tokio::select! {
         () = scheduler.keep() => {}
+        () = renew(certificate, asked) => {}
         () = shutdown => {}
     }
-    // Workers stay until the last client has its answer.
+    notify::tell(notify::STOPPING)?;
+    scheduler.drain();
+    // What a worker was asked it still answers; then it dials again.
+    end.cancel();
+    if sockets.are_shared {
+        stop.cancel();
+    }
+    let drain = Duration::from_secs(args.drain.into());
+    if timeout(drain, scheduler.idle()).await.is_err() {
+        let open = scheduler.metrics.open();
+        tracing::warn!("{open} requests took longer than {} s", args.drain);
+    }
     stop.cancel();
     served.await.context("serving clients failed")?;
-    end.cancel();
     linked.await.context("following workers failed")?;
     scheduler.keep_records().await;
     Ok(Verdict::Trusted)
+}
+
+/// Reads the certificate again whenever that is asked for.
+async fn renew(certificate: Option<Arc<Certificate>>, mut asked: Signal) {
+    while asked.recv().await.is_some() {
+        let renewed = certificate.as_deref().map(Certificate::renew);
+        match renewed.transpose() {
+            Ok(None) => {}
+            Ok(Some(())) => tracing::info!("the certificate was read again"),
+            Err(error) => tracing::error!("the certificate stays: {error:#}"),
+        }
+    }
 }
 
 impl PaymentArgs {
@@ -138,29 +171,12 @@ impl PaymentArgs {
     }
 }
 
-/// What clients that ask for TLS are shown.
-fn acceptor(certificate: &Path, key: &Path) -> Result<tokio_rustls::TlsAcceptor> {
-    let bad = |path: &Path| format!("{} is not what it should be", path.display());
-    let chain = CertificateDer::pem_slice_iter(&read(certificate)?)
-        .collect::<Result<Vec<_>, _>>()
-        .with_context(|| bad(certificate))?;
-    let key = PrivateKeyDer::from_pem_slice(&read(key)?).with_context(|| bad(key))?;
-    let mut config = ServerConfig::builder_with_provider(default_provider().into())
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Arc::new(config).into())
-}
-
-async fn listen(address: SocketAddr) -> Result<TcpListener> {
-    let listener = TcpListener::bind(address).await;
-    listener.with_context(|| format!("cannot listen on {address}"))
-}
-
 fn text(path: &Path) -> Result<String> {
     Ok(String::from_utf8(read(path)?)?)
 }
 
 /// The oldest state of the chain that is taken.
 const MAX_AGE: Duration = Duration::from_secs(60);
+
+/// A worker that lost its scheduler is back after so long, with its proof.
+const DIAL: Duration = Duration::from_secs(10);

@@ -124,7 +124,11 @@ async fn assign(
         let message = format!("more than {MAX_EXCEPT} workers are excepted");
         return Err(ApiError::new(Code::BadRequest, message));
     }
-    let chosen = scheduler.desk().assign(request, client).await;
+    let chosen = tokio::select! {
+        biased;
+        () = scheduler.draining.cancelled() => return Err(draining()),
+        chosen = scheduler.desk().assign(request, client) => chosen,
+    };
     let (worker, price) = chosen.map_err(unassigned)?;
     let known = scheduler.workers.get(&worker);
     let known = known.ok_or_else(|| ApiError::new(Code::WorkerGone, "the worker is gone"))?;
@@ -134,6 +138,11 @@ async fn assign(
         keyset: known.keyset.text().into(),
         expires_ms: u32::try_from(HOLD.as_millis()).unwrap_or(u32::MAX),
     }))
+}
+
+/// Another scheduler, or the next process of this one, takes it.
+fn draining() -> ApiError {
+    ApiError::new(Code::Draining, "the scheduler takes nothing new").after(SOON)
 }
 
 fn unassigned(refused: Unassigned) -> ApiError {
@@ -181,8 +190,12 @@ async fn evidence(
     Ok(([(header::CONTENT_TYPE, "application/cbor")], evidence).into_response())
 }
 
-async fn health() -> Json<Value> {
-    Json(json!({ "status": "ok" }))
+async fn health(State(scheduler): State<Arc<Scheduler>>) -> (StatusCode, Json<Value>) {
+    let (code, status) = match scheduler.draining.is_cancelled() {
+        true => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+        false => (StatusCode::OK, "ok"),
+    };
+    (code, Json(json!({ "status": status })))
 }
 
 async fn metrics(State(scheduler): State<Arc<Scheduler>>) -> Response {

@@ -27,6 +27,8 @@ pub struct Desk {
 
 #[derive(Debug)]
 struct State {
+    /// Until then somebody may come who serves what nobody serves yet.
+    expects: Duration,
     directory: Directory,
     /// One for each model that somebody waits for.
     queues: HashMap<String, Queue<IpAddr, Waiter>>,
@@ -56,11 +58,20 @@ impl Desk {
         Self {
             start: Instant::now(),
             state: Mutex::new(State {
+                expects: Duration::ZERO,
                 directory: Directory::new(seed),
                 queues: HashMap::new(),
                 held: HashMap::new(),
             }),
         }
+    }
+
+    /// For so long at first, clients wait for models that nobody serves: workers that lost
+    /// their scheduler take a while to dial its next process.
+    #[must_use]
+    pub fn expecting(self, patience: Duration) -> Self {
+        self.lock().expects = patience;
+        self
     }
 
     /// A worker and its price, at once or when one has room.
@@ -181,7 +192,10 @@ impl State {
         };
         // Without randomness the choice is poorer, not wrong.
         let random = getrandom::u64().unwrap_or_default();
-        let pick = self.directory.pick(&wanted, now, random)?;
+        let pick = match self.directory.pick(&wanted, now, random) {
+            Err(NoPick::Model) if now < self.expects => return Err(NoPick::Full),
+            pick => pick?,
+        };
         let chosen = (pick.worker, pick.price);
         self.held.entry(pick.worker).or_default().push_back(Held {
             pick,

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio_util::sync::CancellationToken;
 
 use crate::books::Books;
 use crate::desk::Desk;
@@ -22,6 +23,7 @@ pub struct Scheduler {
     pub(crate) fabric: Arc<dyn Fabric>,
     pub(crate) evidence: Limit,
     pub(crate) assignments: Limit,
+    pub(crate) draining: CancellationToken,
 }
 
 impl Scheduler {
@@ -35,6 +37,7 @@ impl Scheduler {
             fabric,
             evidence: Limit::new(EVIDENCE, EVIDENCE_EVERY),
             assignments: Limit::new(ASSIGNMENTS, ASSIGNMENT_EVERY),
+            draining: CancellationToken::new(),
         })
     }
 
@@ -61,6 +64,18 @@ impl Scheduler {
         let kept = self.workers.standings().keep(self.books.ledger());
         if let Err(error) = kept.await {
             tracing::warn!("what is thought of machines is not written down: {error}");
+        }
+    }
+
+    /// Refuses whatever is new from now on, and whoever still waits.
+    pub fn drain(&self) {
+        self.draining.cancel();
+    }
+
+    /// Comes back when no request is under way.
+    pub async fn idle(&self) {
+        while self.metrics.open() > 0 {
+            sleep(TICK).await;
         }
     }
 

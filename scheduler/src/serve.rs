@@ -27,7 +27,8 @@ use crate::workers::Workers;
 #[derive(Clone, Copy, Debug)]
 pub struct Client(pub IpAddr);
 
-/// Follows every worker that dials in, until `stop`.
+/// Follows every worker that dials in, until `stop`. What they are answering then still
+/// passes, and their connections end behind it.
 pub async fn workers(
     listener: TcpListener,
     policy: Arc<Policy>,
@@ -157,6 +158,7 @@ const HEADERS: Duration = Duration::from_secs(10);
 
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
-const DRAIN: Duration = Duration::from_secs(25);
+/// For answers that nobody counts, such as evidence.
+const DRAIN: Duration = Duration::from_secs(5);
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

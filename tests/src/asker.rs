@@ -91,6 +91,12 @@ impl Asker {
         })
     }
 
+    /// Takes other workers than [`Td::new`].
+    #[must_use]
+    pub fn trusting(self, policy: Policy) -> Self {
+        Self { policy, ..self }
+    }
+
     /// Has `texts` said again, whoever is chosen.
     pub async fn ask(&self, texts: Vec<Vec<u8>>) -> Result<Said, AskError> {
         let assignment = self.assign(&json!({})).await?;

@@ -137,7 +137,12 @@ impl StandIn {
 
     /// On that machine, with new keys as after every boot.
     pub async fn start_on(machine: [u8; 16], terms: Terms) -> Self {
-        let worker = Worker::start(Arc::new(Td::on_machine(machine))).await;
+        Self::on(Td::on_machine(machine), terms).await
+    }
+
+    /// On a TD that may be of another build.
+    pub async fn on(td: Td, terms: Terms) -> Self {
+        let worker = Worker::start(Arc::new(td)).await;
         let worker = worker.expect("the emulated TD makes keys");
         let id = worker.seal_id();
         let served = Served {

@@ -36,6 +36,9 @@ pub(super) async fn relay(
     request: Request,
 ) -> Result<Response, ApiError> {
     let started = Instant::now();
+    if scheduler.draining.is_cancelled() {
+        return Err(super::draining());
+    }
     let (head, body) = request.into_parts();
     let envelope = bytes_of(&head.headers, ENVELOPE, Code::BadEnvelope)?;
     let envelope = envelope.ok_or_else(|| ApiError::new(Code::BadEnvelope, "no envelope"))?;
