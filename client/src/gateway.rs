@@ -25,6 +25,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use axum::{Json, Router};
 use serde_json::json;
+use session::http::{AgainError, OpenError};
 use tokio::net::TcpListener;
 
 use self::problem::Problem;
@@ -163,13 +164,17 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
 /// The client sent nothing anywhere; it learns why.
 fn refusal(refused: &SendError) -> Response {
     let (status, code) = match refused {
-        SendError::Untrusted(_) | SendError::Stale(_) | SendError::NoEvidence { .. } => {
+        SendError::Open(OpenError::Untrusted(_))
+        | SendError::Again(AgainError::Stale(_) | AgainError::NoEvidence { .. }) => {
             (StatusCode::BAD_GATEWAY, "worker_not_trusted")
         }
-        SendError::Connect(_) | SendError::Http(_) => {
-            (StatusCode::BAD_GATEWAY, "worker_unreachable")
+        SendError::Connect(_)
+        | SendError::Http(_)
+        | SendError::Open(OpenError::Http(_))
+        | SendError::Again(AgainError::Http(_)) => (StatusCode::BAD_GATEWAY, "worker_unreachable"),
+        SendError::Late | SendError::Again(AgainError::Late) => {
+            (StatusCode::GATEWAY_TIMEOUT, "worker_timeout")
         }
-        SendError::Late => (StatusCode::GATEWAY_TIMEOUT, "worker_timeout"),
     };
     error(status, code, &chain(refused))
 }

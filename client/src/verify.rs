@@ -8,6 +8,7 @@ use attestation::appraisal::{Check, Verdict};
 use attestation::policy::Policy;
 use serde_json::json;
 use session::client::{ChallengeError, ConnectError};
+use session::http::{AgainError, OpenError};
 
 use crate::address::Address;
 use crate::worker::{FRESH, SendError, Worker};
@@ -49,8 +50,11 @@ pub async fn run(address: Address, policy: Arc<Policy>, json: bool) -> anyhow::R
 /// The checks of a peer that was judged and found wanting.
 pub(crate) fn rejection(error: &SendError) -> Option<&[Check]> {
     match error {
-        SendError::Untrusted(ConnectError::Challenge(ChallengeError::Rejected(rejection)))
-        | SendError::Stale(ChallengeError::Rejected(rejection)) => Some(&rejection.checks),
+        SendError::Open(OpenError::Untrusted(ConnectError::Challenge(error)))
+        | SendError::Again(AgainError::Stale(error)) => match error {
+            ChallengeError::Rejected(rejection) => Some(&rejection.checks),
+            _ => None,
+        },
         _ => None,
     }
 }

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use attestation::policy::{Policy, Trusted};
 use axum::body::Body;
-use axum::http::{Request, Response, StatusCode};
+use axum::http::{Request, Response};
 use hyper::body::Incoming;
-use session::client::{ChallengeError, ConnectError, Timing};
+use session::client::Timing;
 use session::http::{AgainError, Connection, OpenError};
 use tokio::net::TcpStream;
 use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard};
@@ -97,6 +97,9 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// Why a request did not reach a trusted worker.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
+    /// Trusted once, not any more.
+    #[error(transparent)]
+    Again(#[from] AgainError),
     /// TCP.
     #[error("cannot connect to the worker")]
     Connect(#[source] std::io::Error),
@@ -106,36 +109,7 @@ pub enum SendError {
     /// Too slow.
     #[error("the worker took too long")]
     Late,
-    /// Asked again, it answered something else.
-    #[error("the worker answered with status {status} where evidence was asked for")]
-    NoEvidence {
-        /// As answered.
-        status: StatusCode,
-    },
-    /// Trusted once, not any more.
-    #[error("the worker did not prove itself again")]
-    Stale(#[source] ChallengeError),
     /// Never trusted.
-    #[error("the worker is not trusted")]
-    Untrusted(#[source] ConnectError),
-}
-
-impl From<OpenError> for SendError {
-    fn from(error: OpenError) -> Self {
-        match error {
-            OpenError::Http(error) => Self::Http(error),
-            OpenError::Untrusted(error) => Self::Untrusted(error),
-        }
-    }
-}
-
-impl From<AgainError> for SendError {
-    fn from(error: AgainError) -> Self {
-        match error {
-            AgainError::Http(error) => Self::Http(error),
-            AgainError::Late => Self::Late,
-            AgainError::NoEvidence { status } => Self::NoEvidence { status },
-            AgainError::Stale(error) => Self::Stale(error),
-        }
-    }
+    #[error(transparent)]
+    Open(#[from] OpenError),
 }
