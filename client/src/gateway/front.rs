@@ -123,8 +123,8 @@ async fn ask(front: &Front, request: Request, next: Next) -> Response {
     let start = Instant::now();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let mut holder = None;
-    let mut asked = None;
-    let response = match admitted(front, request, &mut holder, &mut asked).await {
+    let mut model = String::new();
+    let response = match admitted(front, request, &mut holder, &mut model).await {
         Ok(request) => next.run(request).await,
         Err(problem) => problem.into_response(),
     };
@@ -134,7 +134,6 @@ async fn ask(front: &Front, request: Request, next: Next) -> Response {
         .metrics
         .answered(&name, status.as_u16(), start.elapsed());
     let metrics = front.metrics.clone();
-    let model = asked.map(|asked: Asked| asked.model).unwrap_or_default();
     let (head, body) = response.into_parts();
     let exact = head.extensions.get::<Took>().cloned();
     let body = Tally::new(body, exact, move |tokens| {
@@ -148,12 +147,13 @@ async fn ask(front: &Front, request: Request, next: Next) -> Response {
     Response::from_parts(head, Body::new(body))
 }
 
-/// The request again, once its key is known to allow it.
+/// The request again, once its key is known to allow it; with the key goes what was read
+/// of the body.
 async fn admitted(
     front: &Front,
     request: Request,
     holder: &mut Option<Arc<Key>>,
-    asked: &mut Option<Asked>,
+    model: &mut String,
 ) -> Result<Request, Problem> {
     *holder = front.admit(request.headers())?;
     let Some(key) = holder else {
@@ -165,8 +165,8 @@ async fn admitted(
     key.admit(since_1970()).map_err(exhausted)?;
     let (head, body) = request.into_parts();
     let body = read(body).await?;
-    *asked = Asked::read(&head.headers, &body).await;
-    let model = asked.as_ref().map_or("", |asked| &asked.model);
+    let asked = Asked::read(&head.headers, &body).await;
+    *model = asked.as_ref().map_or_else(String::new, |asked| asked.model.clone());
     if !key.may_ask(model) {
         let message = format!("no model {model:?} that this key may ask");
         let code = "model_not_found";
@@ -174,7 +174,9 @@ async fn admitted(
         return Err(problem.of_kind("invalid_request_error"));
     }
     let mut request = Request::from_parts(head, Body::from(body));
-    request.extensions_mut().insert(Arc::clone(key));
+    let extensions = request.extensions_mut();
+    extensions.insert(Arc::clone(key));
+    asked.map(|asked| extensions.insert(asked));
     Ok(request)
 }
 

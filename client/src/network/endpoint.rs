@@ -54,14 +54,20 @@ impl Network {
 }
 
 async fn ask(State(network): State<Arc<Network>>, request: Request) -> Response {
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
+    // Where keys are asked for, it was read for them.
+    let asked = head.extensions.remove::<Asked>();
     let key = head.extensions.get::<Arc<Key>>();
     let user = key.map_or("", |key| key.name());
     let body = match front::read(body).await {
         Ok(body) => body,
         Err(problem) => return problem.into_response(),
     };
-    let Some(asked) = Asked::read(&head.headers, &body).await else {
+    let asked = match asked {
+        Some(asked) => Some(asked),
+        None => Asked::read(&head.headers, &body).await,
+    };
+    let Some(asked) = asked else {
         let message = "the body is neither JSON nor a form";
         return Problem::new(StatusCode::BAD_REQUEST, "invalid_body", message).into_response();
     };
