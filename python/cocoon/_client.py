@@ -2,43 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional, Sequence
+from typing import Any, Sequence
 
 import openai
 
-from ._gateway import Gateway, Path
+from ._gateway import Gateway, Place
 
 
-class OpenAI(openai.OpenAI):
+class _Behind:
+    """What the clients share: a gateway, named as :class:`Gateway` takes it, and no way
+    past it. All else is OpenAI's."""
+
+    _http: str
+
+    def __init__(self, *, gateway_arguments: Sequence[str] = (), **options: Any) -> None:
+        place: Any = {name: options.pop(name) for name in Place.__annotations__ if name in options}
+        base_url = options.pop("base_url", None)
+        self.gateway = Gateway(arguments=gateway_arguments, **place)
+        if base_url is not None and str(base_url).rstrip("/") != self.gateway.base_url:
+            self.gateway.close()
+            raise TypeError("base_url is the gateway's: give worker, network or gateway")
+        options["api_key"] = options.get("api_key") or "none"
+        # No proxy of the environment's stands between us and this machine.
+        options.setdefault("http_client", _http(self._http))
+        original: Any = super()
+        original.__init__(base_url=self.gateway.base_url, **options)
+
+    def copy(self, **options: Any) -> Any:
+        """With other options and the same gateway, which ends with the first of them."""
+        original: Any = super()
+        return original.copy(_extra_kwargs={"gateway": self.gateway.url}, **options)
+
+    with_options = copy
+
+
+class OpenAI(_Behind, openai.OpenAI):
     """``openai.OpenAI``, answered by verified workers."""
 
-    def __init__(
-        self,
-        *,
-        worker: Optional[str] = None,
-        network: Optional[Sequence[str]] = None,
-        max_price: Optional[int] = None,
-        channel: Optional[Path] = None,
-        gateway: Optional[str] = None,
-        gateway_arguments: Sequence[str] = (),
-        program: Optional[Path] = None,
-        api_key: Optional[str] = None,
-        **options: Any,
-    ) -> None:
-        base_url = options.pop("base_url", None)
-        self.gateway = Gateway(
-            worker=worker,
-            network=network,
-            max_price=max_price,
-            channel=channel,
-            gateway=gateway,
-            arguments=gateway_arguments,
-            program=program,
-        )
-        _refuse(base_url, self.gateway)
-        # No proxy of the environment's stands between us and this machine.
-        options.setdefault("http_client", _http("Default{}Client"))
-        super().__init__(base_url=self.gateway.base_url, api_key=api_key or "none", **options)
+    _http = "Default{}Client"
 
     def trust(self) -> dict[str, Any]:
         """What was verified, check by check."""
@@ -52,46 +53,15 @@ class OpenAI(openai.OpenAI):
         super().close()
         self.gateway.close()
 
-    def copy(self, **options: Any) -> Any:
-        """With other options and the same gateway, which ends with the first of them."""
-        return super().copy(_extra_kwargs={"gateway": self.gateway.url}, **options)
-
-    with_options = copy
-
     def _told(self, what: str) -> dict[str, Any]:
         told: Any = self.get(f"{self.gateway.url}/cocoon/{what}", cast_to=object)
         return dict(told)
 
 
-class AsyncOpenAI(openai.AsyncOpenAI):
+class AsyncOpenAI(_Behind, openai.AsyncOpenAI):
     """``openai.AsyncOpenAI``, answered by verified workers."""
 
-    def __init__(
-        self,
-        *,
-        worker: Optional[str] = None,
-        network: Optional[Sequence[str]] = None,
-        max_price: Optional[int] = None,
-        channel: Optional[Path] = None,
-        gateway: Optional[str] = None,
-        gateway_arguments: Sequence[str] = (),
-        program: Optional[Path] = None,
-        api_key: Optional[str] = None,
-        **options: Any,
-    ) -> None:
-        base_url = options.pop("base_url", None)
-        self.gateway = Gateway(
-            worker=worker,
-            network=network,
-            max_price=max_price,
-            channel=channel,
-            gateway=gateway,
-            arguments=gateway_arguments,
-            program=program,
-        )
-        _refuse(base_url, self.gateway)
-        options.setdefault("http_client", _http("DefaultAsync{}Client"))
-        super().__init__(base_url=self.gateway.base_url, api_key=api_key or "none", **options)
+    _http = "DefaultAsync{}Client"
 
     async def trust(self) -> dict[str, Any]:
         """What was verified, check by check."""
@@ -105,21 +75,9 @@ class AsyncOpenAI(openai.AsyncOpenAI):
         await super().close()
         self.gateway.close()
 
-    def copy(self, **options: Any) -> Any:
-        """With other options and the same gateway, which ends with the first of them."""
-        return super().copy(_extra_kwargs={"gateway": self.gateway.url}, **options)
-
-    with_options = copy
-
     async def _told(self, what: str) -> dict[str, Any]:
         told: Any = await self.get(f"{self.gateway.url}/cocoon/{what}", cast_to=object)
         return dict(told)
-
-
-def _refuse(base_url: Any, gateway: Gateway) -> None:
-    if base_url is not None and str(base_url).rstrip("/") != gateway.base_url:
-        gateway.close()
-        raise TypeError("base_url is the gateway's: give worker, network or gateway")
 
 
 def _http(name: str) -> Any:

@@ -9,8 +9,10 @@ import shutil
 import subprocess
 import tempfile
 import time
-from typing import IO, Any, Optional, Sequence, Union
+from typing import IO, Any, Optional, Sequence, TypedDict, Union
 from urllib.parse import urlsplit
+
+from typing_extensions import Unpack
 
 Path = Union[str, "os.PathLike[str]"]
 
@@ -19,39 +21,44 @@ class GatewayError(RuntimeError):
     """No gateway to speak to; the message says what the program said."""
 
 
+class Place(TypedDict, total=False):
+    """One of worker, network and gateway, and what goes with it."""
+
+    worker: str
+    network: Sequence[str]
+    max_price: int
+    channel: Path
+    gateway: str
+    program: Path
+
+
 class Gateway:
     """Where ``/v1`` is, and the process behind it if it is ours."""
 
     def __init__(
-        self,
-        *,
-        worker: Optional[str] = None,
-        network: Optional[Sequence[str]] = None,
-        max_price: Optional[int] = None,
-        channel: Optional[Path] = None,
-        gateway: Optional[str] = None,
-        arguments: Sequence[str] = (),
-        program: Optional[Path] = None,
-        timeout: float = 30.0,
+        self, *, arguments: Sequence[str] = (), timeout: float = 30.0, **place: Unpack[Place]
     ) -> None:
         self._process: Optional[subprocess.Popen[bytes]] = None
-        chosen = [name for name in (worker, network, gateway) if name]
-        if len(chosen) > 1:
+        worker, network = place.get("worker"), place.get("network")
+        gateway = place.get("gateway")
+        if sum(map(bool, (worker, network, gateway))) > 1:
             raise GatewayError("give one of worker, network and gateway")
-        if not chosen:
+        if not (worker or network or gateway):
             gateway = os.environ.get("COCOON_GATEWAY")
             if not gateway:
                 raise GatewayError("give worker, network or gateway, or set COCOON_GATEWAY")
         if gateway:
             self.url = _loopback(gateway)
             return
-        command = [_program(program), "gateway", "--listen", "127.0.0.1:0"]
+        command = [_program(place.get("program")), "gateway", "--listen", "127.0.0.1:0"]
         if worker:
             command.append(worker)
         if network:
+            max_price = place.get("max_price")
             if max_price is None:
                 raise GatewayError("a network needs max_price: nanotons for a million tokens")
             command += ["--network", ",".join(network), "--max-price", str(max_price)]
+        channel = place.get("channel")
         if channel:
             command += ["--channel", os.fspath(channel)]
         self.url = self._start([*command, *arguments], timeout)
