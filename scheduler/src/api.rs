@@ -107,9 +107,13 @@ async fn voucher(
     State(scheduler): State<Arc<Scheduler>>,
     body: Bytes,
 ) -> Result<Json<Value>, ApiError> {
-    let free = scheduler.books.voucher(&body).await;
-    let free = free.map_err(|error| requests::uncovered(&error))?;
-    Ok(Json(json!({ "free": free })))
+    let standing = scheduler.books.voucher(&body).await;
+    let standing = standing.map_err(|error| requests::uncovered(&error))?;
+    Ok(Json(json!({
+        "free": standing.free,
+        "spent": standing.spent,
+        "reserved": standing.reserved,
+    })))
 }
 
 async fn assign(

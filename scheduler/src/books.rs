@@ -17,7 +17,7 @@ use tycho_types::cell::{CellBuilder, HashBytes};
 use tycho_types::error::Error;
 use tycho_types::models::StdAddr;
 
-use crate::ledger::account::{AdmitError, Order};
+use crate::ledger::account::{AdmitError, Order, Standing};
 use crate::ledger::receipts::{Served, SettleError};
 use crate::ledger::{Failed, Identity, Ledger, ObserveError, RequestKey, Side};
 use crate::look::{LookError, look};
@@ -181,8 +181,8 @@ impl Books {
         }
     }
 
-    /// Takes a client's newer voucher without a request; says what it still covers.
-    pub async fn voucher(&self, voucher: &[u8]) -> Result<u64, NotAdmitted> {
+    /// Takes a client's newer voucher without a request; says how the client stands.
+    pub async fn voucher(&self, voucher: &[u8]) -> Result<Standing, NotAdmitted> {
         let Self::Kept(kept) = self else {
             return Err(NotAdmitted::Free);
         };

@@ -44,7 +44,7 @@ use contracts::voucher::{Signed, Voucher};
 use tycho_types::cell::HashBytes;
 use tycho_types::models::StdAddr;
 
-use self::account::{AdmitError, MARGIN, Order, Sum};
+use self::account::{AdmitError, MARGIN, Order, Standing, Sum};
 use self::operation::Said;
 use self::receipts::{Served, SettleError};
 use self::store::{Connection, Engine, Store};
@@ -177,13 +177,13 @@ impl Ledger {
         }
     }
 
-    /// Takes a client's newer voucher; says what further requests may cost.
+    /// Takes a client's newer voucher; says how the client stands.
     pub async fn voucher(
         &self,
         client: HashBytes,
         signed: Signed,
         now: u32,
-    ) -> Result<u64, Failed<AdmitError>> {
+    ) -> Result<Standing, Failed<AdmitError>> {
         self.ask(move |open, identity| operation::voucher(open, identity, &client, &signed, now))
             .await
     }

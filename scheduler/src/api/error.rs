@@ -7,12 +7,15 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use crate::ledger::account::Standing;
+
 /// What a client is told before anything of an answer.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct ApiError {
     code: Code,
     message: String,
     wait: Option<Duration>,
+    standing: Option<Standing>,
 }
 
 /// What it can act upon.
@@ -39,6 +42,15 @@ impl ApiError {
             code,
             message: message.into(),
             wait: None,
+            standing: None,
+        }
+    }
+
+    /// What the books say of whoever asks.
+    pub(super) fn of(self, standing: Standing) -> Self {
+        Self {
+            standing: Some(standing),
+            ..self
         }
     }
 
@@ -79,6 +91,8 @@ impl IntoResponse for ApiError {
             "type": "cocoon_scheduler_error",
             "param": null,
             "code": code,
+            "spent": self.standing.map(|standing| standing.spent),
+            "reserved": self.standing.map(|standing| standing.reserved),
         }});
         let mut response = (status, Json(body)).into_response();
         if let Some(wait) = self.wait {

@@ -115,7 +115,13 @@ pub(super) fn uncovered(error: &NotAdmitted) -> ApiError {
         )) => Code::Full,
         _ => Code::NotCovered,
     };
-    ApiError::new(code, chain(error))
+    let refused = ApiError::new(code, chain(error));
+    match error {
+        NotAdmitted::Ledger(Failed::Refused(
+            AdmitError::NotCovered { standing, .. } | AdmitError::Stale { standing, .. },
+        )) => refused.of(*standing),
+        _ => refused,
+    }
 }
 
 /// A request under way. It ends once; dropped before, its client went away.

@@ -48,6 +48,17 @@ pub struct Sum {
     pub tokens: u64,
 }
 
+/// How a payer stands, in nanotons: what it needs to know to sign for more.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Standing {
+    /// What a further request may cost.
+    pub free: u64,
+    /// What receipts show.
+    pub spent: u64,
+    /// What open requests may still cost.
+    pub reserved: u64,
+}
+
 /// What a request may cost at most.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Order {
@@ -89,6 +100,16 @@ impl Account {
         let covered = self.voucher.amount.min(self.funds());
         let taken = self.spent.amount.saturating_add(self.reserved.amount);
         covered.saturating_sub(taken)
+    }
+
+    /// The same, and what is taken.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        Standing {
+            free: self.free(),
+            spent: self.spent.amount,
+            reserved: self.reserved.amount,
+        }
     }
 
     /// What a claim would bring.
@@ -172,7 +193,7 @@ pub fn admit(
     if most.amount > client.free() {
         return Err(AdmitError::NotCovered {
             needed: most.amount,
-            free: client.free(),
+            standing: client.standing(),
         });
     }
     if order.price > client.voucher.cap {
@@ -331,12 +352,12 @@ pub enum AdmitError {
         allowed: u64,
     },
     /// What the client has signed for is used up.
-    #[error("the request may cost {needed}, and the client's vouchers cover {free} more")]
+    #[error("the request may cost {needed}, and the client's vouchers cover {} more", standing.free)]
     NotCovered {
         /// For the limit at the price.
         needed: u64,
-        /// Neither spent nor reserved.
-        free: u64,
+        /// The client's.
+        standing: Standing,
     },
     /// No such numbers.
     #[error("more than a receipt, a voucher or the books have place for")]
@@ -359,6 +380,8 @@ pub enum AdmitError {
         found: u64,
         /// As it is known.
         newest: u64,
+        /// The client's.
+        standing: Standing,
     },
     /// Nobody has shown this Channel.
     #[error("the ledger knows no such Channel on this side")]

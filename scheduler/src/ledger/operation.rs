@@ -5,7 +5,7 @@ use contracts::reports::epoch;
 use contracts::voucher::{Signed, Voucher};
 use tycho_types::cell::HashBytes;
 
-use super::account::{self, Account, AdmitError, Order, Sum, VoucherError};
+use super::account::{self, Account, AdmitError, Order, Standing, Sum, VoucherError};
 use super::receipts::{Served, SettleError, Tree};
 use super::rows::{Book, Kept, Request, RequestKey, Side, Stage};
 use super::store::{Connection, StoreError};
@@ -98,10 +98,13 @@ fn admitted(
     let head = worker.tree.head();
     let admitted = account::admit(&mut client.account, &mut worker.account, order, head, now);
     match (admitted, signed, is_newer) {
-        (Err(AdmitError::NotCovered { .. }), Some(signed), Some(false)) => Err(AdmitError::Stale {
-            found: signed.unverified().map_or(0, |voucher| voucher.amount),
-            newest,
-        }),
+        (Err(AdmitError::NotCovered { standing, .. }), Some(signed), Some(false)) => {
+            Err(AdmitError::Stale {
+                found: signed.unverified().map_or(0, |voucher| voucher.amount),
+                newest,
+                standing,
+            })
+        }
         (admitted, ..) => admitted,
     }
 }
@@ -116,14 +119,14 @@ impl Book {
     }
 }
 
-/// Takes a client's voucher without a request; says what further requests may cost.
+/// Takes a client's voucher without a request; says how the client stands.
 pub(super) fn voucher(
     connection: &mut dyn Connection,
     identity: &Identity,
     client: &HashBytes,
     signed: &Signed,
     now: u32,
-) -> Said<u64, AdmitError> {
+) -> Said<Standing, AdmitError> {
     let book = Book::lock(connection, identity.global_id, client)?;
     let Some(mut book) = book.filter(|book| book.side == Side::Client) else {
         return Ok(Err(AdmitError::Unknown));
@@ -133,7 +136,7 @@ pub(super) fn voucher(
         Ok(false) => {}
         Err(error) => return Ok(Err(error.into())),
     }
-    Ok(Ok(book.account.free()))
+    Ok(Ok(book.account.standing()))
 }
 
 /// Charges the client and pays the worker by a receipt.

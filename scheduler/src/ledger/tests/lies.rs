@@ -37,8 +37,17 @@ async fn a_client_gets_nothing_for_what_it_has_signed_before() {
     let (_folder, ledger) = opened().await;
     for (millions, found) in [(1, PRICE), (0, 0)] {
         let error = admit(&ledger, 2, order(MILLION), Some(signed(millions))).await;
-        let newest = PRICE;
-        assert_eq!(error, Err(AdmitError::Stale { found, newest }));
+        let standing = Standing {
+            free: PRICE / 2,
+            spent: 0,
+            reserved: PRICE / 2,
+        };
+        let stale = AdmitError::Stale {
+            found,
+            newest: PRICE,
+            standing,
+        };
+        assert_eq!(error, Err(stale));
     }
     let taken = Order {
         price: PRICE / 2,

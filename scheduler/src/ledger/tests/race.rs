@@ -35,7 +35,7 @@ async fn race(url: &str) {
         let signed = sign(number, &voucher(&client(number), coins * MILLION));
         let address = client(number).address.address;
         let taken = schedulers[1].voucher(address, signed, NOW).await;
-        assert_eq!(taken.unwrap(), coins * PRICE);
+        assert_eq!(taken.unwrap().free, coins * PRICE);
     }
     let trusted = Order {
         exposure: 20 * PRICE,
