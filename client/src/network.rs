@@ -10,6 +10,7 @@ mod leaves;
 pub mod purse;
 mod route;
 pub mod scheduler;
+pub mod secret;
 mod usage;
 pub mod workers;
 
@@ -18,16 +19,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use ::scheduler::retry::Patience;
 use attestation::appraisal::chain;
 use attestation::policy::Policy;
 use attestation::register::Digest256;
 use aws_lc_rs::hmac;
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
 
 use self::answer::AnswerError;
 use self::deal::Paid;
 use self::purse::Purse;
 use self::route::Route;
 use self::scheduler::Scheduler;
+use self::secret::Secret;
 use self::usage::{Record, Usage};
 use self::workers::Workers;
 use crate::gateway::asked::Asked;
@@ -42,6 +47,8 @@ pub struct Options {
     pub answer: u64,
     /// Until an answer begins.
     pub deadline: Duration,
+    /// Whether a second worker is asked where a first one is slower than most.
+    pub hedge: bool,
 }
 
 /// Schedulers, the workers behind them, and who pays.
@@ -54,30 +61,75 @@ pub struct Network {
     usage: Usage,
     secret: hmac::Key,
     shunned: Mutex<HashMap<Digest256, Instant>>,
+    patience: Mutex<HashMap<String, Patience>>,
     turn: AtomicUsize,
 }
 
 impl Network {
-    /// Connects to nobody yet.
+    /// Connects to nobody yet. Conversations find what a worker keeps of them by `secret`.
     pub fn new(
         schedulers: Vec<Scheduler>,
         policy: Arc<Policy>,
         purses: Vec<Arc<Purse>>,
         options: Options,
-    ) -> anyhow::Result<Arc<Self>> {
-        let mut secret = [0; 32];
-        aws_lc_rs::rand::fill(&mut secret)?;
+        secret: &Secret,
+    ) -> Arc<Self> {
         let routes = schedulers.into_iter().map(Route::new).map(Arc::new);
-        Ok(Arc::new(Self {
+        let network = Arc::new(Self {
             routes: routes.collect(),
             workers: Workers::new(policy, FRESH),
             purses,
             options,
             usage: Usage::default(),
-            secret: hmac::Key::new(hmac::HMAC_SHA256, &secret),
+            secret: secret.key(),
             shunned: Mutex::default(),
+            patience: Mutex::default(),
             turn: AtomicUsize::new(0),
-        }))
+        });
+        let weak = Arc::downgrade(&network);
+        tokio::spawn(async move {
+            while let Some(network) = weak.upgrade() {
+                network.reconcile().await;
+                drop(network);
+                sleep(RECONCILED).await;
+            }
+        });
+        network
+    }
+
+    /// Has schedulers tell what they count of Channels with something in doubt: of requests
+    /// that broke off, or that a crash forgot.
+    pub async fn reconcile(&self) {
+        if self.purses.iter().all(|purse| purse.in_doubt().is_none()) {
+            return;
+        }
+        for route in &self.routes {
+            let Ok(Some(purse)) = route.purse(&self.purses).await else {
+                continue;
+            };
+            let Some(voucher) = purse.in_doubt() else {
+                continue;
+            };
+            match route.scheduler().counted(&voucher).await {
+                Ok(counted) => {
+                    let reconciled = spawn_blocking(move || purse.reconcile(counted)).await;
+                    if let Ok(Err(error)) = reconciled {
+                        tracing::warn!("what is in doubt stays so: {error}");
+                    }
+                }
+                Err(error) => tracing::warn!("what is in doubt stays so: {}", chain(&error)),
+            }
+        }
+    }
+
+    /// What is known of how long a model's answers take to begin.
+    fn patience<T>(&self, model: &str, ask: impl FnOnce(&mut Patience) -> T) -> T {
+        let mut known = self.patience.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MAX_MODELS && !known.contains_key(model) {
+            // An application may name any number of them.
+            known.clear();
+        }
+        ask(known.entry(model.into()).or_default())
     }
 
     /// All ways, another one first each time, those that failed just now last.
@@ -154,6 +206,11 @@ struct Place {
     scheduler: String,
     price: u64,
 }
+
+/// Between two looks at what is in doubt: a scheduler reads on for as long.
+const RECONCILED: Duration = Duration::from_secs(20);
+
+const MAX_MODELS: usize = 1024;
 
 /// For how long nobody seals to a worker that lied.
 const SHUNNED: Duration = Duration::from_secs(600);

@@ -3,97 +3,12 @@
 
 mod paper_network;
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::Router;
-use axum::body::Body;
-use axum::http::{HeaderMap, Request, StatusCode};
-use client::network::purse::{ChannelFile, Purse};
-use client::network::scheduler::Scheduler as Way;
-use client::network::{Network, Options};
-use http_body_util::BodyExt as _;
-use paper_network::{Lie, PAYEE, PRICE, Scheduler};
+use axum::http::StatusCode;
+use paper_network::application::{COST, SECRET, ask, chat, gateway, get, purse};
+use paper_network::{Lie, PRICE, Scheduler};
 use serde_json::{Value, json};
-use tempfile::TempDir;
-use tests::td::Td;
-use tower::ServiceExt as _;
-use tycho_types::cell::HashBytes;
-use tycho_types::models::StdAddr;
-
-const SECRET: &str = "what nobody on the way may read";
-
-/// What 42 tokens cost.
-const COST: u64 = 42 * PRICE / 1_000_000;
-
-fn purse(folder: &TempDir, budget: u64) -> Arc<Purse> {
-    let path = channel(folder);
-    Arc::new(Purse::open(&path, Some(budget)).unwrap())
-}
-
-fn channel(folder: &TempDir) -> PathBuf {
-    let path = folder.path().join("channel.json");
-    let file = ChannelFile {
-        channel: StdAddr::new(0, HashBytes([1; 32])).to_string(),
-        global_id: -3,
-        payee: PAYEE.to_string(),
-        deposit: 1_000_000_000,
-        until: u32::MAX,
-        voucher_key: "key".into(),
-    };
-    std::fs::write(&path, serde_json::to_vec(&file).unwrap()).unwrap();
-    std::fs::write(folder.path().join("key"), "07".repeat(32)).unwrap();
-    path
-}
-
-fn gateway(schedulers: &[SocketAddr], purses: Vec<Arc<Purse>>) -> Router {
-    let way = |address: &SocketAddr| Way::new(format!("http://{address}").parse().unwrap());
-    let ways = schedulers
-        .iter()
-        .map(way)
-        .collect::<Result<_, _>>()
-        .unwrap();
-    let options = Options {
-        max_price: PRICE,
-        answer: 100,
-        deadline: Duration::from_secs(20),
-    };
-    Network::new(ways, Arc::new(Td::new().policy()), purses, options)
-        .unwrap()
-        .router()
-}
-
-fn chat(turns: usize, stream: bool) -> Request<Body> {
-    let messages: Vec<_> = (0..turns)
-        .map(|turn| json!({ "role": if turn % 2 == 0 { "user" } else { "assistant" }, "content": SECRET }))
-        .collect();
-    let body = json!({ "model": "tiny", "messages": messages, "stream": stream });
-    Request::post("/v1/chat/completions")
-        .header("content-type", "application/json")
-        .header("authorization", "Bearer secret")
-        .body(body.to_string().into())
-        .unwrap()
-}
-
-async fn ask(
-    gateway: &Router,
-    request: Request<Body>,
-) -> (StatusCode, HeaderMap, Result<String, ()>) {
-    let response = gateway.clone().oneshot(request).await.unwrap();
-    let (head, body) = response.into_parts();
-    let body = body.collect().await.map_err(drop);
-    let body = body.map(|body| String::from_utf8(body.to_bytes().to_vec()).unwrap());
-    (head.status, head.headers, body)
-}
-
-async fn get(gateway: &Router, path: &str) -> Value {
-    let request = Request::get(path).body(Body::empty()).unwrap();
-    let (status, _, body) = ask(gateway, request).await;
-    assert_eq!(status, StatusCode::OK);
-    serde_json::from_str(&body.unwrap()).unwrap()
-}
 
 #[tokio::test]
 async fn an_answer_comes_sealed_is_settled_and_says_what_it_cost() {
@@ -188,7 +103,7 @@ async fn a_lie_that_leaves_nobody_is_named() {
             "wants 2000001 nanotons",
         ),
         (Lie::Stubborn, StatusCode::OK, "", ""),
-        (Lie::Full, StatusCode::SERVICE_UNAVAILABLE, "full", "no"),
+        (Lie::Full, StatusCode::TOO_MANY_REQUESTS, "full", "no"),
         (
             Lie::Uncovered,
             StatusCode::PAYMENT_REQUIRED,
@@ -258,9 +173,14 @@ async fn a_cut_or_changed_answer_does_not_pass_for_a_whole_one() {
         let gateway = gateway(&[address], vec![Arc::clone(&purse)]);
         let (status, _, body) = ask(&gateway, chat(1, false)).await;
         assert_eq!(status, StatusCode::BAD_GATEWAY);
-        assert!(body.unwrap().contains("answer_broken"));
-        let (_, _, body) = ask(&gateway, chat(1, true)).await;
-        assert!(body.is_err(), "a stream that breaks off, {lie:?}");
+        let (code, begins) = match lie {
+            Lie::Truncated => ("answer_broken", true),
+            _ => ("worker_gone", false),
+        };
+        assert!(body.unwrap().contains(code));
+        let (status, _, body) = ask(&gateway, chat(1, true)).await;
+        assert_eq!(status == StatusCode::OK, begins);
+        assert_eq!(body.is_err(), begins, "a stream that breaks off, {lie:?}");
         assert_eq!(purse.balance().spent, 0, "{lie:?}");
     }
 }

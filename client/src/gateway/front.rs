@@ -166,7 +166,9 @@ async fn admitted(
     let (head, body) = request.into_parts();
     let body = read(body).await?;
     let asked = Asked::read(&head.headers, &body).await;
-    *model = asked.as_ref().map_or_else(String::new, |asked| asked.model.clone());
+    *model = asked
+        .as_ref()
+        .map_or_else(String::new, |asked| asked.model.clone());
     if !key.may_ask(model) {
         let message = format!("no model {model:?} that this key may ask");
         let code = "model_not_found";

@@ -12,7 +12,8 @@ use tokio::time::timeout;
 use super::deal::{Deal, Paid, SettlementError};
 use crate::gateway::tally::total_tokens;
 
-/// An answer that has begun: its head came, under the key of the worker.
+/// An answer that has begun: its head came, and something of its body, under the key of the
+/// worker. Dropped before it is settled, it is in doubt what it cost.
 #[derive(Debug)]
 pub(super) struct Answer {
     stream: Stream,
@@ -22,32 +23,27 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// Waits for the head, for so long.
+    /// Waits for the first bytes, for so long.
     pub(super) async fn begin(
         body: Incoming,
         opener: Opener,
         deal: Deal,
         patience: Duration,
-    ) -> Result<(response::Parts, Self), (Deal, AnswerError)> {
+    ) -> Result<(response::Parts, Self), AnswerError> {
         let mut stream = Stream {
             body,
             opener,
             transcript: Transcript::response(),
         };
-        let begun = timeout(patience, stream.head()).await;
-        match begun.unwrap_or(Err(AnswerError::Late)) {
-            Ok((head, ready)) => {
-                let tail = Vec::new();
-                let answer = Self {
-                    stream,
-                    ready,
-                    tail,
-                    deal,
-                };
-                Ok((head, answer))
-            }
-            Err(error) => Err((deal, error)),
-        }
+        let begun = timeout(patience, stream.begin()).await;
+        let (head, ready) = begun.unwrap_or(Err(AnswerError::Late))?;
+        let answer = Self {
+            stream,
+            ready,
+            tail: Vec::new(),
+            deal,
+        };
+        Ok((head, answer))
     }
 
     pub(super) const fn deal(&self) -> &Deal {
@@ -70,6 +66,18 @@ impl Answer {
         Ok(Some(bytes.into()))
     }
 
+    /// Nobody reads it any more. It costs the same to its end, which a scheduler awaits for
+    /// as long if we do not.
+    pub(super) async fn read_on(mut self) -> Result<Paid, AnswerError> {
+        let end = async {
+            while self.next().await?.is_some() {}
+            self.settle().await
+        };
+        timeout(READ_ON, end)
+            .await
+            .unwrap_or(Err(AnswerError::Left))
+    }
+
     /// After the end: what it took.
     pub(super) async fn settle(self) -> Result<Paid, AnswerError> {
         let said = total_tokens(&self.tail);
@@ -80,10 +88,7 @@ impl Answer {
                 let settled = self.deal.settle(&settlement, hash, said).await;
                 settled.map_err(AnswerError::Settlement)
             }
-            (Err(error), _) | (_, Err(error)) => {
-                self.deal.doubt().await;
-                Err(AnswerError::Chunk(error))
-            }
+            (Err(error), _) | (_, Err(error)) => Err(AnswerError::Chunk(error)),
         }
     }
 }
@@ -96,6 +101,17 @@ struct Stream {
 }
 
 impl Stream {
+    /// The head, and what is not empty of the body, unless all of it is.
+    async fn begin(&mut self) -> Result<(response::Parts, Vec<u8>), AnswerError> {
+        let (head, mut ready) = self.head().await?;
+        while ready.is_empty()
+            && let Some(chunks) = self.next().await?
+        {
+            ready = chunks.concat();
+        }
+        Ok((head, ready))
+    }
+
     async fn head(&mut self) -> Result<(response::Parts, Vec<u8>), AnswerError> {
         loop {
             let chunks = self.next().await?;
@@ -143,6 +159,9 @@ fn parts(head: &ResponseHead) -> Result<response::Parts, AnswerError> {
 /// Between two pieces of an answer: a long prompt takes its time.
 const IDLE: Duration = Duration::from_secs(180);
 
+/// For an answer that nobody reads.
+const READ_ON: Duration = Duration::from_secs(20);
+
 /// What an answer says of its usage stands at its end.
 const TAIL: usize = 4096;
 
@@ -155,10 +174,12 @@ pub(super) enum AnswerError {
     Chunk(#[source] ChunkError),
     #[error("the answer has no head")]
     Head(#[source] HeadError),
-    #[error("the answer takes too long, or is too long")]
+    #[error("the answer takes too long")]
     Late,
     #[error("the application left")]
     Left,
+    #[error("the answer is too long")]
+    Long,
     #[error("the answer is not to be paid")]
     Settlement(#[source] SettlementError),
     #[error("the answer's head, of status {0}, is none of HTTP's")]

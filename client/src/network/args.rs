@@ -9,6 +9,7 @@ use clap::Args;
 
 use super::purse::Purse;
 use super::scheduler::{Scheduler, Url};
+use super::secret::Secret;
 use super::{Network, Options};
 
 /// The schedulers, and what is paid.
@@ -49,6 +50,13 @@ pub struct NetworkArgs {
         requires = "network"
     )]
     deadline: u32,
+    /// Ask a second worker where the first one's answer begins later than nineteen of
+    /// twenty do; of five requests one at most. What the slower one did is paid for.
+    #[arg(long, requires = "network")]
+    hedge: bool,
+    /// Keep here, across restarts, the secret by which conversations find their caches.
+    #[arg(long, value_name = "DIR", requires = "network")]
+    state: Option<PathBuf>,
 }
 
 impl NetworkArgs {
@@ -68,13 +76,14 @@ impl NetworkArgs {
             max_price: self.max_price.unwrap_or_default(),
             answer: self.answer_tokens,
             deadline: Duration::from_secs(self.deadline.into()),
+            hedge: self.hedge,
+        };
+        let secret = match &self.state {
+            Some(folder) => Secret::kept(folder)?,
+            None => Secret::random()?,
         };
         let purses = purses.collect::<anyhow::Result<_>>()?;
-        Network::new(
-            schedulers.collect::<Result<_, _>>()?,
-            policy,
-            purses,
-            options,
-        )
+        let schedulers = schedulers.collect::<Result<_, _>>()?;
+        Ok(Network::new(schedulers, policy, purses, options, &secret))
     }
 }

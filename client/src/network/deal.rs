@@ -2,30 +2,34 @@
 //!
 //! A settlement counts if the receipt key of the proved keyset signed it, over the very
 //! bytes that went and came, at no more than the agreed price, for tokens that there
-//! can have been. Else nothing is owed for the request, and whoever lied is named.
+//! can have been. Else nothing is owed for the request, and whoever lied is named. One
+//! that ends in neither way is in doubt: somebody may know what was done for it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use attestation::cbor::CborError;
 use attestation::register::Digest256;
 use contracts::receipt::{Receipt, ReceiptError};
 use contracts::voucher::Signed;
 use sealed::{Envelope, Settlement};
+use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 use tycho_types::boc::Boc;
 use tycho_types::cell::HashBytes;
 
-use super::purse::{Purse, PurseError};
+use super::purse::{Counted, Purse, PurseError};
 
 /// What was agreed upon for one request.
 #[derive(Debug)]
 pub(super) struct Deal {
-    pub(super) purse: Option<Arc<Purse>>,
+    purse: Option<Arc<Purse>>,
     pub(super) envelope: Envelope,
-    pub(super) receipt_key: [u8; 32],
+    receipt_key: [u8; 32],
     /// Of the sealed request.
-    pub(super) request: Digest256,
-    pub(super) most: Most,
+    request: Digest256,
+    most: Most,
+    is_open: AtomicBool,
 }
 
 /// The most tokens that there can be: a token of a text has at least one byte.
@@ -50,9 +54,27 @@ pub(super) struct Paid {
 }
 
 impl Deal {
+    pub(super) const fn new(
+        purse: Option<Arc<Purse>>,
+        envelope: Envelope,
+        receipt_key: [u8; 32],
+        request: Digest256,
+        most: Most,
+    ) -> Self {
+        Self {
+            purse,
+            envelope,
+            receipt_key,
+            request,
+            most,
+            is_open: AtomicBool::new(false),
+        }
+    }
+
     /// Reserves what it may cost, and gives the voucher that covers it.
     pub(super) async fn reserve(&self) -> Result<Option<Signed>, PurseError> {
         let (limit, price) = (self.envelope.limit, self.envelope.price);
+        self.is_open.store(true, Ordering::Relaxed);
         self.paying(move |purse, id| purse.reserve(id, limit, price))
             .await
             .map(Option::flatten)
@@ -60,18 +82,16 @@ impl Deal {
 
     /// Nothing was done for it.
     pub(super) async fn release(&self) {
-        self.log(self.paying(Purse::release).await);
+        self.is_open.store(false, Ordering::Relaxed);
+        if let Err(error) = self.paying(Purse::release).await {
+            tracing::warn!(worker = %self.envelope.worker, "what was reserved stays so: {error}");
+        }
     }
 
-    /// It broke off: somebody may know what was done for it.
-    pub(super) async fn doubt(&self) {
-        self.log(self.paying(Purse::doubt).await);
-    }
-
-    /// The scheduler counts more than we do. Whether there was anything in doubt.
-    pub(super) async fn admit_doubts(&self) -> bool {
-        let admitted = self.paying(|purse, _| purse.admit_doubts()).await;
-        matches!(admitted, Ok(Some(true)))
+    /// The scheduler counts otherwise than we do. Whether that was in doubt.
+    pub(super) async fn reconcile(&self, counted: Counted) -> bool {
+        let changed = self.paying(move |purse, _| purse.reconcile(counted)).await;
+        matches!(changed, Ok(Some(true)))
     }
 
     /// Checks what followed the last chunk, and counts it. `response` is the hash of
@@ -84,6 +104,7 @@ impl Deal {
     ) -> Result<Paid, SettlementError> {
         match self.check(settlement, response, said) {
             Ok((receipt, tokens)) => {
+                self.is_open.store(false, Ordering::Relaxed);
                 let paid = self.paying(move |purse, id| purse.settle(id, &receipt));
                 let cost = paid.await?.unwrap_or_default();
                 Ok(Paid { tokens, cost })
@@ -149,10 +170,18 @@ impl Deal {
         let asked = spawn_blocking(move || ask(&purse, &id)).await;
         asked.map_err(|_| PurseError::Unknown)?.map(Some)
     }
+}
 
-    fn log(&self, done: Result<Option<()>, PurseError>) {
-        if let Err(error) = done {
-            tracing::warn!(worker = %self.envelope.worker, "what was reserved stays so: {error}");
+impl Drop for Deal {
+    fn drop(&mut self) {
+        let purse = self.purse.take().filter(|_| *self.is_open.get_mut());
+        if let (Some(purse), Ok(runtime)) = (purse, Handle::try_current()) {
+            let id = hex::encode(self.envelope.id);
+            runtime.spawn_blocking(move || {
+                if let Err(error) = purse.doubt(&id) {
+                    tracing::warn!("what was reserved stays so: {error}");
+                }
+            });
         }
     }
 }

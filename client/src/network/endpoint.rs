@@ -100,7 +100,7 @@ fn most(asked: &Asked, body: usize, answer: u64) -> Most {
 async fn pass(network: Arc<Network>, begun: Begun) -> Response {
     let Begun {
         mut head,
-        mut answer,
+        answer,
         scheduler,
     } = begun;
     let envelope = &answer.deal().envelope;
@@ -116,75 +116,63 @@ async fn pass(network: Arc<Network>, begun: Begun) -> Response {
     head.extensions.insert(took.clone());
     name(&mut head, &REQUEST, &place.request);
     name(&mut head, &WORKER, &place.worker.to_string());
-    let kind = head.headers.get(header::CONTENT_TYPE);
-    if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream")) {
-        let (send, receive) = mpsc::channel(1);
-        tokio::spawn(async move {
-            let end = forward(answer, &send).await;
-            if let Ok(paid) = &end {
-                took.0.set(paid.tokens).unwrap_or_default();
-            }
-            network.ended(place, &end);
-            if let Err(error) = end
-                && !matches!(error, AnswerError::Settlement(_))
-            {
+    let (send, mut receive) = mpsc::channel(1);
+    // It goes on without the application, to the settlement.
+    let end = tokio::spawn(async move {
+        let end = forward(answer, &send).await;
+        if let Ok(paid) = &end {
+            took.0.set(paid.tokens).unwrap_or_default();
+        }
+        network.ended(place, &end);
+        match end {
+            Ok(paid) => Some(Ok(paid)),
+            Err(AnswerError::Settlement(error)) => Some(Err(error)),
+            Err(error) => {
                 // The application sees a body that breaks off, not one that is over.
                 send.send(Err(error)).await.unwrap_or_default();
+                None
             }
-        });
+        }
+    });
+    let kind = head.headers.get(header::CONTENT_TYPE);
+    if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream")) {
         return Response::from_parts(head, Body::from_stream(stream(receive)));
     }
     let mut body = Vec::new();
-    let end = loop {
-        match answer.next().await {
-            Ok(Some(bytes)) => body.extend_from_slice(&bytes),
-            Ok(None) => break answer.settle().await,
-            Err(error) => {
-                answer.deal().doubt().await;
-                break Err(error);
-            }
-        }
-        if body.len() > MAX_ANSWER {
-            answer.deal().doubt().await;
-            break Err(AnswerError::Late);
-        }
-    };
-    network.ended(place, &end);
-    match &end {
-        Ok(paid) => {
-            took.0.set(paid.tokens).unwrap_or_default();
-            name(&mut head, &COST, &paid.cost.to_string());
-        }
+    while let Some(bytes) = receive.recv().await {
+        let bytes = match bytes {
+            Ok(bytes) if bytes.len() <= MAX_ANSWER.saturating_sub(body.len()) => bytes,
+            bytes => return broken(&bytes.err().unwrap_or(AnswerError::Long)),
+        };
+        body.extend_from_slice(&bytes);
+    }
+    match end.await {
+        Ok(Some(Ok(paid))) => name(&mut head, &COST, &paid.cost.to_string()),
         // It is the worker's all the same, and whole.
-        Err(AnswerError::Settlement(error)) => name(&mut head, &PROBLEM, &chain(error)),
-        Err(error) => {
-            let message = chain(error);
-            return Problem::new(StatusCode::BAD_GATEWAY, "answer_broken", message).into_response();
-        }
+        Ok(Some(Err(error))) => name(&mut head, &PROBLEM, &chain(&error)),
+        Ok(None) | Err(_) => return broken(&AnswerError::Left),
     }
     Response::from_parts(head, body.into())
 }
 
-/// Until the end, or the application leaves.
+fn broken(error: &AnswerError) -> Response {
+    Problem::new(StatusCode::BAD_GATEWAY, "answer_broken", chain(error)).into_response()
+}
+
+/// To the end, with the application or without.
 async fn forward(
     mut answer: Answer,
     send: &mpsc::Sender<Result<Bytes, AnswerError>>,
 ) -> Result<Paid, AnswerError> {
     loop {
         let next = tokio::select! {
-            next = answer.next() => next,
-            () = send.closed() => Err(AnswerError::Left),
+            next = answer.next() => next?,
+            () = send.closed() => return answer.read_on().await,
         };
         match next {
-            Ok(Some(bytes)) => {
-                // Who has left is noticed above.
-                send.send(Ok(bytes)).await.unwrap_or_default();
-            }
-            Ok(None) => return answer.settle().await,
-            Err(error) => {
-                answer.deal().doubt().await;
-                return Err(error);
-            }
+            // Who has left is noticed above.
+            Some(bytes) => send.send(Ok(bytes)).await.unwrap_or_default(),
+            None => return answer.settle().await,
         }
     }
 }

@@ -1,15 +1,20 @@
 //! One request on its way: to a scheduler, to a worker of its choice that proved itself,
-//! and to another one until an answer begins.
+//! and to another one until an answer begins; if so agreed, to a second one beside the
+//! first when most others have begun.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use attestation::appraisal::chain;
 use attestation::register::Digest256;
 use axum::body::Bytes;
 use axum::http::{HeaderMap, StatusCode, response};
+use futures_util::future::select_ok;
+use scheduler::retry::Patience;
 use sealed::{Assignment, AssignmentRequest, Envelope, Header, RequestHead, SealError, SizeClass};
+use tokio::time::timeout;
 
 use super::Network;
 use super::answer::{Answer, AnswerError};
@@ -44,16 +49,44 @@ pub(super) struct Begun {
 impl Network {
     /// Asks until an answer begins, or nobody is left.
     pub(super) async fn exchange(&self, request: &Request) -> Result<Begun, Problem> {
+        let asking = Asking::default();
+        if !self.options.hedge {
+            return self.one_by_one(request, &asking).await;
+        }
+        let started = Instant::now();
+        let after = self.patience(&request.model, Patience::begin);
+        let mut first = pin!(self.one_by_one(request, &asking));
+        let begun = match timeout(after, first.as_mut()).await {
+            Ok(begun) => begun,
+            Err(_) if self.patience(&request.model, |patience| patience.again(1)) => {
+                self.usage.hedged();
+                let second = pin!(self.one_by_one(request, &asking));
+                // The other one is dropped, and what it cost is in doubt.
+                select_ok([first, second]).await.map(|(begun, _)| begun)
+            }
+            Err(_) => first.await,
+        }?;
+        self.patience(&request.model, |patience| {
+            patience.first(started.elapsed());
+        });
+        Ok(begun)
+    }
+
+    /// Nobody who is asked for the same request beside this.
+    async fn one_by_one(&self, request: &Request, asking: &Asking) -> Result<Begun, Problem> {
         let until = Instant::now().checked_add(self.options.deadline);
-        let mut last = None;
+        let left = || until.and_then(|until| until.checked_duration_since(Instant::now()));
+        let mut last: Option<AttemptError> = None;
         for route in self.routes() {
             let mut except: BTreeSet<_> = self.shunned();
             for _ in 0..ATTEMPTS {
-                let left = until.and_then(|until| until.checked_duration_since(Instant::now()));
-                let Some(left) = left.filter(|left| !left.is_zero()) else {
+                let Some(left) = left() else {
                     return Err(late());
                 };
-                let (error, next) = match self.attempt(&route, request, &except, left).await {
+                let mut asked = Asked::new(asking);
+                let others: BTreeSet<_> = except.union(&asked.others()).copied().collect();
+                let attempt = self.attempt(&route, request, &others, &mut asked, left);
+                let (error, next) = match attempt.await {
                     Ok(begun) => {
                         route.works();
                         return Ok(begun);
@@ -63,7 +96,11 @@ impl Network {
                 self.usage.retried();
                 let scheduler = route.scheduler().url();
                 tracing::warn!(%scheduler, "tried in vain: {}", chain(&error));
-                last = Some(error);
+                // That nobody else is left says less than why the last one failed.
+                match error {
+                    AttemptError::Unassigned(_) if last.is_some() => {}
+                    error => last = Some(error),
+                }
                 match next {
                     Next::Same => {}
                     Next::Worker(worker) => {
@@ -78,7 +115,10 @@ impl Network {
                 }
             }
         }
-        Err(last.map_or_else(late, problem))
+        Err(match last {
+            Some(error) if left().is_some() => problem(error),
+            _ => late(),
+        })
     }
 
     async fn attempt(
@@ -86,59 +126,52 @@ impl Network {
         route: &Route,
         request: &Request,
         except: &BTreeSet<Digest256>,
+        asked: &mut Asked<'_>,
         left: Duration,
     ) -> Result<Begun, Failed> {
         let purse = route.purse(&self.purses).await.map_err(elsewhere)?;
         let assignment = self.assign(route, request, except, left).await?;
         let worker = assignment.worker;
+        asked.worker(worker);
         let proved = self.workers.proved(route.scheduler(), &assignment).await;
         let proved = proved.map_err(|error| (error.into(), Next::Worker(worker)))?;
-        let (envelope, sealed, opener) = self.seal(request, &assignment, &proved, left)?;
-        let deal = Deal {
-            purse,
-            envelope,
-            receipt_key: proved
-                .receipt_key()
-                .ok_or((AttemptError::NoReceiptKey { worker }, Next::Worker(worker)))?,
-            request: Digest256::of(&sealed),
-            most: request.most,
-        };
+        let (envelope, sealed, opener) = self
+            .seal(request, &assignment, &proved, left)
+            .map_err(elsewhere)?;
+        let receipt_key = proved
+            .receipt_key()
+            .ok_or((AttemptError::NoReceiptKey { worker }, Next::Worker(worker)))?;
+        let hash = Digest256::of(&sealed);
+        let deal = Deal::new(purse, envelope, receipt_key, hash, request.most);
         let voucher = deal.reserve().await.map_err(elsewhere)?;
         let scheduler = route.scheduler();
         let sent = scheduler.send(&deal.envelope, voucher.as_ref(), sealed, left);
         let response = match sent.await {
             Ok(response) => response,
             Err(failure) => {
-                let is_refused = matches!(failure, Failure::Refused { .. });
-                match is_refused {
-                    true => deal.release().await,
-                    false => deal.doubt().await,
-                }
                 let next = match &failure {
-                    Failure::Refused { code, .. } if code == "not_covered" => {
-                        match deal.admit_doubts().await {
-                            true => Next::Same,
-                            false => Next::Scheduler { broken: false },
+                    Failure::Refused { counted, .. } => {
+                        deal.release().await;
+                        match counted {
+                            None => Next::Worker(worker),
+                            Some(counted) if deal.reconcile(*counted).await => Next::Same,
+                            Some(_) => Next::Scheduler { broken: false },
                         }
                     }
-                    Failure::Refused { .. } => Next::Worker(worker),
+                    // A worker's time was over.
+                    Failure::Late => Next::Scheduler { broken: false },
                     _ => Next::Scheduler { broken: true },
                 };
                 return Err((failure.into(), next));
             }
         };
         let begun = Answer::begin(response.into_body(), opener, deal, left).await;
-        match begun {
-            Ok((head, answer)) => Ok(Begun {
-                head,
-                answer,
-                scheduler: scheduler.url().to_string(),
-            }),
-            Err((deal, error)) => {
-                deal.doubt().await;
-                Err((error.into(), Next::Worker(worker)))
-            }
-        }
+        let (head, answer) = begun.map_err(|error| (error.into(), Next::Worker(worker)))?;
+        Ok(Begun {
+            head,
+            answer,
+            scheduler: scheduler.url().to_string(),
+        })
     }
 
     /// A choice that keeps to what was asked for: schedulers may lie.
@@ -160,7 +193,10 @@ impl Network {
         let assigned = route.scheduler().assign(&wanted).await;
         let assignment = assigned.map_err(|failure| {
             let broken = !matches!(failure, Failure::Refused { .. });
-            (failure.into(), Next::Scheduler { broken })
+            (
+                AttemptError::Unassigned(failure),
+                Next::Scheduler { broken },
+            )
         })?;
         if assignment.price > self.options.max_price {
             return Err(elsewhere(AttemptError::Price {
@@ -183,11 +219,11 @@ impl Network {
         assignment: &Assignment,
         proved: &Arc<Proved>,
         left: Duration,
-    ) -> Result<(Envelope, Bytes, sealed::Response), Failed> {
+    ) -> Result<(Envelope, Bytes, sealed::Response), AttemptError> {
         let (mut id, mut random) = ([0; 16], [0; 64]);
         for bytes in [&mut id[..], &mut random[..]] {
             let filled = aws_lc_rs::rand::fill(bytes);
-            filled.map_err(|_| elsewhere(AttemptError::Random))?;
+            filled.map_err(|_| AttemptError::Random)?;
         }
         let envelope = Envelope {
             worker: proved.key().id(),
@@ -215,8 +251,44 @@ impl Network {
             sealer.last(&request.body, &mut out)?;
             Ok((out.into(), opener))
         };
-        let (sealed, opener) = sealed().map_err(|error: SealError| elsewhere(error))?;
+        let (sealed, opener) = sealed().map_err(|error: SealError| error)?;
         Ok((envelope, sealed, opener))
+    }
+}
+
+/// Whom a request is at.
+type Asking = Mutex<BTreeSet<Digest256>>;
+
+/// An attempt's worker among them, while it lasts.
+#[derive(Debug)]
+struct Asked<'a> {
+    asking: &'a Asking,
+    worker: Option<Digest256>,
+}
+
+impl<'a> Asked<'a> {
+    const fn new(asking: &'a Asking) -> Self {
+        Self {
+            asking,
+            worker: None,
+        }
+    }
+
+    fn others(&self) -> MutexGuard<'a, BTreeSet<Digest256>> {
+        self.asking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn worker(&mut self, worker: Digest256) {
+        self.others().insert(worker);
+        self.worker = Some(worker);
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        if let Some(worker) = self.worker {
+            self.others().remove(&worker);
+        }
     }
 }
 
@@ -246,19 +318,24 @@ fn late() -> Problem {
 /// What the application is told of the last failure.
 fn problem(error: AttemptError) -> Problem {
     let (status, code) = match &error {
-        AttemptError::Scheduler(Failure::Refused {
-            status,
-            code,
-            message,
-            retry,
-        }) => {
+        AttemptError::Scheduler(failure) | AttemptError::Unassigned(failure)
+            if let Failure::Refused {
+                status,
+                code,
+                message,
+                retry,
+                ..
+            } = failure =>
+        {
             let problem = Problem::new(*status, code, message);
             return match retry {
                 Some(retry) => problem.after(*retry),
                 None => problem,
             };
         }
-        AttemptError::Scheduler(_) | AttemptError::Route(RouteError::Terms(_)) => {
+        AttemptError::Scheduler(_)
+        | AttemptError::Unassigned(_)
+        | AttemptError::Route(RouteError::Terms(_)) => {
             (StatusCode::BAD_GATEWAY, "scheduler_unreachable")
         }
         AttemptError::Route(_) | AttemptError::Purse(_) => {
@@ -307,4 +384,6 @@ pub(super) enum AttemptError {
     Scheduler(#[from] Failure),
     #[error("the request cannot be sealed")]
     Seal(#[from] SealError),
+    #[error("the scheduler names no worker")]
+    Unassigned(#[source] Failure),
 }

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A request is paid for before it is sent: `voucher >= spent + reserved + its cost`.
-//! The state is on disk before a voucher leaves, so no crash signs a lower one, or
+//! What broke off is in doubt until the scheduler has told what it counts; it is believed up
+//! to what was reserved. The state is on disk before a voucher leaves, so no crash signs a lower one, or
 //! another one beside it. A voucher can be redeemed whole whatever was served for it;
 //! what can be lost to a scheduler that lies is thus what is reserved at a time.
 
@@ -180,14 +181,33 @@ impl Purse {
         })
     }
 
-    /// The scheduler counts more than we do: what was in doubt was done. Whether there was
-    /// anything.
-    pub fn admit_doubts(&self) -> Result<bool, PurseError> {
+    /// What the scheduler counts: it is believed as far as there is doubt. Whether that
+    /// changed anything.
+    pub fn reconcile(&self, counted: Counted) -> Result<bool, PurseError> {
         self.change(|state| {
-            let doubtful = std::mem::take(&mut state.doubtful);
-            state.spent = state.spent.checked_add(doubtful).ok_or(PurseError::Range)?;
-            Ok(doubtful > 0)
+            let before = (state.spent, state.doubtful, state.held);
+            let most = state.spent.checked_add(state.doubtful);
+            let most = most.ok_or(PurseError::Range)?;
+            if counted.reserved == 0 && state.reserved.is_empty() {
+                // All is over on either side: there is nothing left to doubt.
+                state.spent = counted.spent.clamp(state.spent, most);
+                (state.doubtful, state.held) = (0, 0);
+            } else {
+                state.held = 0;
+                let theirs = counted.spent.saturating_add(counted.reserved);
+                let more = theirs.saturating_sub(state.taken()?);
+                state.held = more.min(state.doubtful);
+            }
+            Ok(before != (state.spent, state.doubtful, state.held))
         })
+    }
+
+    /// The newest voucher, while there is something that the scheduler knows better.
+    #[must_use]
+    pub fn in_doubt(&self) -> Option<Signed> {
+        let state = self.state();
+        let voucher = state.voucher.as_ref().filter(|_| state.doubtful > 0);
+        voucher.map(|Kept(signed)| signed.clone())
     }
 
     /// How it stands.
@@ -228,12 +248,21 @@ impl Purse {
     }
 }
 
+/// What a scheduler says that a Channel has paid for, in nanotons.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+pub struct Counted {
+    /// By receipts.
+    pub spent: u64,
+    /// For what is being done.
+    pub reserved: u64,
+}
+
 /// How a Channel stands, in nanotons.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Balance {
     /// For what was settled.
     pub spent: u64,
-    /// For what is being done.
+    /// For what is being done, or may have been.
     pub reserved: u64,
     /// All that may be spent.
     pub budget: u64,
@@ -266,6 +295,9 @@ struct State {
     spent: u64,
     tokens: u64,
     doubtful: u64,
+    /// What of it the scheduler counts, and a voucher has to cover.
+    #[serde(default)]
+    held: u64,
     reserved: BTreeMap<String, Reserved>,
     receipts: Leaves,
 }
@@ -292,7 +324,8 @@ impl State {
     }
 
     fn taken(&self) -> Result<u64, PurseError> {
-        let mut taken = self.spent;
+        let taken = self.spent.checked_add(self.held);
+        let mut taken = taken.ok_or(PurseError::Range)?;
         for reserved in self.reserved.values() {
             let cost = reserved.cost()?;
             taken = taken.checked_add(cost).ok_or(PurseError::Range)?;

@@ -28,6 +28,8 @@ use tokio::time::timeout;
 use tycho_types::boc::Boc;
 use tycho_types::cell::CellBuilder;
 
+use super::purse::Counted;
+
 /// Where a scheduler is: `https://HOST[:PORT]`, or `http://` on a network of one's own.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Url(String);
@@ -129,11 +131,14 @@ impl Scheduler {
         let headers = request.headers_mut();
         headers.insert("cocoon-envelope", base64url(&envelope.encode())?);
         if let Some(voucher) = voucher {
-            let cell = CellBuilder::build_from(voucher);
-            let cell = cell.map_err(|_| Failure::Garbled("vouchers"))?;
-            headers.insert("cocoon-voucher", base64url(&Boc::encode(cell))?);
+            headers.insert("cocoon-voucher", base64url(&bag(voucher)?)?);
         }
         self.answer(request, patience).await
+    }
+
+    /// What it counts of the Channel of this voucher, the newest.
+    pub(super) async fn counted(&self, voucher: &Signed) -> Result<Counted, Failure> {
+        self.json(Method::POST, "vouchers", bag(voucher)?).await
     }
 
     async fn json<T: DeserializeOwned>(
@@ -156,6 +161,7 @@ impl Scheduler {
         let kind = match path {
             "assignments" => "application/json",
             "requests" => "application/cocoon-sealed",
+            "vouchers" => "application/octet-stream",
             _ => "application/cbor",
         };
         Request::builder()
@@ -197,6 +203,7 @@ impl Scheduler {
         let retry = retry.and_then(|seconds| seconds.to_str().ok()?.parse().ok());
         Err(Failure::Refused {
             status: head.status,
+            counted: said.error.counted(),
             code: said.error.code.unwrap_or_default(),
             message: said.error.message,
             retry: retry.map(Duration::from_secs),
@@ -237,6 +244,21 @@ struct Said {
     code: Option<String>,
     #[serde(default)]
     message: String,
+    spent: Option<u64>,
+    reserved: Option<u64>,
+}
+
+impl Said {
+    /// A worker's refusal says what it has of the scheduler: that is not our Channel.
+    fn counted(&self) -> Option<Counted> {
+        let (spent, reserved) = (self.spent?, self.reserved?);
+        Some(Counted { spent, reserved })
+    }
+}
+
+fn bag(voucher: &Signed) -> Result<Vec<u8>, Failure> {
+    let cell = CellBuilder::build_from(voucher).map_err(|_| Failure::Garbled("vouchers"))?;
+    Ok(Boc::encode(cell))
 }
 
 fn base64url(bytes: &[u8]) -> Result<HeaderValue, Failure> {
@@ -272,6 +294,8 @@ pub enum Failure {
         message: String,
         /// When to come again.
         retry: Option<Duration>,
+        /// What it counts of our Channel, if that does not cover.
+        counted: Option<Counted>,
     },
     /// TCP, TLS or HTTP.
     #[error("cannot reach the scheduler")]

@@ -11,6 +11,7 @@ use serde::Serialize;
 #[derive(Debug, Default)]
 pub(super) struct Usage {
     newest: Mutex<VecDeque<Record>>,
+    hedges: AtomicU64,
     retries: AtomicU64,
     settled: AtomicU64,
     refused: AtomicU64,
@@ -20,6 +21,10 @@ pub(super) struct Usage {
 impl Usage {
     pub(super) fn retried(&self) {
         self.retries.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn hedged(&self) {
+        self.hedges.fetch_add(1, Ordering::Relaxed);
     }
 
     /// An answer has ended.
@@ -44,6 +49,7 @@ impl Usage {
     pub(super) fn show(&self) -> String {
         let mut text = String::new();
         for (name, count) in [
+            ("cocoon_network_hedges_total", &self.hedges),
             ("cocoon_network_retries_total", &self.retries),
             ("cocoon_network_settled_total", &self.settled),
             ("cocoon_network_unsettled_total", &self.refused),

@@ -8,6 +8,9 @@
     clippy::unwrap_used,
     reason = "for tests"
 )]
+#![allow(dead_code, reason = "not every test needs all of it")]
+
+pub(crate) mod application;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -31,7 +34,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use contracts::receipt::{Receipt, Work};
 use contracts::voucher::{Signed, Voucher};
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use sealed::{
     AssignmentRequest, Envelope, Header, RequestHead, ResponseHead, START, SecretKey, Settlement,
     Transcript,
@@ -40,6 +43,7 @@ use serde_json::json;
 use session::provider::Provider as _;
 use tests::td::Td;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tycho_types::boc::Boc;
 use tycho_types::cell::{CellBuilder, HashBytes, Lazy};
 use tycho_types::models::StdAddr;
@@ -79,6 +83,10 @@ pub(crate) enum Lie {
     Unsettled,
     /// It knows of nothing that was paid.
     Uncovered,
+    /// It takes requests and says nothing.
+    Silent,
+    /// It says something, and the rest when it is let go.
+    Halting,
 }
 
 /// One scheduler; what it has seen is kept.
@@ -86,6 +94,8 @@ pub(crate) struct Scheduler {
     workers: Vec<Worker>,
     lies: HashMap<usize, Lie>,
     free: bool,
+    /// Lets those that halt go on.
+    pub(crate) gate: Notify,
     pub(crate) seen: Mutex<Seen>,
 }
 
@@ -97,7 +107,10 @@ pub(crate) struct Seen {
     pub(crate) envelopes: Vec<Envelope>,
     pub(crate) sealed: Vec<Bytes>,
     pub(crate) heads: Vec<RequestHead>,
+    pub(crate) bodies: Vec<Vec<u8>>,
     pub(crate) vouchers: Vec<Option<Voucher>>,
+    /// What it says was spent and is reserved, and has covered.
+    pub(crate) counted: Option<(u64, u64)>,
 }
 
 pub(crate) const PRICE: u64 = 2_000_000;
@@ -115,6 +128,7 @@ impl Scheduler {
             workers: (0..workers).map(Worker::new).collect(),
             lies: lies.iter().copied().collect(),
             free,
+            gate: Notify::new(),
             seen: Mutex::default(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -125,6 +139,7 @@ impl Scheduler {
             .route("/network/v1/assignments", post(assign))
             .route("/network/v1/workers/{id}/evidence", post(prove))
             .route("/network/v1/requests", post(request))
+            .route("/network/v1/vouchers", post(voucher))
             .with_state(Arc::clone(&scheduler));
         tokio::spawn(async move { axum::serve(listener, router).await });
         (scheduler, address)
@@ -205,14 +220,14 @@ impl Worker {
         encoded: &[u8],
         request: &[u8],
         lie: Option<Lie>,
-    ) -> (RequestHead, Vec<Bytes>) {
+    ) -> (RequestHead, Vec<u8>, Vec<Bytes>) {
         let (start, chunks) = request.split_at(START);
         let (mut opener, responder) = self.seal.open(encoded, start).unwrap();
         let mut opened = opener.push(chunks).unwrap().into_iter();
         opener.end().unwrap();
         let head = RequestHead::parse(&opened.next().unwrap()).unwrap();
-        let body: serde_json::Value =
-            serde_json::from_slice(&opened.flatten().collect::<Vec<_>>()).unwrap();
+        let sent: Vec<u8> = opened.flatten().collect();
+        let body: serde_json::Value = serde_json::from_slice(&sent).unwrap_or_default();
         let streams = body["stream"] == true;
         let asked = body["messages"].as_array().map_or(0, Vec::len);
         let text = format!("{} asked", asked);
@@ -265,7 +280,7 @@ impl Worker {
             Some(Lie::Unsettled) => {}
             _ => pieces.push(settlement),
         }
-        (head, pieces.into_iter().map(Bytes::from).collect())
+        (head, sent, pieces.into_iter().map(Bytes::from).collect())
     }
 
     fn settle(
@@ -382,6 +397,7 @@ async fn request(State(scheduler): Here, headers: HeaderMap, body: Bytes) -> Res
         let signed: Signed = Boc::decode(bytes).unwrap().parse().unwrap();
         signed.unverified().unwrap()
     });
+    let covered = voucher.as_ref().map_or(0, |voucher| voucher.amount);
     let (worker, lie) = scheduler.find(&envelope.worker);
     {
         let mut seen = scheduler.seen.lock().unwrap();
@@ -389,18 +405,50 @@ async fn request(State(scheduler): Here, headers: HeaderMap, body: Bytes) -> Res
         seen.sealed.push(body.clone());
         seen.vouchers.push(voucher);
     }
+    let counted = scheduler.seen.lock().unwrap().counted;
+    if let Some((spent, reserved)) = counted {
+        let cost = envelope.limit * envelope.price / 1_000_000;
+        if covered < spent + reserved + cost {
+            let error = json!({ "code": "not_covered", "spent": spent, "reserved": reserved });
+            let refused = Json(json!({ "error": error }));
+            return (StatusCode::PAYMENT_REQUIRED, refused).into_response();
+        }
+    }
     match lie {
-        Some(Lie::Full) => return refuse(StatusCode::TOO_MANY_REQUESTS, "full"),
+        Some(Lie::Full) => {
+            let refused = refuse(StatusCode::TOO_MANY_REQUESTS, "full");
+            return ([("retry-after", "7")], refused).into_response();
+        }
+        Some(Lie::Silent) => return std::future::pending().await,
         Some(Lie::Uncovered) => return refuse(StatusCode::PAYMENT_REQUIRED, "not_covered"),
         _ => {}
     }
-    let (head, mut pieces) = worker.answer(&envelope, &encoded, &body, lie);
-    scheduler.seen.lock().unwrap().heads.push(head);
+    let (head, sent, mut pieces) = worker.answer(&envelope, &encoded, &body, lie);
+    {
+        let mut seen = scheduler.seen.lock().unwrap();
+        seen.heads.push(head);
+        seen.bodies.push(sent);
+    }
     if lie == Some(Lie::Gone) {
         pieces.clear();
     }
-    let pieces = pieces.into_iter().map(Ok::<_, std::io::Error>);
-    Body::from_stream(stream::iter(pieces)).into_response()
+    let rest = pieces.split_off(pieces.len().min(2));
+    let rest = stream::once(async move {
+        if lie == Some(Lie::Halting) {
+            scheduler.gate.notified().await;
+        }
+        stream::iter(rest)
+    });
+    let pieces = stream::iter(pieces).chain(rest.flatten());
+    Body::from_stream(pieces.map(Ok::<_, std::io::Error>)).into_response()
+}
+
+async fn voucher(State(scheduler): Here, body: Bytes) -> Json<serde_json::Value> {
+    let signed: Signed = Boc::decode(body).unwrap().parse().unwrap();
+    let amount = signed.unverified().unwrap().amount;
+    let (spent, reserved) = scheduler.seen.lock().unwrap().counted.unwrap();
+    let free = amount.saturating_sub(spent + reserved);
+    Json(json!({ "free": free, "spent": spent, "reserved": reserved }))
 }
 
 fn refuse(status: StatusCode, code: &str) -> Response {

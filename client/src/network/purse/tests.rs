@@ -107,11 +107,51 @@ fn what_a_crash_left_open_is_in_doubt_and_the_voucher_is_not_lost() {
     drop(purse);
     let purse = Purse::open(&path, None).unwrap();
     assert_eq!(purse.reserve("b", 600, 1_000_000).unwrap(), Some(before));
-    assert!(purse.admit_doubts().unwrap());
-    assert!(!purse.admit_doubts().unwrap(), "once");
-    purse.release("b").unwrap();
-    let after = purse.reserve("b", 600, 1_000_000).unwrap().unwrap();
-    assert_eq!(read_voucher(&purse, &after).amount, 1600);
+    let counted = Counted {
+        spent: 0,
+        reserved: 1300,
+    };
+    assert!(purse.reconcile(counted).unwrap());
+    assert!(!purse.reconcile(counted).unwrap(), "once");
+    let balance = purse.balance();
+    assert_eq!((balance.spent, balance.reserved), (0, 1300), "700 beside b");
+    let after = purse.reserve("c", 600, 1_000_000).unwrap().unwrap();
+    assert_eq!(read_voucher(&purse, &after).amount, 1900);
+}
+
+#[test]
+fn once_all_is_over_doubts_end_with_what_the_scheduler_counts_within_them() {
+    for (spent, believed) in [(0, 100), (100, 100), (350, 350), (u64::MAX, 1100)] {
+        let (_folder, path) = folder();
+        let purse = Purse::open(&path, None).unwrap();
+        purse.reserve("a", 100, 1_000_000).unwrap();
+        purse.settle("a", &receipt(100)).unwrap();
+        purse.reserve("b", 1000, 1_000_000).unwrap();
+        purse.doubt("b").unwrap();
+        assert!(purse.in_doubt().is_some());
+        let counted = Counted { spent, reserved: 0 };
+        assert!(purse.reconcile(counted).unwrap());
+        assert_eq!(purse.balance().spent, believed, "{spent}");
+        assert!(purse.in_doubt().is_none());
+        assert!(!purse.reconcile(counted).unwrap());
+    }
+}
+
+#[test]
+fn while_something_is_under_way_no_doubt_ends() {
+    let (_folder, path) = folder();
+    let purse = Purse::open(&path, None).unwrap();
+    purse.reserve("a", 1000, 1_000_000).unwrap();
+    purse.doubt("a").unwrap();
+    purse.reserve("b", 500, 1_000_000).unwrap();
+    let counted = |spent, reserved| Counted { spent, reserved };
+    assert!(!purse.reconcile(counted(400, 0)).unwrap(), "it may be of b");
+    assert!(purse.reconcile(counted(400, 500)).unwrap());
+    assert_eq!(purse.balance().reserved, 900);
+    purse.settle("b", &receipt(500)).unwrap();
+    purse.reconcile(counted(900, 0)).unwrap();
+    let balance = purse.balance();
+    assert_eq!((balance.spent, balance.reserved), (900, 0));
 }
 
 #[test]
@@ -163,7 +203,7 @@ enum Step {
     Settle(u32),
     Release,
     Doubt,
-    Admit,
+    Reconcile(u64, u64),
     Restart,
 }
 
@@ -173,7 +213,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..5000u32).prop_map(Step::Settle),
         1 => Just(Step::Release),
         1 => Just(Step::Doubt),
-        1 => Just(Step::Admit),
+        1 => (0..90_000u64, 0..2u64).prop_map(|(spent, reserved)| Step::Reconcile(spent, reserved)),
         1 => Just(Step::Restart),
     ]
 }
@@ -204,7 +244,11 @@ proptest! {
                     && purse.settle(name, &receipt(tokens)).is_ok() { open.pop(); },
                 Step::Release => if let Some(name) = open.pop() { purse.release(&name).unwrap() },
                 Step::Doubt => if let Some(name) = open.pop() { purse.doubt(&name).unwrap() },
-                Step::Admit => { purse.admit_doubts().unwrap(); }
+                Step::Reconcile(spent, reserved) => {
+                    let before = purse.balance().spent;
+                    purse.reconcile(Counted { spent, reserved }).unwrap();
+                    prop_assert!(purse.balance().spent >= before);
+                }
                 Step::Restart => {
                     drop(purse);
                     purse = Purse::open(&path, None).unwrap();

@@ -1,0 +1,155 @@
+//! Requests that break off on their way through the gateway: what they cost is known in
+//! the end, and no more is signed than that.
+#![cfg(test)]
+
+mod paper_network;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::StatusCode;
+use client::network::Options;
+use client::network::purse::Purse;
+use http_body_util::BodyExt as _;
+use paper_network::application::{COST, OPTIONS, ask, chat, gateway, get, network, purse};
+use paper_network::{Lie, Scheduler};
+use tower::ServiceExt as _;
+
+const BUDGET: u64 = 1_000_000;
+
+async fn until(what: impl Fn() -> bool) {
+    let done = async {
+        while !what() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), done)
+        .await
+        .unwrap();
+}
+
+fn is_settled(purse: &Purse) -> bool {
+    (purse.balance().spent, purse.balance().reserved) == (COST, 0)
+}
+
+#[tokio::test]
+async fn what_the_scheduler_counts_ends_a_doubt() {
+    let (scheduler, address) = Scheduler::start(2, &[(0, Lie::Gone)], false).await;
+    let folder = tempfile::tempdir().unwrap();
+    let purse = purse(&folder, BUDGET);
+    let network = network(&[address], vec![Arc::clone(&purse)], OPTIONS);
+    let (status, _, body) = ask(&Arc::clone(&network).router(), chat(1, false)).await;
+    assert_eq!(status, StatusCode::OK, "{body:?}");
+    until(|| purse.in_doubt().is_some() && purse.balance().reserved == 0).await;
+    scheduler.seen.lock().unwrap().counted = Some((COST + 7, 0));
+    network.reconcile().await;
+    assert_eq!(
+        (purse.balance().spent, purse.balance().reserved),
+        (COST + 7, 0)
+    );
+    assert!(purse.in_doubt().is_none());
+}
+
+#[tokio::test]
+async fn a_voucher_follows_that_covers_what_the_scheduler_counts_and_no_more() {
+    let (scheduler, address) = Scheduler::start(1, &[(0, Lie::Gone)], false).await;
+    let folder = tempfile::tempdir().unwrap();
+    let purse = purse(&folder, BUDGET);
+    let gateway = gateway(&[address], vec![Arc::clone(&purse)]);
+    drop(ask(&gateway, chat(1, false)).await);
+    until(|| purse.in_doubt().is_some() && purse.balance().reserved == 0).await;
+    let prepaid = scheduler.seen.lock().unwrap().vouchers[0]
+        .as_ref()
+        .unwrap()
+        .amount;
+    scheduler.seen.lock().unwrap().counted = Some((9, 0));
+    drop(ask(&gateway, chat(1, false)).await);
+    let seen = scheduler.seen.lock().unwrap();
+    let amounts = seen.vouchers.iter().flatten().map(|voucher| voucher.amount);
+    assert_eq!(amounts.collect::<Vec<_>>(), [prepaid, prepaid, prepaid + 9]);
+}
+
+#[tokio::test]
+async fn a_scheduler_is_not_believed_beyond_what_is_in_doubt() {
+    let (scheduler, address) = Scheduler::start(1, &[], false).await;
+    let folder = tempfile::tempdir().unwrap();
+    let purse = purse(&folder, BUDGET);
+    let gateway = gateway(&[address], vec![Arc::clone(&purse)]);
+    scheduler.seen.lock().unwrap().counted = Some((BUDGET / 2, 0));
+    let (status, _, body) = ask(&gateway, chat(1, false)).await;
+    assert_eq!(status, StatusCode::PAYMENT_REQUIRED, "{body:?}");
+    assert_eq!(scheduler.seen.lock().unwrap().vouchers.len(), 1);
+    assert_eq!((purse.balance().spent, purse.balance().reserved), (0, 0));
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_reads_any_more_is_settled() {
+    for stream in [true, false] {
+        let (scheduler, address) = Scheduler::start(1, &[(0, Lie::Halting)], false).await;
+        let folder = tempfile::tempdir().unwrap();
+        let purse = purse(&folder, BUDGET);
+        let gateway = gateway(&[address], vec![Arc::clone(&purse)]);
+        let asked = tokio::spawn(async move {
+            let response = gateway.oneshot(chat(1, stream)).await.unwrap();
+            let mut body = response.into_body();
+            body.frame().await.unwrap().unwrap();
+            body
+        });
+        match stream {
+            true => drop::<Body>(asked.await.unwrap()),
+            false => {
+                until(|| scheduler.seen.lock().unwrap().bodies.len() == 1).await;
+                // Its first bytes have to pass before it is an answer.
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                asked.abort();
+                assert!(asked.await.unwrap_err().is_cancelled());
+            }
+        }
+        assert!(!is_settled(&purse));
+        scheduler.gate.notify_one();
+        until(|| is_settled(&purse)).await;
+        assert!(purse.in_doubt().is_none(), "stream: {stream}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_whose_application_leaves_before_an_answer_is_in_doubt() {
+    let (scheduler, address) = Scheduler::start(1, &[(0, Lie::Silent)], false).await;
+    let folder = tempfile::tempdir().unwrap();
+    let purse = purse(&folder, BUDGET);
+    let network = network(&[address], vec![Arc::clone(&purse)], OPTIONS);
+    let asked = tokio::spawn(Arc::clone(&network).router().oneshot(chat(1, false)));
+    until(|| scheduler.seen.lock().unwrap().sealed.len() == 1).await;
+    assert!(purse.balance().reserved > 0);
+    asked.abort();
+    until(|| purse.balance().reserved == 0).await;
+    scheduler.seen.lock().unwrap().counted = Some((0, 0));
+    network.reconcile().await;
+    assert!(purse.in_doubt().is_none());
+    assert_eq!(purse.balance().spent, 0);
+}
+
+#[tokio::test]
+async fn a_second_worker_answers_where_the_first_is_silent_and_both_are_accounted_for() {
+    let (scheduler, address) = Scheduler::start(2, &[(0, Lie::Silent)], false).await;
+    let folder = tempfile::tempdir().unwrap();
+    let purse = purse(&folder, BUDGET);
+    let options = Options {
+        hedge: true,
+        ..OPTIONS
+    };
+    let network = network(&[address], vec![Arc::clone(&purse)], options);
+    let gateway = Arc::clone(&network).router();
+    let (status, headers, body) = ask(&gateway, chat(1, false)).await;
+    assert_eq!(status, StatusCode::OK, "{body:?}");
+    assert_eq!(headers["cocoon-worker"], scheduler.worker(1).to_string());
+    until(|| purse.balance().reserved == 0).await;
+    assert_eq!(purse.balance().spent, COST, "the slower one is in doubt");
+    scheduler.seen.lock().unwrap().counted = Some((COST + 3, 0));
+    network.reconcile().await;
+    assert_eq!(purse.balance().spent, COST + 3);
+    let second = scheduler.seen.lock().unwrap().assignments[1].clone();
+    assert_eq!(second.except, [scheduler.worker(0)]);
+    assert_eq!(get(&gateway, "/cocoon/usage").await["spent"], COST + 3);
+}
