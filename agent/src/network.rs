@@ -109,7 +109,10 @@ impl Network {
             bail!("the network takes workers only that are TDs");
         };
         let build = receipts::build(&quote).context("the platform's quote cannot be read")?;
-        let links = schedulers.into_iter().map(Link::new);
+        let mut links = Vec::new();
+        for scheduler in schedulers {
+            links.push(Link::new(scheduler, &links)?);
+        }
         let mut secret = [0; 32];
         getrandom::fill(&mut secret).context("the system gives no randomness")?;
         let models = models.each().map(|(served, alone)| {
@@ -122,7 +125,7 @@ impl Network {
             models: models.collect(),
             seen: Seen::new(secret),
             tenants: Tenants::default(),
-            links: links.collect::<anyhow::Result<_>>()?,
+            links,
             stop: CancellationToken::new(),
             worker,
         })))
@@ -170,12 +173,18 @@ impl Desk {
 }
 
 impl Link {
-    fn new(scheduler: Scheduler) -> anyhow::Result<Arc<Self>> {
+    /// Schedulers of one deployment pay out of one Channel, which is counted once.
+    fn new(scheduler: Scheduler, others: &[Arc<Self>]) -> anyhow::Result<Arc<Self>> {
         let purse = scheduler.channel.as_ref().map(Purse::open).transpose();
         let purse = purse.with_context(|| format!("the channel of {}", scheduler.address))?;
+        let purse = purse.map(|purse| {
+            let mut others = others.iter().filter_map(|other| other.purse.as_ref());
+            let known = others.find(|other| other.address() == purse.address());
+            known.cloned().unwrap_or_else(|| Arc::new(purse))
+        });
         Ok(Arc::new(Self {
             scheduler,
-            purse: purse.map(Arc::new),
+            purse,
             settled: Mutex::default(),
         }))
     }
