@@ -1,6 +1,7 @@
 //! `cocoon scheduler run`: workers dial in at one port, clients at another.
 
 mod certificate;
+mod fabric;
 mod notify;
 mod sockets;
 
@@ -16,10 +17,8 @@ use anyhow::{Context as _, Result};
 use attestation::appraisal::Verdict;
 use clap::{Args, Subcommand};
 use scheduler::books::{Books, Kept};
-use scheduler::desk::Desk;
 use scheduler::ledger::{Identity, Ledger};
 use scheduler::scheduler::Scheduler;
-use scheduler::workers::Workers;
 use scheduler::{api, serve};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
@@ -27,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tycho_types::models::StdAddr;
 
 use self::certificate::Certificate;
+use self::fabric::FabricArgs;
 use self::sockets::Sockets;
 use crate::artefacts::read;
 use crate::trust::TrustArgs;
@@ -61,6 +61,8 @@ pub struct RunArgs {
     drain: u32,
     #[command(flatten)]
     payment: PaymentArgs,
+    #[command(flatten)]
+    fabric: FabricArgs,
     #[command(flatten)]
     trust: TrustArgs,
 }
@@ -100,13 +102,13 @@ pub async fn run(
     println!("workers {}", sockets.workers.local_addr()?);
     println!("clients {}/network/v1", sockets.clients.local_addr()?);
 
-    let mut seed = [0; 32];
-    aws_lc_rs::rand::fill(&mut seed).context("no randomness")?;
-    let known = Workers::new(Desk::new(seed).expecting(DIAL));
-    let scheduler = Scheduler::new(Arc::clone(&known), known.clone(), books);
+    let place = args.fabric.join().await?;
+    let known = Arc::clone(&place.workers);
+    let scheduler = Scheduler::new(Arc::clone(&known), Arc::clone(&place.fabric), books);
     let (stop, end) = (CancellationToken::new(), CancellationToken::new());
     let linked = serve::workers(sockets.workers, policy, known, end.clone());
     let linked = tokio::spawn(linked);
+    let joined = tokio::spawn(place.keep(stop.clone()));
     let api = api::router(Arc::clone(&scheduler));
     let served = tokio::spawn(serve::clients(sockets.clients, tls, api, stop.clone()));
     notify::tell(notify::READY)?;
@@ -129,6 +131,7 @@ pub async fn run(
     }
     stop.cancel();
     served.await.context("serving clients failed")?;
+    joined.await.context("serving schedulers failed")??;
     linked.await.context("following workers failed")?;
     scheduler.keep_records().await;
     Ok(Verdict::Trusted)
@@ -177,6 +180,3 @@ fn text(path: &Path) -> Result<String> {
 
 /// The oldest state of the chain that is taken.
 const MAX_AGE: Duration = Duration::from_secs(60);
-
-/// A worker that lost its scheduler is back after so long, with its proof.
-const DIAL: Duration = Duration::from_secs(10);

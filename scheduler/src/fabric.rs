@@ -1,10 +1,19 @@
-//! The way from a request to its worker, wherever that is linked.
+//! The way from a request to its worker, wherever that is linked: a scheduler by itself has
+//! its own links; of several each has those of the others, too. Which worker is linked where
+//! they tell each other over NATS ([`registry`]); requests and answers pass from scheduler to
+//! scheduler ([`peers`]), where each stream has flow control and an end.
+
+pub mod key;
+pub mod peers;
+pub mod registry;
+mod tls;
 
 use attestation::register::Digest256;
 use axum::body::Body;
 use axum::http::{Request, Response};
 use futures_util::future::BoxFuture;
 
+use self::peers::PeerError;
 use crate::workers::Workers;
 
 /// Carries requests to workers. Both bodies pass with back-pressure, and dropping the
@@ -44,4 +53,7 @@ pub enum SendError {
     /// Its connection.
     #[error("the worker's HTTP failed")]
     Http(#[source] hyper::Error),
+    /// Linked to a scheduler that is not there.
+    #[error("no way to the worker")]
+    Peer(#[source] PeerError),
 }

@@ -282,6 +282,43 @@ impl Passage {
     }
 }
 
+/// An answer on its way to another scheduler, on a connection that others share.
+pub(crate) struct Sieve {
+    body: Body,
+    pieces: Pieces,
+}
+
+impl Sieve {
+    /// Lets through what may pass.
+    pub(crate) fn new(body: Body) -> Self {
+        Self {
+            body,
+            pieces: Pieces::default(),
+        }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, RelayError>> {
+        let bytes = ready!(data(&mut self.body, context)).map_err(RelayError::Broken)?;
+        if let Some(bytes) = &bytes {
+            self.pieces.count(bytes)?;
+        }
+        Poll::Ready(Ok(bytes))
+    }
+}
+
+impl HttpBody for Sieve {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let passed = ready!(self.poll(context)).map_err(BoxError::from);
+        Poll::Ready(passed.map(|bytes| bytes.map(Frame::data)).transpose())
+    }
+}
+
 /// What became of an answer, told once.
 #[derive(Debug)]
 pub enum Fate {

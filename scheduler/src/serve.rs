@@ -20,6 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::fabric::peers;
 use crate::link;
 use crate::workers::Workers;
 
@@ -60,15 +61,42 @@ pub async fn clients(
         let api = api.clone().layer(Extension(Client(address)));
         let (tls, stop) = (tls.clone(), stop.clone());
         async move {
+            let builder = builder(MAX_STREAMS);
             let Some(tls) = tls else {
-                return serve(tcp, api, &stop).await;
+                return serve(tcp, &builder, api, &stop).await;
             };
             if let Ok(Ok(tls)) = timeout(HANDSHAKE, tls.accept(tcp)).await {
-                serve(tls, api, &stop).await;
+                serve(tls, &builder, api, &stop).await;
             }
         }
     };
     accept(&listener, MAX_CLIENTS, &stop, serve).await;
+}
+
+/// Serves `api` to other schedulers, as [`clients`] does to clients.
+pub(crate) async fn peers(
+    listener: TcpListener,
+    tls: TlsAcceptor,
+    api: Router,
+    stop: CancellationToken,
+) {
+    let serve = |tcp, _| {
+        let (tls, api, stop) = (tls.clone(), api.clone(), stop.clone());
+        async move {
+            let mut builder = builder(peers::MAX_STREAMS);
+            builder
+                .http2()
+                .max_send_buf_size(peers::SEND_BUFFER)
+                // Clients that go away quickly are no fault of the other scheduler.
+                .max_pending_accept_reset_streams(RESETS)
+                .keep_alive_interval(peers::KEEP_ALIVE)
+                .keep_alive_timeout(peers::KEEP_ALIVE);
+            if let Ok(Ok(tls)) = timeout(HANDSHAKE, tls.accept(tcp)).await {
+                serve(tls, &builder, api, &stop).await;
+            }
+        }
+    };
+    accept(&listener, MAX_PEERS, &stop, serve).await;
 }
 
 /// Has `handle` take each connection, `max` at a time, until `stop`, and then waits for
@@ -110,10 +138,8 @@ async fn accept<F>(
     }
 }
 
-async fn serve<S>(stream: S, api: Router, stop: &CancellationToken)
-where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
+/// So many requests at a time on one connection.
+fn builder(streams: u32) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -121,12 +147,23 @@ where
         .header_read_timeout(HEADERS)
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_STREAMS)
+        .max_concurrent_streams(streams)
         // Together never more than the connection takes: an upload whose worker is slow
         // does not hold up the others.
         .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(MAX_STREAMS.saturating_mul(STREAM_WINDOW))
+        .initial_connection_window_size(streams.saturating_mul(STREAM_WINDOW))
         .keep_alive_interval(KEEP_ALIVE);
+    builder
+}
+
+async fn serve<S>(
+    stream: S,
+    builder: &auto::Builder<TokioExecutor>,
+    api: Router,
+    stop: &CancellationToken,
+) where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let service = TowerToHyperService::new(api);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let served = tokio::select! {
@@ -149,8 +186,14 @@ const MAX_CLIENTS: usize = 16_384;
 /// Requests under way on one connection.
 const MAX_STREAMS: u32 = 1024;
 
+/// Other schedulers.
+const MAX_PEERS: usize = 256;
+
+/// Streams that their senders gave up before they were looked at.
+const RESETS: usize = 1 << 14;
+
 /// Bytes of one request that wait here.
-const STREAM_WINDOW: u32 = 64 << 10;
+pub(crate) const STREAM_WINDOW: u32 = 64 << 10;
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
 

@@ -49,6 +49,8 @@ pub struct Worker {
     pub channels: Arc<[StdAddr]>,
     /// Its connection, where it is linked here.
     pub requests: Option<SendRequest<Body>>,
+    /// Where the scheduler is that it is linked to, if another.
+    pub at: Option<Arc<str>>,
     heard: Instant,
     link: u64,
 }
@@ -73,6 +75,8 @@ pub struct Announcement {
     pub machine: Machine,
     /// As the worker said.
     pub offer: Offer,
+    /// As the worker said.
+    pub channels: Vec<String>,
 }
 
 impl Workers {
@@ -128,11 +132,13 @@ impl Workers {
         })
     }
 
-    /// What another scheduler said. Says whether it counts: a link of our own counts more.
-    pub fn announced(&self, announcement: Announcement) -> Result<bool, Misfit> {
+    /// What the scheduler at `at` said. Says whether it counts: a link of our own counts
+    /// more.
+    pub fn announced(&self, announcement: Announcement, at: &str) -> Result<bool, Misfit> {
         let keyset = Keyset::parse(announcement.keyset.as_bytes()).map_err(Misfit::Keyset)?;
         let keys = Keys::of(&keyset)?;
         check(&announcement.offer, &keys.id)?;
+        let channels = announcement.channels.iter();
         let mut known = self.write();
         if known
             .get(&keys.id)
@@ -140,21 +146,22 @@ impl Workers {
         {
             return Ok(false);
         }
-        let worker = Worker {
-            keyset: Arc::new(keyset),
-            machine: announcement.machine,
-            offer: Arc::new(announcement.offer.clone()),
-            receipt_key: keys.receipts,
-            channels: Arc::default(),
-            requests: None,
-            heard: Instant::now(),
-            link: ELSEWHERE,
-        };
-        known.insert(keys.id, worker);
         let standing = self.standings.of(&announcement.machine);
         self.desk
             .offered(&announcement.offer, standing)
             .map_err(Misfit::Offer)?;
+        let worker = Worker {
+            keyset: Arc::new(keyset),
+            machine: announcement.machine,
+            receipt_key: keys.receipts,
+            channels: channels.filter_map(|it| it.parse().ok()).collect(),
+            offer: Arc::new(announcement.offer),
+            requests: None,
+            at: Some(at.into()),
+            heard: Instant::now(),
+            link: ELSEWHERE,
+        };
+        known.insert(keys.id, worker);
         drop(known);
         self.tell(Change::Elsewhere(keys.id));
         Ok(true)
@@ -172,6 +179,7 @@ impl Workers {
             keyset: worker.keyset.text().into(),
             machine: worker.machine,
             offer: Offer::clone(&worker.offer),
+            channels: worker.channels.iter().map(StdAddr::to_string).collect(),
         })
     }
 
@@ -207,20 +215,31 @@ impl Workers {
         self.changes.subscribe()
     }
 
-    /// Forgets one that is linked elsewhere.
-    pub fn withdrawn(&self, id: &Digest256) {
-        self.remove(id, ELSEWHERE);
+    /// Forgets one that was linked to the scheduler at `at`.
+    pub fn withdrawn(&self, id: &Digest256, at: &str) {
+        if self.get(id).is_some_and(|worker| worker.is_at(at)) {
+            self.remove(id, ELSEWHERE);
+        }
+    }
+
+    /// Forgets those that are linked to the scheduler at `at`, until it is heard again.
+    pub fn lost(&self, at: &str) {
+        self.forget(|worker| worker.is_at(at));
     }
 
     /// Forgets those elsewhere of which nothing was heard lately.
     pub fn expire(&self) {
-        let silent: Vec<_> = self
+        self.forget(|worker| worker.heard.elapsed() > HEARTBEAT);
+    }
+
+    fn forget(&self, which: impl Fn(&Worker) -> bool) {
+        let which: Vec<_> = self
             .read()
             .iter()
-            .filter(|(_, worker)| worker.link == ELSEWHERE && worker.heard.elapsed() > HEARTBEAT)
+            .filter(|(_, worker)| worker.link == ELSEWHERE && which(worker))
             .map(|(id, _)| *id)
             .collect();
-        for id in silent {
+        for id in which {
             self.remove(&id, ELSEWHERE);
         }
     }
@@ -246,6 +265,12 @@ impl Workers {
 
     fn write(&self) -> RwLockWriteGuard<'_, HashMap<Digest256, Worker>> {
         self.known.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Worker {
+    fn is_at(&self, at: &str) -> bool {
+        self.at.as_deref() == Some(at)
     }
 }
 
@@ -289,6 +314,7 @@ impl Linked {
             receipt_key: keys.receipts,
             channels: Arc::clone(&self.channels),
             requests: Some(self.requests.clone()),
+            at: None,
             heard: Instant::now(),
             link: self.link,
         };

@@ -17,6 +17,7 @@ pub mod asker;
 pub mod chain;
 pub mod collateral;
 pub mod kernel;
+pub mod nats;
 pub mod parsers;
 pub mod pci;
 pub mod pcs;

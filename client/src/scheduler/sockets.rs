@@ -50,7 +50,8 @@ fn take(handed: &mut ListenFd, index: usize) -> Result<TcpListener> {
     Ok(TcpListener::from_std(listener)?)
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener> {
+/// At that address.
+pub(super) async fn listen(address: SocketAddr) -> Result<TcpListener> {
     let listener = TcpListener::bind(address).await;
     listener.with_context(|| format!("cannot listen on {address}"))
 }

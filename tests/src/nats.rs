@@ -1,0 +1,89 @@
+//! The real `nats-server`, with JetStream, on a port of its own.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// Runs until it is dropped or killed, and again on the same port.
+#[derive(Debug)]
+pub struct Nats {
+    /// Where it listens.
+    pub at: SocketAddr,
+    folder: TempDir,
+    server: Option<Child>,
+}
+
+impl Nats {
+    /// Listens on `address`. `None` where it is not installed, which CI is not allowed.
+    pub fn start(address: IpAddr) -> Option<Self> {
+        let version = Command::new(PROGRAM).arg("--version").output();
+        if version.is_err() {
+            assert!(std::env::var_os("CI").is_none(), "no {PROGRAM} in CI");
+            println!("skipped: no {PROGRAM} (apt-get install nats-server)");
+            return None;
+        }
+        let free = TcpListener::bind((address, 0)).expect("a free port");
+        let mut nats = Self {
+            at: free.local_addr().expect("a port"),
+            folder: TempDir::new().expect("a folder"),
+            server: None,
+        };
+        drop(free);
+        nats.run();
+        Some(nats)
+    }
+
+    /// As clients name it.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("nats://{}", self.at)
+    }
+
+    /// Starts it once more.
+    pub fn run(&mut self) {
+        self.kill();
+        let server = Command::new(PROGRAM)
+            .args(["--jetstream", "--addr", &self.at.ip().to_string()])
+            .args(["--port", &self.at.port().to_string()])
+            .arg("--store_dir")
+            .arg(self.folder.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        self.server = Some(server.expect("it starts"));
+        let start = Instant::now();
+        while !self.greets() {
+            assert!(start.elapsed() < PATIENCE, "{PROGRAM} does not listen");
+            sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            server.kill().expect("it runs");
+            server.wait().expect("it ends");
+        }
+    }
+
+    fn greets(&self) -> bool {
+        let mut line = String::new();
+        let greeted = TcpStream::connect(self.at)
+            .and_then(|stream| BufReader::new(stream).read_line(&mut line));
+        greeted.is_ok() && line.starts_with("INFO")
+    }
+}
+
+impl Drop for Nats {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+const PROGRAM: &str = "nats-server";
+
+const PATIENCE: Duration = Duration::from_secs(10);
