@@ -242,19 +242,22 @@ async fn settlement(State(desk): State<Desk>, Path(id): Path<String>) -> Respons
     }
 }
 
-/// `GET /network/vouchers`
+/// `GET /network/vouchers`: of Channels without one too, since schedulers learn here what
+/// they pay into.
 async fn vouchers(State(network): State<Arc<Shared>>) -> Json<Value> {
     let purses = network.links.iter().filter_map(|link| link.purse.as_ref());
-    let newest = purses.filter_map(|purse| {
-        let signed = purse.newest()?;
-        Some(json!({
+    let all = purses.map(|purse| {
+        let newest = purse.newest();
+        let worth = newest.as_ref().and_then(|signed| signed.unverified().ok());
+        json!({
             "channel": purse.address().to_string(),
             "network": purse.network(),
-            "amount": signed.unverified().ok()?.amount,
-            "signed": BASE64_STANDARD.encode(purse::encode(&signed)?),
-        }))
+            "spent": purse.spent(),
+            "amount": worth.map_or(0, |voucher| voucher.amount),
+            "signed": newest.as_ref().and_then(purse::encode).map(|boc| BASE64_STANDARD.encode(boc)),
+        })
     });
-    Json(json!({"vouchers": newest.collect::<Vec<_>>()}))
+    Json(json!({"vouchers": all.collect::<Vec<_>>()}))
 }
 
 /// For answers under way when the machine is told to stop.

@@ -30,6 +30,8 @@ use crate::artefacts::read;
 
 use self::plan::Sender;
 
+pub(crate) use self::plan::key;
+
 /// The network, who sends, and what.
 #[derive(Args, Debug)]
 pub struct ChainArgs {

@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use ::chain::client::Client;
 use ::chain::network::Network;
-use ::chain::wallet::Key;
 use anyhow::{Context as _, Result};
 use attestation::appraisal::Verdict;
 use clap::{Args, Subcommand};
-use scheduler::books::{Books, Kept};
-use scheduler::ledger::{Identity, Ledger};
+use scheduler::books::{Books, EXPOSURE, Kept};
+use scheduler::ledger::{Costs, Identity, Ledger};
 use scheduler::scheduler::Scheduler;
+use scheduler::settler::Settler;
 use scheduler::{api, serve};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
@@ -29,6 +29,7 @@ use self::certificate::Certificate;
 use self::fabric::FabricArgs;
 use self::sockets::Sockets;
 use crate::artefacts::read;
+use crate::chain::key;
 use crate::trust::TrustArgs;
 
 /// What an operator does.
@@ -82,6 +83,16 @@ struct PaymentArgs {
     /// The network's description: its liteservers, and the block that is pinned.
     #[arg(long, value_name = "FILE", requires = "database")]
     network: Option<PathBuf>,
+    /// Nanotons that the owner of a worker may hold before receipts show what for.
+    #[arg(long, value_name = "NANOTONS", requires = "database", default_value_t = EXPOSURE)]
+    exposure: u64,
+    /// A wallet that claims and reports on the chain as soon as that pays; of several
+    /// schedulers with the same books one does at a time.
+    #[arg(long, value_name = "ADDRESS", requires_all = ["database", "wallet_key"])]
+    wallet: Option<StdAddr>,
+    /// 64 hex digits: the key of the wallet.
+    #[arg(long, value_name = "FILE", requires = "wallet")]
+    wallet_key: Option<PathBuf>,
 }
 
 /// Runs until `shutdown`; then asks for nothing new, and lets what is under way finish.
@@ -97,7 +108,7 @@ pub async fn run(
     };
     let tls = certificate.clone().map(Certificate::acceptor).transpose()?;
     let asked = signal(SignalKind::hangup()).context("cannot watch for SIGHUP")?;
-    let books = args.payment.books().await?;
+    let (books, settler) = args.payment.books().await?;
     let sockets = Sockets::open(args.listen, args.workers).await?;
     println!("workers {}", sockets.workers.local_addr()?);
     println!("clients {}/network/v1", sockets.clients.local_addr()?);
@@ -115,6 +126,7 @@ pub async fn run(
     tokio::select! {
         () = scheduler.keep() => {}
         () = renew(certificate, asked) => {}
+        () = settle(settler) => {}
         () = shutdown => {}
     }
     notify::tell(notify::STOPPING)?;
@@ -149,28 +161,45 @@ async fn renew(certificate: Option<Arc<Certificate>>, mut asked: Signal) {
     }
 }
 
+/// Sends what is due to the chain, if there is a wallet for that.
+async fn settle(settler: Option<Settler>) {
+    match settler {
+        Some(settler) => settler.keep().await,
+        None => std::future::pending().await,
+    }
+}
+
 impl PaymentArgs {
-    async fn books(self) -> Result<Books> {
-        let (Some(url), Some(payee), Some(key), Some(network)) =
+    async fn books(self) -> Result<(Books, Option<Settler>)> {
+        let (Some(url), Some(payee), Some(voucher_key), Some(network)) =
             (self.database, self.payee, self.voucher_key, self.network)
         else {
-            return Ok(Books::Free);
+            return Ok((Books::Free, None));
         };
         let network = text(&network)
             .and_then(|text| Ok(Network::parse(&text)?))
             .with_context(|| format!("{} describes no network", network.display()))?;
-        let seed = text(&key)?;
-        let seed = Key::parse(&seed);
-        let key = seed.with_context(|| format!("{} is not 64 hex digits", key.display()))?;
         let client = Client::new(&network, MAX_AGE);
         let newest = client.newest().await.context("cannot ask the chain")?;
         let identity = Identity {
-            key,
+            key: key(&voucher_key)?,
             payee,
             global_id: newest.global_id(),
         };
         let ledger = Ledger::open(&url, identity.clone()).await?;
-        Ok(Books::Kept(Box::new(Kept::new(ledger, client, &identity))))
+        let settler = match (self.wallet, self.wallet_key) {
+            (Some(wallet), Some(wallet_key)) => Some(Settler {
+                ledger: ledger.clone(),
+                // Of its own: clients do not wait until a message has arrived.
+                client: Client::new(&network, MAX_AGE),
+                wallet,
+                key: key(&wallet_key)?,
+                costs: Costs::default(),
+            }),
+            _ => None,
+        };
+        let kept = Kept::new(ledger, client, &identity, self.exposure);
+        Ok((Books::Kept(Box::new(kept)), settler))
     }
 }
 

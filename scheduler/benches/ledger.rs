@@ -164,7 +164,7 @@ impl Books {
             limit: LIMIT,
             price: PRICE,
             exposure: 1 << 60,
-            claimed: 0,
+            unseen: 0,
         };
         runtime.block_on(async {
             let start = Instant::now();

@@ -5,19 +5,21 @@
 //! one does not cover what is asked. Vouchers and receipts are the ledger's to judge.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use attestation::appraisal::chain;
 use chain::client::Client;
 use contracts::voucher::Signed;
 use sealed::Envelope;
 use serde_json::{Value, json};
+use tokio::sync;
 use tycho_types::boc::{Boc, de};
 use tycho_types::cell::{CellBuilder, HashBytes};
 use tycho_types::error::Error;
 use tycho_types::models::StdAddr;
 
-use crate::ledger::account::{AdmitError, Order, Standing};
+use crate::ledger::account::{AdmitError, MARGIN, Order, Standing, VoucherError};
 use crate::ledger::receipts::{Served, SettleError};
 use crate::ledger::{Failed, Identity, Ledger, ObserveError, RequestKey, Side};
 use crate::look::{LookError, look};
@@ -40,12 +42,15 @@ pub struct Kept {
     chain: Client,
     payee: StdAddr,
     global_id: i32,
-    seen: Mutex<HashMap<HashBytes, Seen>>,
+    exposure: u64,
+    seen: Mutex<HashMap<HashBytes, Arc<sync::Mutex<Option<Seen>>>>>,
+    /// What owners of workers have earned that the ledger does not show, by their Channels.
+    unseen: Mutex<HashMap<HashBytes, u64>>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Seen {
-    side: Option<Side>,
+    side: Result<Side, ObserveError>,
     at: Instant,
 }
 
@@ -54,20 +59,25 @@ struct Seen {
 pub struct Admitted {
     /// As the ledger knows it.
     pub key: RequestKey,
+    /// The Channel of the worker's owner.
+    pub owner: HashBytes,
     /// For the worker: a bag of cells.
     pub voucher: Vec<u8>,
 }
 
 impl Kept {
-    /// Over an open ledger of the same identity.
+    /// Over an open ledger of the same identity. A worker may hold so many nanotons that no
+    /// receipt shows; one request at a time it always may.
     #[must_use]
-    pub fn new(ledger: Ledger, chain: Client, identity: &Identity) -> Self {
+    pub fn new(ledger: Ledger, chain: Client, identity: &Identity, exposure: u64) -> Self {
         Self {
             ledger,
             chain,
             payee: identity.payee.clone(),
             global_id: identity.global_id,
+            exposure,
             seen: Mutex::default(),
+            unseen: Mutex::default(),
         }
     }
 }
@@ -88,6 +98,8 @@ impl Books {
             Self::Kept(kept) => json!({
                 "global_id": kept.global_id,
                 "payee": kept.payee.to_string(),
+                "fee": 0,
+                "delay": MARGIN.saturating_mul(2),
             }),
         }
     }
@@ -105,25 +117,17 @@ impl Books {
         };
         let signed = parse(voucher.ok_or(NotAdmitted::NoVoucher)?)?;
         let client = signed.unverified().map_err(NotAdmitted::Voucher)?.channel;
-        let mut owner = None;
-        for channel in worker {
-            if kept.side(channel, KNOWN).await? == Some(Side::Worker) {
-                owner = Some(channel);
-            }
-        }
-        let owner = owner.ok_or(NotAdmitted::Owner)?;
-        kept.side(&client, KNOWN).await?;
+        let owner = kept.owner(worker).await?;
+        kept.side(&client, KNOWN).await??;
         let key = RequestKey {
             client: client.address,
             id: envelope.id,
         };
         let admitted = match kept.admit(key, owner, envelope, &signed).await {
-            Err(Failed::Refused(
-                AdmitError::NotCovered { .. } | AdmitError::Unknown | AdmitError::Unfunded { .. },
-            )) => {
+            Err(Failed::Refused(error)) if is_old(&error) => {
                 // There may be more on the chain by now.
-                kept.side(&client, RECENT).await?;
-                kept.side(owner, RECENT).await?;
+                kept.side(&client, RECENT).await??;
+                kept.side(owner, RECENT).await??;
                 kept.admit(key, owner, envelope, &signed).await
             }
             decided => decided,
@@ -132,6 +136,7 @@ impl Books {
         let voucher = CellBuilder::build_from(voucher).map_err(NotAdmitted::Voucher)?;
         Ok(Some(Admitted {
             key,
+            owner: owner.address,
             voucher: Boc::encode(voucher),
         }))
     }
@@ -155,17 +160,35 @@ impl Books {
             request: ended.request.as_ref().map(hash).unwrap_or_default(),
             response: hash(&ended.response),
         };
-        match kept.ledger.settle(key, served.clone(), now()).await {
-            Err(Failed::Store(_)) => kept.ledger.settle(key, served, now()).await,
-            decided => decided,
+        surely(|| kept.ledger.settle(key, served.clone(), now()))
+            .await
+            .map(drop)
+    }
+
+    /// The owner of a worker says what was earned in all: more than the ledger shows, where
+    /// a scheduler died before it wrote a receipt down. The next voucher covers it too.
+    pub async fn earned(&self, owner: HashBytes, earned: u64) {
+        let Self::Kept(kept) = self else {
+            return;
+        };
+        let shown = match kept.ledger.account(owner).await {
+            Ok(Some((_, account))) => account.spent.amount,
+            Ok(None) => return,
+            Err(error) => return tracing::warn!("what a worker earned is not known: {error}"),
+        };
+        let unseen = earned.saturating_sub(shown);
+        tracing::warn!(%owner, unseen, "a worker has receipts that the ledger has not");
+        let mut known = kept.unseen.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MAX_SEEN {
+            known.clear();
         }
-        .map(drop)
+        known.insert(owner, unseen);
     }
 
     /// Ends a request for which no receipt can come any more.
     pub async fn release(&self, key: RequestKey) {
         if let Self::Kept(kept) = self
-            && let Err(error) = kept.ledger.release(key).await
+            && let Err(error) = surely(|| kept.ledger.release(key)).await
         {
             tracing::warn!("a request stays reserved: {error}");
         }
@@ -188,7 +211,7 @@ impl Books {
         };
         let signed = parse(voucher)?;
         let client = signed.unverified().map_err(NotAdmitted::Voucher)?.channel;
-        kept.side(&client, KNOWN).await?;
+        kept.side(&client, KNOWN).await??;
         let taken = kept.ledger.voucher(client.address, signed, now()).await;
         taken.map_err(NotAdmitted::Ledger)
     }
@@ -205,51 +228,88 @@ impl Kept {
         let order = Order {
             limit: envelope.limit,
             price: envelope.price,
-            exposure: EXPOSURE,
-            claimed: 0,
+            exposure: self.exposure,
+            unseen: self.unseen(&worker.address),
         };
         let signed = Some(signed.clone());
         let admit = || {
             self.ledger
                 .admit(key, worker.address, order, signed.clone(), now())
         };
-        match admit().await {
-            Err(Failed::Store(_)) => admit().await,
-            decided => decided,
-        }
-        .map(|admission| admission.voucher)
+        surely(admit).await.map(|admission| admission.voucher)
     }
 
-    /// Which side of us a Channel is on, as the chain had it at most `age` ago.
-    async fn side(&self, channel: &StdAddr, age: Duration) -> Result<Option<Side>, NotAdmitted> {
-        let known = self.lock().get(&channel.address).copied();
-        if let Some(known) = known.filter(|known| known.at.elapsed() < age) {
+    fn unseen(&self, owner: &HashBytes) -> u64 {
+        let unseen = self.unseen.lock().unwrap_or_else(PoisonError::into_inner);
+        unseen.get(owner).copied().unwrap_or_default()
+    }
+
+    /// The Channel out of which we pay, of those that a worker names: it may serve other
+    /// schedulers too.
+    async fn owner<'a>(&self, named: &'a [StdAddr]) -> Result<&'a StdAddr, NotAdmitted> {
+        for channel in named {
+            if matches!(self.side(channel, KNOWN).await, Ok(Ok(Side::Worker))) {
+                return Ok(channel);
+            }
+        }
+        Err(NotAdmitted::Owner)
+    }
+
+    /// Which side of us a Channel is on, as the chain had it at most `age` ago, or as long as
+    /// the chain cannot be asked: the ledger knows how long that is good for. Many may ask at
+    /// once; the chain is asked once.
+    async fn side(
+        &self,
+        channel: &StdAddr,
+        age: Duration,
+    ) -> Result<Result<Side, ObserveError>, LookError> {
+        let entry = {
+            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            if seen.len() >= MAX_SEEN {
+                seen.clear();
+            }
+            Arc::clone(seen.entry(channel.address).or_default())
+        };
+        let mut entry = entry.lock().await;
+        if let Some(known) = entry.filter(|known| known.at.elapsed() < age) {
             return Ok(known.side);
         }
-        let side = self.observe(channel).await?;
-        let mut seen = self.lock();
-        if seen.len() >= MAX_SEEN {
-            seen.clear();
-        }
+        let side = match (look(&self.chain, &self.ledger, channel).await, *entry) {
+            (Ok(side), _) => Ok(side),
+            (Err(LookError::Observe(Failed::Refused(refused))), _) => Err(refused),
+            (Err(error), None) => return Err(error),
+            (Err(error), Some(known)) => {
+                tracing::warn!(%channel, "not looked at: {}", chain(&error));
+                known.side
+            }
+        };
         let at = Instant::now();
-        seen.insert(channel.address, Seen { side, at });
+        *entry = Some(Seen { side, at });
         Ok(side)
     }
+}
 
-    async fn observe(&self, address: &StdAddr) -> Result<Option<Side>, NotAdmitted> {
-        let Some(seen) = look(&self.chain, address).await? else {
-            return Ok(None);
-        };
-        let observed = self.ledger.observe(seen.channel, seen.balance, seen.at);
-        match observed.await {
-            Ok(side) => Ok(Some(side)),
-            Err(Failed::Refused(refused)) => Err(NotAdmitted::Channel(refused)),
-            Err(Failed::Store(_)) => Ok(None),
-        }
-    }
+/// Whether the chain may show more than the ledger has seen.
+const fn is_old(error: &AdmitError) -> bool {
+    matches!(
+        error,
+        AdmitError::NotCovered { .. }
+            | AdmitError::Unknown
+            | AdmitError::Unfunded { .. }
+            | AdmitError::ClientEnds { .. }
+            | AdmitError::Voucher(VoucherError::Funds { .. } | VoucherError::Ended { .. })
+    )
+}
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<HashBytes, Seen>> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+/// Once more, where it is not known whether it was done: done twice is done once.
+async fn surely<T, E, F>(ask: impl Fn() -> F) -> Result<T, Failed<E>>
+where
+    E: std::error::Error + 'static,
+    F: Future<Output = Result<T, Failed<E>>>,
+{
+    match ask().await {
+        Err(Failed::Store(_)) => ask().await,
+        decided => decided,
     }
 }
 
@@ -259,14 +319,13 @@ fn parse(voucher: &[u8]) -> Result<Signed, NotAdmitted> {
 }
 
 /// Unix seconds.
-fn now() -> u32 {
+pub(crate) fn now() -> u32 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     since.map_or(0, |since| since.as_secs().try_into().unwrap_or(u32::MAX))
 }
 
-/// What a worker may hold that no receipt shows: one request at a time is always allowed,
-/// and so is this.
-const EXPOSURE: u64 = 1_000_000_000;
+/// What a worker may hold that no receipt shows, unless its scheduler says otherwise.
+pub const EXPOSURE: u64 = 1_000_000_000;
 
 /// A Channel changes by what is put in and taken out.
 const KNOWN: Duration = Duration::from_secs(300);
@@ -287,7 +346,7 @@ pub enum NotAdmitted {
     Chain(#[from] LookError),
     /// On neither side of ours.
     #[error("the Channel is not taken")]
-    Channel(#[source] ObserveError),
+    Channel(#[from] ObserveError),
     /// Nothing is paid here.
     #[error("this scheduler takes no vouchers")]
     Free,

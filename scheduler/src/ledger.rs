@@ -7,8 +7,8 @@
 //! worker's receipt ([`receipts`]), [`Ledger::release`] by nothing. What has come together is
 //! claimed from the chain by a [`Settler`](crate::settler::Settler).
 //!
-//! Every call is one transaction, durable when it returns, and the same done twice: after
-//! an error of the [`store`](StoreError) it is called again. Vouchers and receipts are kept
+//! Every call is one transaction, durable when it returns, and done twice no more than once:
+//! after an error of the [`store`](StoreError) it is called again. Vouchers and receipts are kept
 //! as they were signed, and [`Ledger::audit`] computes all else from them: whoever can write
 //! to the database can lose what is in it, and make up nothing.
 //!
@@ -33,6 +33,7 @@ mod store;
 #[cfg(test)]
 #[allow(clippy::arithmetic_side_effects, reason = "a panic is a failure")]
 mod tests;
+mod turn;
 mod usage;
 
 use std::error::Error;
@@ -123,7 +124,8 @@ impl Ledger {
     }
 
     /// Reserves what a request may cost, before its worker hears of it. The client's newest
-    /// voucher may come with it.
+    /// voucher may come with it. Asked again after an error of the store it may be refused as
+    /// [repeated](AdmitError::Repeated): then it [expires](Self::expire).
     pub async fn admit(
         &self,
         key: RequestKey,

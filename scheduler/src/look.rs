@@ -1,4 +1,4 @@
-//! A Channel as the newest block proves it.
+//! A Channel as the newest block proves it, for the ledger to know.
 
 use chain::client::{Client, ClientError};
 use contracts::channel::{Channel, TermsError};
@@ -6,29 +6,25 @@ use contracts::code::Code;
 use tycho_types::error::Error;
 use tycho_types::models::StdAddr;
 
-/// What is there.
-#[derive(Clone, Debug)]
-pub(crate) struct Seen {
-    pub(crate) channel: Channel,
-    /// Nanotons.
-    pub(crate) balance: u64,
-    /// Unix seconds of the block, which may be older than the question.
-    pub(crate) at: u32,
-}
+use crate::ledger::{Failed, Ledger, ObserveError, Side};
 
-/// None where nothing is, or something else than a Channel.
-pub(crate) async fn look(client: &Client, address: &StdAddr) -> Result<Option<Seen>, LookError> {
+/// Has the ledger know it, as of the block, which may be older than the question. Says who
+/// pays in it.
+pub(crate) async fn look(
+    client: &Client,
+    ledger: &Ledger,
+    address: &StdAddr,
+) -> Result<Side, LookError> {
     let state = client.account(address).await?;
     let code = state.code().map(|code| *code.repr_hash());
     let expected = Code::CHANNEL.cell().map_err(|_| Error::InvalidCell)?;
-    let Some(data) = state.data().filter(|_| code == Some(*expected.repr_hash())) else {
-        return Ok(None);
-    };
-    Ok(Some(Seen {
-        channel: Channel::load(address, data)?,
-        balance: u64::try_from(state.balance()).unwrap_or(u64::MAX),
-        at: state.block.generated(),
-    }))
+    let data = state.data();
+    let data = data.filter(|_| code == Some(*expected.repr_hash()));
+    let data = data.ok_or_else(|| LookError::None(address.clone()))?;
+    let channel = Channel::load(address, data)?;
+    let balance = u64::try_from(state.balance()).unwrap_or(u64::MAX);
+    let observed = ledger.observe(channel, balance, state.block.generated());
+    Ok(observed.await?)
 }
 
 /// Why it cannot be told.
@@ -40,6 +36,12 @@ pub enum LookError {
     /// It does not answer, or not with proofs.
     #[error("the chain cannot be asked")]
     Chain(#[from] ClientError),
+    /// Nothing there, or something else.
+    #[error("there is no Channel at {0}")]
+    None(StdAddr),
+    /// Not one that the scheduler can use.
+    #[error("the ledger does not take the Channel")]
+    Observe(#[from] Failed<ObserveError>),
     /// Not what a Channel keeps.
     #[error("the Channel's terms cannot be read")]
     Terms(#[from] TermsError),

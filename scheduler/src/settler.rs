@@ -7,16 +7,19 @@
 
 use std::time::Duration;
 
+use attestation::appraisal::chain;
 use chain::client::{Client, ClientError};
 use chain::wallet::{Key, Order, Wallet, WalletError};
 use contracts::channel::{Claim, REPORT_VALUE, Report};
 use contracts::voucher::Signed;
+use tokio::time::{MissedTickBehavior, interval};
 use tycho_types::cell::{Cell, CellBuilder, Store};
 use tycho_types::error::Error;
 use tycho_types::models::StdAddr;
 
-use crate::ledger::{CommitError, Costs, Due, Failed, Ledger, ObserveError, Side, StoreError};
-use crate::look::{LookError, Seen, look};
+use crate::books::now;
+use crate::ledger::{CommitError, Costs, Due, Failed, Ledger, Side, StoreError};
+use crate::look::{LookError, look};
 
 /// Who sends for a ledger.
 #[derive(Debug)]
@@ -34,12 +37,35 @@ pub struct Settler {
 }
 
 impl Settler {
+    /// Does what is due, as long as it is polled and it is our turn.
+    pub async fn keep(&self) {
+        let mut who = [0; 16];
+        if let Err(error) = getrandom::fill(&mut who) {
+            return tracing::error!("nothing is claimed: no randomness: {error}");
+        }
+        let mut rounds = interval(EVERY);
+        rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            rounds.tick().await;
+            let now = now();
+            let done = match self.ledger.turn(who, now.saturating_add(TURN), now).await {
+                Ok(true) => self.round(now).await,
+                Ok(false) => continue,
+                Err(error) => Err(error),
+            };
+            match done {
+                Ok(done) => done.iter().for_each(Done::log),
+                Err(error) => tracing::warn!("nothing is claimed: {}", chain(&error)),
+            }
+        }
+    }
+
     /// Does what is due; says how it went. What failed is due again.
     pub async fn round(&self, now: u32) -> Result<Vec<Done>, StoreError> {
         let mut done = Vec::new();
         for due in self.ledger.due(self.costs, now).await? {
             if let Due::Look(channel) = &due {
-                let outcome = self.look(channel).await.map(drop);
+                let outcome = self.look(channel).await.map(drop).map_err(Into::into);
                 done.push(Done { due, outcome });
             }
         }
@@ -74,15 +100,8 @@ impl Settler {
     }
 
     /// Has the ledger know a Channel as the newest block has it; says who pays in it.
-    pub async fn look(&self, channel: &StdAddr) -> Result<Side, SettlerError> {
-        let seen = look(&self.client, channel).await?;
-        let seen = seen.ok_or_else(|| SettlerError::None(channel.clone()))?;
-        let Seen {
-            channel,
-            balance,
-            at,
-        } = seen;
-        Ok(self.ledger.observe(channel, balance, at).await?)
+    pub async fn look(&self, channel: &StdAddr) -> Result<Side, LookError> {
+        look(&self.client, &self.ledger, channel).await
     }
 
     async fn send(
@@ -106,7 +125,8 @@ impl Settler {
         let patience = Duration::from_secs(VALID.into());
         let hash = message.repr_hash();
         self.client.trace(&self.wallet, hash, patience).await?;
-        self.look(to).await.map(drop)
+        self.look(to).await?;
+        Ok(())
     }
 }
 
@@ -117,6 +137,21 @@ pub struct Done {
     pub due: Due,
     /// How it went; a message that was sent may still have been refused.
     pub outcome: Result<(), SettlerError>,
+}
+
+impl Done {
+    fn log(&self) {
+        let (what, channel) = match &self.due {
+            Due::Claim(signed) => ("claim", signed.unverified().ok().map(|it| it.channel)),
+            Due::Look(channel) => ("look", Some(channel.clone())),
+            Due::Report(channel) => ("report", Some(channel.clone())),
+        };
+        let channel = channel.map(|channel| channel.to_string());
+        match &self.outcome {
+            Ok(()) => tracing::info!(what, channel, "done"),
+            Err(error) => tracing::warn!(what, channel, "not done: {}", chain(error)),
+        }
+    }
 }
 
 /// Why something is not done.
@@ -134,12 +169,6 @@ pub enum SettlerError {
     /// What the chain has cannot be told.
     #[error(transparent)]
     Look(#[from] LookError),
-    /// Nothing there, or something else.
-    #[error("there is no Channel at {0}")]
-    None(StdAddr),
-    /// Not one that the scheduler can use.
-    #[error("the ledger does not take a Channel")]
-    Observe(#[from] Failed<ObserveError>),
     /// The books.
     #[error("the ledger cannot tell")]
     Store(#[from] StoreError),
@@ -150,6 +179,12 @@ pub enum SettlerError {
 
 /// What comes with a claim; what it does not use goes to the payee.
 const CLAIM_VALUE: u128 = 10_000_000;
+
+/// Between two rounds.
+const EVERY: Duration = Duration::from_secs(60);
+
+/// Seconds for which others leave the wallet to who has it.
+const TURN: u32 = 300;
 
 /// Seconds for which a message of the wallet's holds.
 const VALID: u32 = 60;

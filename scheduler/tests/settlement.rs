@@ -10,14 +10,8 @@
     reason = "helpers of tests are tests"
 )]
 
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-use chain::client::Client;
-use chain::network::{Network, Server};
-use chain::wallet::{Key, Order, Wallet};
 use contracts::cells::Bytes;
-use contracts::channel::{COUNTED, Channel, Claim, Close, Open, STORAGE_RESERVE, Terms, TopUp};
+use contracts::channel::{Claim, Close, STORAGE_RESERVE, TopUp};
 use contracts::code::{self, Code};
 use contracts::market::{self, Children};
 use contracts::receipt::{Receipt, Work};
@@ -28,11 +22,9 @@ use scheduler::ledger::receipts::Served;
 use scheduler::ledger::{Costs, Due, Identity, Ledger, RequestKey, Side};
 use scheduler::settler::{Done, Settler};
 use tempfile::TempDir;
-use tests::chain::{Faucet, GLOBAL_ID, LocalChain, installed, serve};
-use tokio::net::TcpListener;
-use tycho_crypto::ed25519::{KeyPair, SecretKey};
-use tycho_types::cell::{CellBuilder, HashBytes, Lazy, Store};
-use tycho_types::models::{StateInit, StdAddr};
+use tests::chain::{GLOBAL_ID, Town, key, now};
+use tycho_types::cell::{CellBuilder, HashBytes, Lazy};
+use tycho_types::models::StdAddr;
 
 const SCHEDULER: u8 = 1;
 const CLIENT: u8 = 2;
@@ -40,7 +32,6 @@ const OWNER: u8 = 3;
 const COIN: u64 = 1_000_000_000;
 /// Nanotons for a million tokens.
 const PRICE: u64 = COIN;
-const DELAY: u32 = 2 * 3600;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_clients_pay_and_workers_earn_is_on_the_chain_to_the_last_nano() {
@@ -48,8 +39,16 @@ async fn what_clients_pay_and_workers_earn_is_on_the_chain_to_the_last_nano() {
         return;
     };
     let market = world.market().await;
-    let from_client = world.open(CLIENT, SCHEDULER, None, 5 * COIN).await;
-    let to_owner = world.open(SCHEDULER, OWNER, Some(&market), 5 * COIN).await;
+    let from_client = world
+        .town
+        .open(CLIENT, SCHEDULER, None, 5 * COIN)
+        .await
+        .address;
+    let to_owner = world
+        .town
+        .open(SCHEDULER, OWNER, Some(&market), 5 * COIN)
+        .await
+        .address;
     let settler = world.settler().await;
     let ledger = &settler.ledger;
     for (channel, side) in [(&from_client, Side::Client), (&to_owner, Side::Worker)] {
@@ -58,7 +57,7 @@ async fn what_clients_pay_and_workers_earn_is_on_the_chain_to_the_last_nano() {
         let account = account(ledger, channel).await;
         assert_eq!(
             account.funds(),
-            world.balance(channel).await - STORAGE_RESERVE - STORAGE
+            world.town.balance(channel).await - STORAGE_RESERVE - STORAGE
         );
     }
 
@@ -76,7 +75,7 @@ async fn what_clients_pay_and_workers_earn_is_on_the_chain_to_the_last_nano() {
     assert_eq!(book.voucher, client, "of which the newest is worth all");
 
     // One claim for all of them. Payer and payee are right to the nano.
-    let before = world.balance(&world.wallet(SCHEDULER)).await;
+    let before = world.town.balance(&world.town.wallet(SCHEDULER)).await;
     assert!(matches!(
         &round(&settler, 0).await[..],
         [Done {
@@ -84,11 +83,11 @@ async fn what_clients_pay_and_workers_earn_is_on_the_chain_to_the_last_nano() {
             outcome: Ok(())
         }]
     ));
-    let state = world.channel(&from_client).await.state;
+    let state = world.town.channel(&from_client).await.state;
     assert_eq!(state.paid, client.amount);
     assert_eq!(account(ledger, &from_client).await.channel.state, state);
     assert_eq!(state.held, STORAGE_RESERVE);
-    let gained = world.balance(&world.wallet(SCHEDULER)).await - before;
+    let gained = world.town.balance(&world.town.wallet(SCHEDULER)).await - before;
     let cost = client.amount - gained;
     let estimate = Costs::default().claim;
     assert!(
@@ -101,6 +100,7 @@ async fn what_clients_pay_and_workers_earn_is_on_the_chain_to_the_last_nano() {
     // The owner brings the newest voucher; all its receipts are reported under one head.
     let newest = newest(ledger, &to_owner).await;
     world
+        .town
         .send(
             OWNER,
             &to_owner,
@@ -119,7 +119,7 @@ async fn what_clients_pay_and_workers_earn_is_on_the_chain_to_the_last_nano() {
         owed.channel.state.paid,
         owed.spent.amount + owed.reserved.amount + kept(&owed)
     );
-    let before = world.balance(&world.wallet(SCHEDULER)).await;
+    let before = world.town.balance(&world.town.wallet(SCHEDULER)).await;
     assert!(matches!(
         &round(&settler, 0).await[..],
         [Done {
@@ -127,10 +127,10 @@ async fn what_clients_pay_and_workers_earn_is_on_the_chain_to_the_last_nano() {
             outcome: Ok(())
         }]
     ));
-    let counted: market::State = world.kept(&market).await;
+    let counted: market::State = world.town.kept(&market).await;
     assert_eq!(counted.amount, owed.channel.state.paid);
     let share = (owed.channel.state.held - STORAGE_RESERVE) / 2;
-    let cost = before + share - world.balance(&world.wallet(SCHEDULER)).await;
+    let cost = before + share - world.town.balance(&world.town.wallet(SCHEDULER)).await;
     let estimate = Costs::default().report;
     assert!(
         (estimate / 2..=estimate).contains(&cost),
@@ -152,6 +152,7 @@ async fn what_clients_pay_and_workers_earn_is_on_the_chain_to_the_last_nano() {
     // More is put in, and used.
     let funds = account(ledger, &from_client).await.funds();
     world
+        .town
         .send(CLIENT, &from_client, COIN, &TopUp { query_id: 0 }, None)
         .await;
     settler.look(&from_client).await.unwrap();
@@ -165,6 +166,7 @@ async fn what_clients_pay_and_workers_earn_is_on_the_chain_to_the_last_nano() {
 
     // Its client begins to close it; the scheduler looks in time, and claims what is left.
     world
+        .town
         .send(
             CLIENT,
             &from_client,
@@ -173,7 +175,7 @@ async fn what_clients_pay_and_workers_earn_is_on_the_chain_to_the_last_nano() {
             None,
         )
         .await;
-    world.chain.lock().unwrap().tick(now() + 1000).unwrap();
+    world.town.chain.lock().unwrap().tick(now() + 1000).unwrap();
     let done = round(&settler, 1000).await;
     assert!(
         matches!(
@@ -191,7 +193,10 @@ async fn what_clients_pay_and_workers_earn_is_on_the_chain_to_the_last_nano() {
         ),
         "{done:?}"
     );
-    assert_eq!(world.channel(&from_client).await.state.paid, client.amount);
+    assert_eq!(
+        world.town.channel(&from_client).await.state.paid,
+        client.amount
+    );
     assert_eq!(account(ledger, &from_client).await.spent.amount, earned);
     assert!(
         client.amount - earned <= PRICE / 10,
@@ -200,6 +205,7 @@ async fn what_clients_pay_and_workers_earn_is_on_the_chain_to_the_last_nano() {
 
     // Its payee ends the other at once: what is not paid comes back.
     world
+        .town
         .send(OWNER, &to_owner, COIN / 50, &Close { query_id: 0 }, None)
         .await;
     settler.look(&to_owner).await.unwrap();
@@ -245,53 +251,27 @@ fn request(client: &StdAddr, number: u8) -> RequestKey {
 
 struct World {
     folder: TempDir,
-    chain: Arc<Mutex<LocalChain>>,
-    network: Network,
-    client: Client,
+    town: Town,
 }
 
 impl World {
     async fn start() -> Option<Self> {
-        if !installed() {
-            return None;
-        }
         let folder = TempDir::new().unwrap();
-        let wallets = [SCHEDULER, CLIENT, OWNER].map(|number| key(number).public());
-        let faucet = Faucet {
-            wallets: &wallets,
-            coins: u128::from(100 * COIN),
-        };
-        let chain = LocalChain::open(&folder.path().join("chain"), faucet, now()).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let pair = KeyPair::from(&SecretKey::from_bytes([1; 32]));
-        let network = Network {
-            servers: vec![Server {
-                address: listener.local_addr().unwrap(),
-                key: pair.public_key.to_bytes(),
-            }],
-            pinned: chain.pinned(),
-        };
-        let chain = Arc::new(Mutex::new(chain));
-        tokio::spawn(serve(listener, pair, Arc::clone(&chain), None));
-        Some(Self {
-            folder,
-            chain,
-            client: Client::new(&network, AGE),
-            network,
-        })
+        let town = Town::start(folder.path(), &[SCHEDULER, CLIENT, OWNER]).await?;
+        Some(Self { folder, town })
     }
 
     async fn settler(&self) -> Settler {
         let identity = Identity {
             key: key(SCHEDULER),
-            payee: self.wallet(SCHEDULER),
+            payee: self.town.wallet(SCHEDULER),
             global_id: GLOBAL_ID,
         };
         let url = format!("sqlite:{}", self.folder.path().join("ledger").display());
         Settler {
             ledger: Ledger::open(&url, identity).await.unwrap(),
-            client: Client::new(&self.network, AGE),
-            wallet: self.wallet(SCHEDULER),
+            client: self.town.client(),
+            wallet: self.town.wallet(SCHEDULER),
             key: key(SCHEDULER),
             costs: Costs::default(),
         }
@@ -310,7 +290,7 @@ impl World {
             limit,
             price: PRICE,
             exposure: 0,
-            claimed: 0,
+            unseen: 0,
         };
         let key = request(&client.channel, number);
         // Enough for the limit beyond what was used so far.
@@ -326,7 +306,7 @@ impl World {
         let voucher = admitted
             .unwrap()
             .voucher
-            .verify(&self::key(SCHEDULER).public());
+            .verify(&tests::chain::key(SCHEDULER).public());
         let owed = account(ledger, worker).await;
         assert!(voucher.unwrap().amount >= owed.spent.amount + owed.reserved.amount);
         if number.is_multiple_of(5) {
@@ -336,26 +316,6 @@ impl World {
         let tokens = 1000 * u32::from(number) + u32::from(number);
         let served = answer(worker, number, tokens);
         ledger.settle(key, served, now()).await.unwrap().amount
-    }
-
-    async fn open(&self, payer: u8, payee: u8, market: Option<&StdAddr>, deposit: u64) -> StdAddr {
-        let open = Open::new(
-            0,
-            Terms {
-                payer: self.wallet(payer),
-                payee: self.wallet(payee),
-                key: key(payer).public(),
-                until: now() + 30 * 24 * 3600,
-                delay: DELAY,
-                fee: market.map_or(0, |_| COUNTED),
-                market: market.cloned().unwrap_or_else(|| self.wallet(payee)),
-            },
-        );
-        let open = open.unwrap();
-        let init = Some((open.code, open.data));
-        self.send(payer, &open.address, deposit, &open.body, init)
-            .await;
-        open.address
     }
 
     async fn market(&self) -> StdAddr {
@@ -372,58 +332,8 @@ impl World {
         let address = code::address(Code::MARKET, &state).unwrap();
         let data = CellBuilder::build_from(&state).unwrap();
         let init = Some((Code::MARKET.cell().unwrap(), data));
-        self.send(OWNER, &address, COIN / 2, &(), init).await;
+        self.town.send(OWNER, &address, COIN / 2, &(), init).await;
         address
-    }
-
-    async fn send(
-        &self,
-        from: u8,
-        to: &StdAddr,
-        value: u64,
-        body: &dyn Store,
-        init: Option<(tycho_types::cell::Cell, tycho_types::cell::Cell)>,
-    ) {
-        let (from, key) = (self.wallet(from), key(from));
-        let state = self.client.account(&from).await.unwrap();
-        let wallet = Wallet::of(&from, &state, &key).unwrap();
-        let order = Order {
-            to: to.clone(),
-            value: value.into(),
-            bounce: init.is_none(),
-            body: CellBuilder::build_from(body).unwrap(),
-            init: init.map(|(code, data)| StateInit {
-                code: Some(code),
-                data: Some(data),
-                ..StateInit::default()
-            }),
-        };
-        let message = wallet.sign(&key, &order, now() + 60).unwrap();
-        self.client.send(&message).await.unwrap();
-        let steps = self
-            .client
-            .trace(&from, message.repr_hash(), Duration::from_secs(60));
-        steps.await.unwrap();
-    }
-
-    async fn balance(&self, address: &StdAddr) -> u64 {
-        let state = self.client.account(address).await.unwrap();
-        state.balance().try_into().unwrap()
-    }
-
-    async fn channel(&self, address: &StdAddr) -> Channel {
-        let state = self.client.account(address).await.unwrap();
-        Channel::load(address, state.data().unwrap()).unwrap()
-    }
-
-    async fn kept<T: for<'a> tycho_types::cell::Load<'a>>(&self, address: &StdAddr) -> T {
-        let state = self.client.account(address).await.unwrap();
-        state.data().unwrap().parse().unwrap()
-    }
-
-    fn wallet(&self, number: u8) -> StdAddr {
-        let chain = self.chain.lock().unwrap();
-        chain.wallet(&key(number).public()).unwrap()
     }
 }
 
@@ -457,15 +367,3 @@ fn sign(number: u8, voucher: &Voucher) -> Signed {
     let hash = HashBytes(voucher.hash().unwrap());
     voucher.signed(key(number).sign(&hash)).unwrap()
 }
-
-fn key(number: u8) -> Key {
-    Key::from_seed([number; 32])
-}
-
-fn now() -> u32 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    now.as_secs().try_into().unwrap()
-}
-
-/// Nothing is older than the test.
-const AGE: Duration = Duration::from_secs(3600);

@@ -11,6 +11,7 @@ mod collate;
 mod executor;
 mod file;
 mod liteserver;
+mod loopback;
 mod proof;
 mod validators;
 
@@ -33,7 +34,8 @@ use self::executor::{Executor, Input, Outcome, Seen};
 use self::file::BlockFile;
 
 pub use self::executor::installed;
-pub use self::liteserver::{Tamper, serve};
+pub use self::liteserver::Tamper;
+pub use self::loopback::{LOOPBACK, Town, key, now, serve_at};
 pub use self::validators::{ALL, Consensus, Validators};
 
 /// A chain that one process keeps.

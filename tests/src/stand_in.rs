@@ -3,6 +3,7 @@
 //!
 //! It speaks the wire as the agent does; its tokens are the bytes that it read and said.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,15 +14,16 @@ use attestation::cbor;
 use attestation::protocol::Request;
 use attestation::register::Digest256;
 use aws_lc_rs::signature::Ed25519KeyPair;
-use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Json, Router};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use contracts::receipt::{Receipt, Work};
+use contracts::voucher::{Signed, cost};
 use futures_util::{StreamExt as _, stream};
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -29,6 +31,7 @@ use hyper_util::service::TowerToHyperService;
 use sealed::{
     Envelope, Offer, OfferedModel, Opener, ResponseHead, START, Sealer, Settlement, Transcript,
 };
+use serde_json::{Value, json};
 use session::server::Worker;
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, mpsc};
@@ -79,7 +82,22 @@ pub enum Manner {
     Flooding,
     /// Its answers never end.
     Endless,
+    /// Its receipt counts all that was agreed, of which the answer is `max_tokens`.
+    Thorough,
 }
+
+/// Takes vouchers for a stand-in, as the agent does.
+pub trait Till: fmt::Debug + Send + Sync {
+    /// Out of which Channel, and on which network.
+    fn channel(&self) -> (StdAddr, i32);
+
+    /// Sets so much aside; else says what was earned so far. What comes back is told what
+    /// was earned, or dropped.
+    fn reserve(&self, voucher: Option<&Signed>, cost: u64) -> Result<Earned, u64>;
+}
+
+/// What was earned by a request.
+pub type Earned = Box<dyn FnOnce(u64) + Send>;
 
 /// What it serves, and how.
 #[derive(Clone, Copy, Debug)]
@@ -121,6 +139,7 @@ struct Served {
     worker: Arc<Worker>,
     id: Digest256,
     terms: Terms,
+    till: Option<Arc<dyn Till>>,
     busy: AtomicU32,
 }
 
@@ -142,6 +161,11 @@ impl StandIn {
 
     /// On a TD that may be of another build.
     pub async fn on(td: Td, terms: Terms) -> Self {
+        Self::paid(td, terms, None).await
+    }
+
+    /// Paid into a till.
+    pub async fn paid(td: Td, terms: Terms, till: Option<Arc<dyn Till>>) -> Self {
         let worker = Worker::start(Arc::new(td)).await;
         let worker = worker.expect("the emulated TD makes keys");
         let id = worker.seal_id();
@@ -149,6 +173,7 @@ impl StandIn {
             worker,
             id,
             terms,
+            till,
             busy: AtomicU32::new(0),
         };
         Self {
@@ -196,6 +221,7 @@ async fn link(served: &Arc<Served>, scheduler: SocketAddr) -> std::io::Result<()
         .route("/attestation", post(again))
         .route("/network/evidence", post(evidence))
         .route("/network/requests", post(answer))
+        .route("/network/vouchers", get(vouchers))
         .with_state(Arc::clone(served));
     http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -239,20 +265,34 @@ async fn offer(State(served): State<Arc<Served>>) -> Body {
     Body::from_stream(lines)
 }
 
+async fn vouchers(State(served): State<Arc<Served>>) -> Json<Value> {
+    let tills = served.till.iter().map(|till| {
+        let (channel, network) = till.channel();
+        json!({ "channel": channel.to_string(), "network": network })
+    });
+    Json(json!({ "vouchers": tills.collect::<Vec<_>>() }))
+}
+
 async fn answer(State(served): State<Arc<Served>>, headers: HeaderMap, body: Body) -> Response {
-    let envelope = headers.get("cocoon-envelope");
-    let envelope = envelope.and_then(|text| BASE64_URL_SAFE_NO_PAD.decode(text).ok());
-    let Some(envelope) = envelope else {
+    let header = |name| BASE64_URL_SAFE_NO_PAD.decode(headers.get(name)?).ok();
+    let Some(envelope) = header("cocoon-envelope") else {
         return StatusCode::BAD_REQUEST.into_response();
     };
     if served.terms.manner == Manner::Unwilling {
         return StatusCode::TOO_MANY_REQUESTS.into_response();
     }
+    let earned = match served.reserve(&envelope, header("cocoon-voucher")) {
+        Ok(earned) => earned,
+        Err(spent) => {
+            let error = json!({ "error": { "code": "not_covered", "spent": spent } });
+            return (StatusCode::PAYMENT_REQUIRED, Json(error)).into_response();
+        }
+    };
     let (said, hear) = mpsc::channel(1);
     tokio::spawn(async move {
         served.busy.fetch_add(1, Ordering::SeqCst);
         // Who hangs up, or sends what does not open, gets no more of an answer.
-        Answer::give(&served, &envelope, body, said).await;
+        Answer::give(&served, &envelope, body, said, earned).await;
         served.busy.fetch_sub(1, Ordering::SeqCst);
     });
     let hear = stream::unfold(hear, async |mut hear| {
@@ -290,13 +330,25 @@ impl Served {
         line.into()
     }
 
+    fn reserve(&self, envelope: &[u8], voucher: Option<Vec<u8>>) -> Result<Earned, u64> {
+        let (Some(till), Ok(envelope)) = (&self.till, Envelope::parse(envelope)) else {
+            return Ok(Box::new(drop));
+        };
+        let voucher = voucher.and_then(|boc| Boc::decode(boc).ok()?.parse::<Signed>().ok());
+        let cost = cost(envelope.limit, envelope.price).unwrap_or(u64::MAX);
+        till.reserve(voucher.as_ref(), cost)
+    }
+
+    /// The settlement, and what it comes to.
     fn settle(
         &self,
         envelope: &Envelope,
         request: Digest256,
         response: Digest256,
         tokens: u64,
-    ) -> Vec<u8> {
+    ) -> (Vec<u8>, u64) {
+        let till = self.till.as_ref().map(|till| till.channel());
+        let (channel, global_id) = till.unwrap_or((StdAddr::new(0, HashBytes::ZERO), 0));
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let tokens = match self.terms.manner {
             Manner::Greedy => envelope.limit.saturating_add(1),
@@ -312,9 +364,17 @@ impl Served {
             prompt_tokens: 0,
             completion_tokens: u32::try_from(tokens).expect("tests say little"),
         };
+        let work = match self.terms.manner {
+            Manner::Thorough => Work {
+                prompt_tokens: u32::try_from(envelope.limit.saturating_sub(tokens))
+                    .expect("tests say little"),
+                ..work
+            },
+            _ => work,
+        };
         let receipt = Receipt {
-            global_id: 0,
-            channel: StdAddr::new(0, HashBytes::ZERO),
+            global_id,
+            channel,
             request: HashBytes(*request.as_bytes()),
             response: HashBytes(*response.as_bytes()),
             price: match self.terms.manner {
@@ -335,12 +395,12 @@ impl Served {
                 .expect("a signature has 64 bytes"),
             _ => self.worker.sign_hash(&hash).expect("it has a key"),
         };
-        Settlement {
+        let settlement = Settlement {
             receipt: Boc::encode(cell),
             signature,
-            tokens,
-        }
-        .encode()
+            tokens: work.tokens(),
+        };
+        (settlement.encode(), receipt.cost().unwrap_or_default())
     }
 }
 
@@ -350,6 +410,8 @@ struct Answer {
     sealer: Option<Sealer>,
     hash: Transcript,
     said: mpsc::Sender<Bytes>,
+    /// What it may be, when that is what counts.
+    most: Option<u64>,
     tokens: u64,
 }
 
@@ -359,6 +421,7 @@ impl Answer {
         envelope: &[u8],
         body: Body,
         said: mpsc::Sender<Bytes>,
+        earned: Earned,
     ) -> Option<()> {
         let known = Envelope::parse(envelope).ok()?;
         let mut body = body.into_data_stream();
@@ -384,6 +447,7 @@ impl Answer {
             sealer: Some(sealer),
             hash: Transcript::response(),
             said,
+            most: None,
             tokens: 0,
         };
         answer.say(out).await?;
@@ -415,13 +479,23 @@ impl Answer {
         if served.terms.manner == Manner::Unsettled {
             return answer.said.send(last.into()).await.ok();
         }
-        last.extend(served.settle(&known, request, response, answer.tokens));
-        answer.said.send(last.into()).await.ok()
+        let tokens = answer.most.unwrap_or(answer.tokens);
+        let (settlement, cost) = served.settle(&known, request, response, tokens);
+        last.extend(settlement);
+        answer.said.send(last.into()).await.ok()?;
+        // Whoever takes more than the settlement has it.
+        drop(answer.said.reserve().await.ok()?);
+        earned(cost);
+        Some(())
     }
 
     async fn echo(&mut self, terms: Terms, text: &[u8]) -> Option<()> {
         sleep(terms.pause).await;
         self.tokens = self.tokens.saturating_add(u64::try_from(text.len()).ok()?);
+        if terms.manner == Manner::Thorough {
+            let asked = serde_json::from_slice::<Value>(text).ok()?;
+            self.most = asked["max_tokens"].as_u64();
+        }
         let mut out = Vec::new();
         self.sealer.as_mut()?.chunk(text, &mut out).ok()?;
         if terms.manner == Manner::Repeating {

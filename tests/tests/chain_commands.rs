@@ -17,7 +17,6 @@ use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use attestation::appraisal::Verdict;
-use chain::network::{Network, Server};
 use chain::wallet::Key;
 use clap::Parser;
 use client::chain::ChainArgs;
@@ -27,11 +26,9 @@ use contracts::code::{self, Code};
 use contracts::registry::{Change, Governance, Policy, Published};
 use contracts::{collateral, node, registry};
 use tempfile::TempDir;
-use tests::chain::{Faucet, LocalChain, installed, serve};
+use tests::chain::{Faucet, LOOPBACK, LocalChain, installed, serve_at};
 use tests::collateral::files;
 use tests::td::Td;
-use tokio::net::TcpListener;
-use tycho_crypto::ed25519::{KeyPair, SecretKey};
 use tycho_types::boc::Boc;
 use tycho_types::cell::Lazy;
 use tycho_types::dict::Dict;
@@ -361,21 +358,11 @@ impl World {
             coins: 100_000_000_000,
         };
         let chain = LocalChain::open(&folder.path().join("chain"), faucet, now()).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let key = KeyPair::from(&SecretKey::from_bytes([1; 32]));
-        let network = Network {
-            servers: vec![Server {
-                address: listener.local_addr().unwrap(),
-                key: key.public_key.to_bytes(),
-            }],
-            pinned: chain.pinned(),
-        };
-        let world = Self {
-            folder,
-            chain: Arc::new(Mutex::new(chain)),
-        };
+        let chain = Arc::new(Mutex::new(chain));
+        let server = serve_at(LOOPBACK, Arc::clone(&chain), None).await.unwrap();
+        let network = chain.lock().unwrap().network(vec![server]);
+        let world = Self { folder, chain };
         world.write("network", network.to_json().unwrap());
-        tokio::spawn(serve(listener, key, Arc::clone(&world.chain), None));
         Some(world)
     }
 

@@ -14,11 +14,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use chain::client::{Client, ClientError};
-use chain::network::{Network, Server};
+use chain::network::Server;
 use chain::tl::{Answer, BlockIdExt, BlockLink, Request, SignatureSet};
 use chain::wallet::{Key, Order, Wallet};
 use tempfile::TempDir;
-use tests::chain::{Consensus, Faucet, GLOBAL_ID, LocalChain, Tamper, Validators, installed};
+use tests::chain::{
+    Consensus, Faucet, GLOBAL_ID, LOOPBACK, LocalChain, Tamper, Validators, installed, serve_at,
+};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tycho_crypto::ed25519::{KeyPair, SecretKey};
@@ -129,7 +131,9 @@ async fn a_lying_server_is_named_and_another_one_asked() {
         key: honest.key,
     };
     let stranger = Server {
-        key: server_key(9).public_key.to_bytes(),
+        key: KeyPair::from(&SecretKey::from_bytes([9; 32]))
+            .public_key
+            .to_bytes(),
         ..honest
     };
     world
@@ -544,22 +548,12 @@ impl World {
     }
 
     async fn serve(&self, tamper: Option<Tamper>) -> Server {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let key = server_key(1);
         let chain = Arc::clone(&self.chain);
-        tokio::spawn(tests::chain::serve(listener, key, chain, tamper));
-        Server {
-            address,
-            key: key.public_key.to_bytes(),
-        }
+        serve_at(LOOPBACK, chain, tamper).await.unwrap()
     }
 
     fn client(&self, servers: &[Server]) -> Client {
-        let network = Network {
-            servers: servers.to_vec(),
-            pinned: self.chain.lock().unwrap().pinned(),
-        };
+        let network = self.chain.lock().unwrap().network(servers.to_vec());
         Client::new(&network, Duration::from_secs(30))
     }
 
@@ -629,10 +623,6 @@ fn key() -> Key {
 
 fn second() -> Key {
     Key::from_seed([2; 32])
-}
-
-fn server_key(number: u8) -> KeyPair {
-    KeyPair::from(&SecretKey::from_bytes([number; 32]))
 }
 
 fn now() -> u32 {

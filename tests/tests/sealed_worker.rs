@@ -15,6 +15,16 @@ use serde_json::{Value, json};
 #[tokio::test]
 async fn a_sealed_chat_is_answered_and_its_settlement_says_what_usage_does() {
     let double = Double::paying(Limits::default()).await;
+    let vouchers = async || -> Value {
+        let said = double.get("/network/vouchers").await;
+        serde_json::from_slice::<Value>(&said).unwrap()["vouchers"][0].take()
+    };
+    let none = vouchers().await;
+    assert_eq!(
+        (&none["amount"], &none["signed"]),
+        (&json!(0), &Value::Null)
+    );
+    assert!(none["channel"].as_str().unwrap().starts_with("0:"));
     let mut amount = 0;
     for stream in [false, true] {
         amount += double.cost(&double.envelope());
@@ -48,9 +58,10 @@ async fn a_sealed_chat_is_answered_and_its_settlement_says_what_usage_does() {
         amount -= double.cost(&double.envelope());
         amount += reply.settlement.tokens * ASK / 1_000_000;
     }
-    let vouchers: Value = serde_json::from_slice(&double.get("/network/vouchers").await).unwrap();
-    assert_eq!(vouchers["vouchers"][0]["network"], -239);
-    assert!(vouchers["vouchers"][0]["amount"].as_u64().unwrap() > amount);
+    let newest = vouchers().await;
+    assert_eq!(newest["network"], -239);
+    assert_eq!(newest["spent"], amount);
+    assert!(newest["amount"].as_u64().unwrap() > amount);
 }
 
 #[tokio::test]

@@ -89,6 +89,11 @@ impl Purse {
         self.account().newest.clone()
     }
 
+    /// What was earned since the Channel began.
+    pub fn spent(&self) -> u64 {
+        self.account().spent
+    }
+
     /// Sets so much aside, which the newest voucher has to cover, or this one.
     pub fn reserve(
         self: &Arc<Self>,

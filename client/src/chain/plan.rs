@@ -49,7 +49,7 @@ impl Sender {
 }
 
 /// Reads a key's file.
-pub(super) fn key(path: &std::path::Path) -> Result<Key> {
+pub(crate) fn key(path: &std::path::Path) -> Result<Key> {
     let text = Zeroizing::new(String::from_utf8(read(path)?).context("a key is text")?);
     Key::parse(&text).with_context(|| format!("{} is not 64 hex digits", path.display()))
 }

@@ -12,16 +12,18 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use http_body_util::{BodyExt as _, Limited};
 use sealed::Envelope;
+use serde::Deserialize;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::error::{ApiError, Code};
-use crate::books::NotAdmitted;
+use crate::books::{Admitted, NotAdmitted};
 use crate::directory::{Outcome, Pick};
 use crate::fabric::SendError;
+use crate::ledger::Failed;
 use crate::ledger::account::AdmitError;
 use crate::ledger::receipts::SettleError;
-use crate::ledger::{Failed, RequestKey};
 use crate::look::LookError;
 use crate::metrics::Ending;
 use crate::relay::{Download, Ended, Fate, RelayError, Upload, of_worker};
@@ -49,7 +51,7 @@ pub(super) async fn relay(
     let voucher = match order.admit(voucher).await {
         Ok(voucher) => voucher,
         Err(error) => {
-            order.end(Ending::Unsent, &Outcome::Abandoned);
+            order.end(Ending::Unsent, &Outcome::Abandoned).await;
             return Err(error);
         }
     };
@@ -70,15 +72,15 @@ pub(super) async fn relay(
         Ok(Ok(response)) => response,
         Ok(Err(error)) => {
             match passed.blames_worker() {
-                true => order.end(Ending::Failed, &Outcome::Failed),
+                true => order.end(Ending::Failed, &Outcome::Failed).await,
                 false => drop(order),
             }
             return Err(gone(&error));
         }
         Err(_) => {
             match passed.whole() {
-                Some(_) if deadline >= AMPLE => order.end(Ending::Late, &Outcome::Failed),
-                _ => order.end(Ending::Late, &Outcome::Abandoned),
+                Some(_) if deadline >= AMPLE => order.end(Ending::Late, &Outcome::Failed).await,
+                _ => order.end(Ending::Late, &Outcome::Abandoned).await,
             }
             return Err(ApiError::new(Code::Late, "the deadline has passed"));
         }
@@ -106,6 +108,7 @@ pub(super) fn uncovered(error: &NotAdmitted) -> ApiError {
         NotAdmitted::Cells(_) | NotAdmitted::Free | NotAdmitted::Voucher(_) => Code::BadVoucher,
         NotAdmitted::Chain(LookError::Cells(_) | LookError::Chain(_))
         | NotAdmitted::Ledger(Failed::Store(_)) => Code::Unavailable,
+        NotAdmitted::Ledger(Failed::Refused(AdmitError::Repeated)) => Code::Replayed,
         // Another worker may be chosen.
         NotAdmitted::Owner
         | NotAdmitted::Ledger(Failed::Refused(
@@ -130,7 +133,7 @@ struct Order {
     envelope: Envelope,
     worker: Worker,
     pick: Option<Pick>,
-    paid: Option<RequestKey>,
+    paid: Option<Admitted>,
     started: Instant,
     is_open: bool,
 }
@@ -183,8 +186,8 @@ impl Order {
         let Some(admitted) = admitted.map_err(|error| uncovered(&error))? else {
             return Ok(None);
         };
-        self.paid = Some(admitted.key);
-        let voucher = BASE64_URL_SAFE_NO_PAD.encode(admitted.voucher);
+        let voucher = BASE64_URL_SAFE_NO_PAD.encode(&admitted.voucher);
+        self.paid = Some(admitted);
         let voucher = HeaderValue::try_from(voucher);
         voucher
             .map(Some)
@@ -194,10 +197,10 @@ impl Order {
     async fn close(self, fate: Fate) {
         match fate {
             Fate::Left => drop(self),
-            Fate::Failed(RelayError::Late) => self.end(Ending::Late, &Outcome::Abandoned),
+            Fate::Failed(RelayError::Late) => self.end(Ending::Late, &Outcome::Abandoned).await,
             Fate::Failed(error) => {
                 tracing::info!(worker = %self.envelope.worker, "{}", chain(&error));
-                self.end(Ending::Failed, &Outcome::Failed);
+                self.end(Ending::Failed, &Outcome::Failed).await;
             }
             Fate::Ended(ended) => self.settle(&ended).await,
         }
@@ -208,15 +211,15 @@ impl Order {
             Ok(settled) => settled,
             Err(error) => {
                 tracing::warn!(worker = %self.envelope.worker, "not paid: {}", chain(&error));
-                return self.end(Ending::Unsettled, &error.outcome());
+                return self.end(Ending::Unsettled, &error.outcome()).await;
             }
         };
-        if let Some(key) = self.paid {
+        if let Some(paid) = &self.paid {
             let books = &self.scheduler.books;
-            let paid = books.settle(key, &settled, ended, self.worker.receipt_key);
+            let paid = books.settle(paid.key, &settled, ended, self.worker.receipt_key);
             if let Err(error) = paid.await {
                 tracing::warn!(worker = %self.envelope.worker, "not paid: {}", chain(&error));
-                return self.end(Ending::Unsettled, &outcome(&error));
+                return self.end(Ending::Unsettled, &outcome(&error)).await;
             }
             self.paid = None;
         }
@@ -228,15 +231,21 @@ impl Order {
         let paid = settled.receipt.cost().unwrap_or_default();
         let metrics = &self.scheduler.metrics;
         metrics.settled(settled.tokens, paid, ended.first);
-        self.end(Ending::Settled, &outcome);
+        self.end(Ending::Settled, &outcome).await;
     }
 
-    fn end(mut self, ending: Ending, outcome: &Outcome) {
+    /// Comes back once nothing is reserved for it any more: whoever is told may use that.
+    async fn end(mut self, ending: Ending, outcome: &Outcome) {
         self.is_open = false;
-        self.count(ending, outcome);
+        if let Some(released) = self.count(ending, outcome)
+            && let Err(error) = released.await
+        {
+            tracing::error!("cannot release: {error}");
+        }
     }
 
-    fn count(&mut self, ending: Ending, outcome: &Outcome) {
+    /// What is still reserved is let go of, whether or not anyone waits for it.
+    fn count(&mut self, ending: Ending, outcome: &Outcome) -> Option<JoinHandle<()>> {
         tracing::debug!(
             worker = %self.envelope.worker,
             class = ?self.envelope.class,
@@ -252,17 +261,18 @@ impl Order {
         if let Some(pick) = self.pick.take() {
             self.scheduler.desk().done(pick, outcome);
         }
-        if let Some(key) = self.paid.take() {
-            let scheduler = Arc::clone(&self.scheduler);
-            tokio::spawn(async move { scheduler.books.release(key).await });
-        }
+        let Admitted { key, .. } = self.paid.take()?;
+        let scheduler = Arc::clone(&self.scheduler);
+        Some(tokio::spawn(async move {
+            scheduler.books.release(key).await;
+        }))
     }
 }
 
 impl Drop for Order {
     fn drop(&mut self) {
         if self.is_open {
-            self.count(Ending::Left, &Outcome::Abandoned);
+            drop(self.count(Ending::Left, &Outcome::Abandoned));
         }
     }
 }
@@ -284,9 +294,19 @@ async fn refused(order: Order, response: Response) -> Result<Response, ApiError>
     let (mut head, body) = response.into_parts();
     let text = timeout(REFUSAL, Limited::new(body, MAX_REFUSAL).collect()).await;
     let Ok(Ok(text)) = text else {
-        order.end(Ending::Failed, &Outcome::Failed);
+        order.end(Ending::Failed, &Outcome::Failed).await;
         return Err(ApiError::new(Code::WorkerGone, "the worker broke off"));
     };
+    let text = text.to_bytes();
+    if let (StatusCode::PAYMENT_REQUIRED, Some(paid)) = (head.status, &order.paid) {
+        if let Ok(Refused { error }) = serde_json::from_slice(&text) {
+            order.scheduler.books.earned(paid.owner, error.spent).await;
+        }
+        // Between the worker and us: the client has paid, and may try another.
+        order.end(Ending::Refused, &Outcome::Full).await;
+        let message = "the worker waits for a voucher";
+        return Err(ApiError::new(Code::Full, message).after(SOON));
+    }
     let outcome = match head.status {
         StatusCode::TOO_MANY_REQUESTS => Outcome::Full,
         // It says that it is about to go.
@@ -294,9 +314,9 @@ async fn refused(order: Order, response: Response) -> Result<Response, ApiError>
         status if status.is_client_error() => Outcome::Abandoned,
         _ => Outcome::Failed,
     };
-    order.end(Ending::Refused, &outcome);
+    order.end(Ending::Refused, &outcome).await;
     let retry = head.headers.remove(header::RETRY_AFTER);
-    let mut refused = (head.status, text.to_bytes()).into_response();
+    let mut refused = (head.status, text).into_response();
     let headers = refused.headers_mut();
     headers.insert(
         header::CONTENT_TYPE,
@@ -304,6 +324,17 @@ async fn refused(order: Order, response: Response) -> Result<Response, ApiError>
     );
     retry.map(|retry| headers.insert(header::RETRY_AFTER, retry));
     Ok(refused)
+}
+
+/// What a worker says that it has earned, where our voucher does not cover it.
+#[derive(Deserialize)]
+struct Refused {
+    error: Earned,
+}
+
+#[derive(Deserialize)]
+struct Earned {
+    spent: u64,
 }
 
 /// A header's bytes, in base64url.

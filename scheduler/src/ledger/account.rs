@@ -68,9 +68,9 @@ pub struct Order {
     pub price: u64,
     /// How much the worker may hold that no receipt shows.
     pub exposure: u64,
-    /// What the worker says it has earned, where it knows of more receipts than this book:
-    /// one whose scheduler died before it wrote it down. It counts as exposure.
-    pub claimed: u64,
+    /// What the worker says it has earned beyond this book: by receipts whose scheduler died
+    /// before it wrote them down. It counts as exposure.
+    pub unseen: u64,
 }
 
 impl Account {
@@ -225,8 +225,7 @@ fn prepaid(
     let taken = worker.spent.plus(worker.reserved);
     let taken = taken.and_then(|taken| taken.plus(most));
     let taken = taken.ok_or(AdmitError::Overflow)?;
-    let beyond = order.claimed.saturating_sub(worker.spent.amount);
-    let amount = taken.amount.checked_add(beyond);
+    let amount = taken.amount.checked_add(order.unseen);
     let amount = amount.ok_or(AdmitError::Overflow)?;
     if amount <= worker.voucher.amount && order.price <= worker.voucher.cap {
         return Ok(worker.voucher.clone());
@@ -371,7 +370,7 @@ pub enum AdmitError {
         cap: u64,
     },
     /// An identifier has one meaning.
-    #[error("the identifier was used for another request, or the request is done")]
+    #[error("the identifier was used before")]
     Repeated,
     /// What came with the request is no newer voucher, and the newest does not cover it.
     #[error("the voucher is for {found}, no more than the newest, which is for {newest}")]

@@ -66,6 +66,15 @@ impl Ledger {
         Ok(books.map(|book| (book.side, book.account)).collect())
     }
 
+    /// One of them.
+    pub async fn account(&self, channel: HashBytes) -> Result<Option<(Side, Account)>, StoreError> {
+        let global_id = self.identity.global_id;
+        let book = self
+            .store
+            .ask(move |open| Book::lock(open, global_id, &channel));
+        Ok(book.await?.map(|book| (book.side, book.account)))
+    }
+
     /// A worker's newest voucher with the head over all receipts so far, worth the same, so
     /// that they are under what is reported.
     pub async fn commit(&self, worker: HashBytes, now: u32) -> Result<Signed, Failed<CommitError>> {

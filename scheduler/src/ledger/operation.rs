@@ -56,6 +56,10 @@ pub(super) fn admit(
     let Some((mut client, mut worker)) = books else {
         return Ok(Err(AdmitError::Unknown));
     };
+    // Also where it is the same and still open: whoever asked first has it served.
+    if Request::find(connection, &key)?.is_some() {
+        return Ok(Err(AdmitError::Repeated));
+    }
     let request = Request {
         key,
         worker: *worker.address(),
@@ -63,12 +67,6 @@ pub(super) fn admit(
         price: order.price,
         stage: Stage::Open,
     };
-    if let Some(known) = Request::find(connection, &key)? {
-        let voucher = worker.signed.filter(|_| known == request);
-        return Ok(voucher
-            .map(|voucher| Admission { voucher })
-            .ok_or(AdmitError::Repeated));
-    }
     let admitted = match admitted(&mut client, &mut worker, order, signed, now) {
         Ok(voucher) => voucher,
         Err(error) => return Ok(Err(error)),
@@ -264,7 +262,7 @@ impl Request {
             limit: self.limit,
             price: self.price,
             exposure: 0,
-            claimed: 0,
+            unseen: 0,
         }
     }
 }

@@ -415,7 +415,7 @@ fn decode<T: for<'a> tycho_types::cell::Load<'a>>(bytes: &[u8]) -> Result<T, Sto
 
 const VERSION: u32 = 1;
 
-const TABLES: [&str; 6] = [
+const TABLES: [&str; 7] = [
     records::TABLE,
     "CREATE TABLE IF NOT EXISTS ledger (one BIGINT PRIMARY KEY CHECK (one = 1), \
      version BIGINT NOT NULL, identity BYTEA NOT NULL)",
@@ -433,6 +433,8 @@ const TABLES: [&str; 6] = [
      receipt_key BYTEA NOT NULL, UNIQUE (worker, position), UNIQUE (client, id), \
      UNIQUE (epoch, worker, position))",
     "CREATE INDEX IF NOT EXISTS open_requests ON requests (opened) WHERE stage = 0",
+    "CREATE TABLE IF NOT EXISTS turns (one BIGINT PRIMARY KEY CHECK (one = 1), \
+     who BYTEA NOT NULL, until BIGINT NOT NULL)",
 ];
 
 const INSERT_LEDGER: &str =

@@ -29,7 +29,7 @@ fn order(limit: u64) -> Order {
         limit,
         price: PRICE,
         exposure: 0,
-        claimed: 0,
+        unseen: 0,
     }
 }
 

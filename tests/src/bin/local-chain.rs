@@ -4,16 +4,13 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
-use chain::network::{Network, Server};
 use chain::wallet::Key;
 use clap::Parser;
-use tests::chain::{Faucet, LocalChain, serve};
-use tokio::net::TcpListener;
+use tests::chain::{Faucet, LocalChain, now, serve_at};
 use tokio::time::interval;
-use tycho_crypto::ed25519::{KeyPair, SecretKey};
 
 /// Keeps a chain in a file and serves it; prints the wallets that have coins.
 #[derive(Debug, Parser)]
@@ -45,45 +42,22 @@ async fn main() -> Result<()> {
         wallets: &public,
         coins: COINS,
     };
-    let chain = LocalChain::open(&args.file, faucet, now()?)?;
+    let chain = LocalChain::open(&args.file, faucet, now())?;
     for key in &public {
         println!("wallet {}", chain.wallet(key)?);
     }
-    let listener = TcpListener::bind(args.listen).await;
-    let listener = listener.with_context(|| format!("cannot listen on {}", args.listen))?;
-    // Whoever reads this file can be the server: there is nothing to protect.
-    let key = KeyPair::from(&SecretKey::from_bytes([1; 32]));
-    let network = Network {
-        servers: vec![Server {
-            address: listener.local_addr().context("no local address")?,
-            key: key.public_key.to_bytes(),
-        }],
-        pinned: chain.pinned(),
-    };
+    let chain = Arc::new(Mutex::new(chain));
+    let server = serve_at(args.listen, Arc::clone(&chain), None).await?;
+    let stopped = || anyhow!("the chain has stopped");
+    let network = chain.lock().map_err(|_| stopped())?.network(vec![server]);
     fs::write(&args.network, network.to_json()?).context("cannot write the network")?;
     println!("ready");
 
-    let chain = Arc::new(Mutex::new(chain));
-    let ticking = Arc::clone(&chain);
-    let tick = async move {
-        let mut clock = interval(BLOCK);
-        loop {
-            clock.tick().await;
-            let mut chain = ticking
-                .lock()
-                .map_err(|_| anyhow!("the chain has stopped"))?;
-            chain.tick(now()?)?;
-        }
-    };
-    tokio::select! {
-        ended = serve(listener, key, chain, None) => ended,
-        ended = tick => ended,
+    let mut clock = interval(BLOCK);
+    loop {
+        clock.tick().await;
+        chain.lock().map_err(|_| stopped())?.tick(now())?;
     }
-}
-
-fn now() -> Result<u32> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
-    Ok(u32::try_from(now.as_secs())?)
 }
 
 /// Nanotons for each wallet.

@@ -22,7 +22,7 @@ use super::{ALL, Block, Consensus, LocalChain, Validators, proof};
 pub type Tamper = Arc<dyn Fn(&Request, Answer) -> Answer + Send + Sync>;
 
 /// Serves until it is dropped.
-pub async fn serve(
+pub(super) async fn serve(
     listener: TcpListener,
     key: KeyPair,
     chain: Arc<Mutex<LocalChain>>,

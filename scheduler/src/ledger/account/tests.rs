@@ -13,7 +13,7 @@ fn order(limit: u64, exposure: u64) -> Order {
         limit,
         price: PRICE,
         exposure,
-        claimed: 0,
+        unseen: 0,
     }
 }
 
@@ -156,7 +156,7 @@ fn a_worker_that_was_given_nothing_back_gets_no_second_voucher() {
 fn what_a_worker_earned_unseen_is_paid_as_far_as_it_is_trusted() {
     let mut two = pair(4);
     let more = |exposure| Order {
-        claimed: PRICE,
+        unseen: PRICE,
         ..order(MILLION_TOKENS, exposure)
     };
     let error = try_admit(&mut two, &more(0)).unwrap_err();

@@ -28,7 +28,7 @@ enum Event {
         worker: usize,
         limit: u64,
         exposure: u64,
-        claimed: u64,
+        unseen: u64,
     },
     /// A worker's receipt for an open request, perhaps for more than was asked.
     Settle {
@@ -69,8 +69,8 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (two.clone(), two.clone(), 0..20_usize)
             .prop_map(|(client, from, which)| Event::Replay { client, from, which }),
         6 => (two.clone(), two, tokens(), 0..3 * PRICE, 0..PRICE)
-            .prop_map(|(client, worker, limit, exposure, claimed)| Event::Admit {
-                client, worker, limit, exposure, claimed,
+            .prop_map(|(client, worker, limit, exposure, unseen)| Event::Admit {
+                client, worker, limit, exposure, unseen,
             }),
         4 => (0..20_usize, tokens()).prop_map(|(which, tokens)| Event::Settle { which, tokens }),
         1 => (0..20_usize).prop_map(|which| Event::Release { which }),
@@ -137,12 +137,12 @@ impl World {
                     worker,
                     limit,
                     exposure,
-                    claimed,
+                    unseen,
                 },
                 true,
             ) => {
                 let order = Order {
-                    claimed: *claimed,
+                    unseen: *unseen,
                     ..order(*limit, *exposure)
                 };
                 let most = order.most().unwrap().amount.max(*exposure);
@@ -202,10 +202,10 @@ impl World {
                 worker,
                 limit,
                 exposure,
-                claimed,
+                unseen,
             } => {
                 let order = Order {
-                    claimed,
+                    unseen,
                     ..order(limit, exposure)
                 };
                 let (clients, workers) = self.books.split_at_mut(2);

@@ -1,0 +1,391 @@
+//! A network in which everything is paid for, on a chain of its own.
+
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "for tests"
+)]
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent::network::{NotCovered, Purse as Till};
+use attestation::config;
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use client::network::purse::{ChannelFile, Purse};
+use client::network::scheduler::Scheduler as Way;
+use client::network::{Network, Options};
+use contracts::channel::{Channel, Claim};
+use contracts::voucher::Signed;
+use http_body_util::BodyExt as _;
+use scheduler::books::{Books as Paying, Kept};
+use scheduler::desk::Desk;
+use scheduler::ledger::{Costs, Identity, Ledger, Side};
+use scheduler::scheduler::Scheduler;
+use scheduler::settler::Settler;
+use scheduler::workers::Workers;
+use scheduler::{api, serve};
+use serde_json::json;
+use tempfile::TempDir;
+use tests::chain::{GLOBAL_ID, Town, key, now};
+use tests::stand_in::{self, Earned, StandIn, Terms};
+use tests::td::Td;
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+use tycho_types::boc::Boc;
+use tycho_types::cell::CellBuilder;
+use tycho_types::models::StdAddr;
+
+const SCHEDULER: u8 = 1;
+const CLIENT: u8 = 2;
+pub(crate) const OWNERS: [u8; 3] = [3, 4, 5];
+
+const COIN: u64 = 1_000_000_000;
+const DEPOSIT: u64 = 60 * COIN;
+
+/// Nanotons for a million tokens: a request costs some thousandths of a coin.
+pub(crate) const PRICE: u64 = COIN;
+
+/// Tokens of an answer.
+const ANSWER: u64 = 4000;
+
+/// The chain, and one client's Channel.
+pub(crate) struct World {
+    folder: TempDir,
+    pub(crate) town: Town,
+    client: Channel,
+    purse: Arc<Purse>,
+}
+
+impl World {
+    pub(crate) async fn start() -> Option<Self> {
+        let folder = TempDir::new().unwrap();
+        let people = [&[SCHEDULER, CLIENT][..], &OWNERS].concat();
+        let town = Town::start(folder.path(), &people).await?;
+        let client = town
+            .open(CLIENT, SCHEDULER, None, DEPOSIT + COIN / 50)
+            .await;
+        let path = folder.path().join("channel.json");
+        let file = ChannelFile {
+            channel: client.address.to_string(),
+            global_id: GLOBAL_ID,
+            payee: client.terms.payee.to_string(),
+            deposit: DEPOSIT,
+            until: client.terms.until,
+            voucher_key: "key".into(),
+        };
+        std::fs::write(&path, serde_json::to_vec(&file).unwrap()).unwrap();
+        let seed = hex::encode([CLIENT; 32]);
+        std::fs::write(folder.path().join("key"), seed).unwrap();
+        Some(Self {
+            purse: Arc::new(Purse::open(&path, None).unwrap()),
+            folder,
+            town,
+            client,
+        })
+    }
+
+    fn identity(&self) -> Identity {
+        Identity {
+            key: key(SCHEDULER),
+            payee: self.town.wallet(SCHEDULER),
+            global_id: GLOBAL_ID,
+        }
+    }
+
+    /// The one scheduler, on its books.
+    pub(crate) async fn scheduler(&self) -> Running {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        self.scheduler_at(any, any).await
+    }
+
+    pub(crate) async fn scheduler_at(&self, clients: SocketAddr, workers: SocketAddr) -> Running {
+        let url = format!("sqlite:{}", self.folder.path().join("books").display());
+        let identity = self.identity();
+        let chain = self.town.client();
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let started = runtime.spawn(async move {
+            let ledger = Ledger::open(&url, identity.clone()).await.unwrap();
+            let books = Kept::new(ledger.clone(), chain, &identity, DEPOSIT);
+            let known = Workers::new(Desk::new([7; 32]));
+            let books = Paying::Kept(Box::new(books));
+            let scheduler = Scheduler::new(Arc::clone(&known), known.clone(), books);
+            let workers = TcpListener::bind(workers).await.unwrap();
+            let clients = TcpListener::bind(clients).await.unwrap();
+            let at = (clients.local_addr().unwrap(), workers.local_addr().unwrap());
+            let policy = Arc::new(Td::new().policy());
+            let never = CancellationToken::new();
+            tokio::spawn(serve::workers(workers, policy, known, never.clone()));
+            let api = api::router(Arc::clone(&scheduler));
+            tokio::spawn(serve::clients(clients, None, api, never));
+            let kept = Arc::clone(&scheduler);
+            tokio::spawn(async move { kept.keep().await });
+            (at, ledger, scheduler)
+        });
+        let ((clients, workers), ledger, scheduler) = started.await.unwrap();
+        Running {
+            clients,
+            workers,
+            ledger,
+            scheduler,
+            runtime: Some(runtime),
+        }
+    }
+
+    /// Of the client, which has one scheduler.
+    pub(crate) fn gateway(&self, scheduler: &Running) -> Gateway {
+        let url = format!("http://{}", scheduler.clients);
+        let way = Way::new(url.parse().unwrap()).unwrap();
+        let options = Options {
+            max_price: PRICE,
+            answer: ANSWER,
+            deadline: Duration::from_secs(60),
+        };
+        let policy = Arc::new(Td::new().policy());
+        let network = Network::new(vec![way], policy, vec![Arc::clone(&self.purse)], options);
+        Gateway {
+            router: network.unwrap().router(),
+            purse: Arc::clone(&self.purse),
+        }
+    }
+
+    /// What everyone has written down.
+    pub(crate) async fn books(&self, scheduler: &Running, workers: &[Worker]) -> Books {
+        let account = async |channel: &StdAddr| {
+            let account = scheduler.ledger.account(channel.address).await.unwrap();
+            account.unwrap().1
+        };
+        let client = self.purse.balance();
+        let book = account(&self.client.address).await;
+        let mut owners = Vec::new();
+        for worker in workers {
+            let book = account(worker.till.address()).await;
+            owners.push(Owner {
+                earned: worker.till.spent(),
+                shown: book.spent.amount,
+                reserved: book.reserved.amount,
+            });
+        }
+        Books {
+            spent: client.spent,
+            reserved: client.reserved,
+            charged: book.spent.amount,
+            held: book.reserved.amount,
+            signed: book.voucher.amount,
+            owners,
+        }
+    }
+
+    /// The scheduler claims what the client has signed for, and each owner what the scheduler
+    /// has.
+    pub(crate) async fn settle(&self, scheduler: &Running, workers: &[Worker]) {
+        let settler = Settler {
+            ledger: scheduler.ledger.clone(),
+            client: self.town.client(),
+            wallet: self.town.wallet(SCHEDULER),
+            key: key(SCHEDULER),
+            costs: Costs::default(),
+        };
+        for done in settler.round(now()).await.unwrap() {
+            done.outcome.unwrap();
+        }
+        for worker in workers {
+            let Some(voucher) = worker.till.newest() else {
+                continue;
+            };
+            let claim = Claim {
+                query_id: 0,
+                voucher,
+            };
+            let to = worker.till.address();
+            self.town
+                .send(worker.owner, to, COIN / 100, &claim, None)
+                .await;
+        }
+    }
+
+    /// By the chain, in all.
+    pub(crate) async fn paid_by_client(&self) -> u64 {
+        self.town.channel(&self.client.address).await.state.paid
+    }
+}
+
+/// In nanotons.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) struct Books {
+    /// By the client's purse.
+    pub(crate) spent: u64,
+    pub(crate) reserved: u64,
+    /// By the scheduler's ledger, and what its client has signed for.
+    pub(crate) charged: u64,
+    pub(crate) held: u64,
+    pub(crate) signed: u64,
+    pub(crate) owners: Vec<Owner>,
+}
+
+/// What the owner of a worker has.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Owner {
+    /// By the worker's purse.
+    pub(crate) earned: u64,
+    /// By the scheduler's ledger.
+    pub(crate) shown: u64,
+    pub(crate) reserved: u64,
+}
+
+/// A scheduler in a runtime of its own.
+pub(crate) struct Running {
+    pub(crate) clients: SocketAddr,
+    workers: SocketAddr,
+    pub(crate) ledger: Ledger,
+    pub(crate) scheduler: Arc<Scheduler>,
+    runtime: Option<Runtime>,
+}
+
+impl Running {
+    /// At once: nothing of it runs on.
+    pub(crate) fn kill(mut self) -> (SocketAddr, SocketAddr) {
+        self.end();
+        (self.clients, self.workers)
+    }
+
+    fn end(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+
+    /// A worker whose owner has a Channel from the scheduler.
+    pub(crate) async fn worker(&self, world: &World, owner: u8, terms: Terms) -> Worker {
+        let channel = world
+            .town
+            .open(SCHEDULER, owner, None, DEPOSIT + COIN / 50)
+            .await;
+        let state = Boc::encode(CellBuilder::build_from(&channel.state).unwrap());
+        let till = Till::open(&config::Channel {
+            state: BASE64_STANDARD.encode(state),
+            network: GLOBAL_ID,
+            deposit: DEPOSIT,
+            paid: 0,
+        });
+        let till = Arc::new(till.unwrap());
+        self.join(owner, till, terms).await
+    }
+
+    /// The same, or another one of the same owner.
+    pub(crate) async fn join(&self, owner: u8, till: Arc<Till>, terms: Terms) -> Worker {
+        let takes = Arc::new(Takes(Arc::clone(&till)));
+        let mut stand_in = StandIn::paid(terms, Some(takes)).await;
+        stand_in.dial(self.workers);
+        let worker = Worker {
+            owner,
+            till,
+            stand_in,
+        };
+        self.linked(&worker).await;
+        worker
+    }
+
+    /// Comes back once a worker is there.
+    pub(crate) async fn linked(&self, worker: &Worker) {
+        let linked = async {
+            while self.scheduler.workers.get(&worker.stand_in.id).is_none() {
+                sleep(TICK).await;
+            }
+        };
+        timeout(PATIENCE, linked).await.unwrap();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// A worker with the agent's purse, and nothing else of the agent.
+pub(crate) struct Worker {
+    pub(crate) owner: u8,
+    pub(crate) till: Arc<Till>,
+    pub(crate) stand_in: StandIn,
+}
+
+struct Takes(Arc<Till>);
+
+impl fmt::Debug for Takes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl stand_in::Till for Takes {
+    fn channel(&self) -> (StdAddr, i32) {
+        (self.0.address().clone(), self.0.network())
+    }
+
+    fn reserve(&self, voucher: Option<&Signed>, cost: u64) -> Result<Earned, u64> {
+        match self.0.reserve(voucher, cost, now()) {
+            Ok(reservation) => Ok(Box::new(|earned| reservation.settle(earned))),
+            Err(NotCovered::Short { spent, .. }) => Err(spent),
+            Err(refused) => panic!("{refused}"),
+        }
+    }
+}
+
+/// What applications talk to.
+pub(crate) struct Gateway {
+    router: Router,
+    pub(crate) purse: Arc<Purse>,
+}
+
+/// What one of them got.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) said: String,
+    pub(crate) cost: Option<u64>,
+}
+
+impl Gateway {
+    /// What nobody else asks, and a stand-in says again.
+    pub(crate) fn body(index: usize) -> String {
+        let text = format!("{index} ").repeat(index % 90 + 1);
+        let messages = [json!({ "role": "user", "content": text })];
+        json!({ "model": StandIn::MODEL, "messages": messages, "max_tokens": ANSWER }).to_string()
+    }
+
+    pub(crate) async fn ask(&self, index: usize) -> Answer {
+        let request = Request::post("/v1/chat/completions")
+            .header("content-type", "application/json")
+            .body(Body::from(Self::body(index)));
+        let response = self.router.clone().oneshot(request.unwrap()).await.unwrap();
+        let (head, body) = response.into_parts();
+        let cost = head.headers.get("cocoon-cost");
+        let cost = cost.map(|cost| cost.to_str().unwrap().parse().unwrap());
+        let said = body.collect().await.unwrap().to_bytes();
+        Answer {
+            status: head.status,
+            said: String::from_utf8(said.to_vec()).unwrap(),
+            cost,
+        }
+    }
+}
+
+const TICK: Duration = Duration::from_millis(10);
+
+const PATIENCE: Duration = Duration::from_secs(20);
