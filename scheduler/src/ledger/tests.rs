@@ -171,6 +171,28 @@ async fn a_story_has_the_same_end_over_both_databases_and_told_twice() {
 }
 
 #[tokio::test]
+async fn of_two_schedulers_one_has_the_wallet_until_it_falls_silent() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let cluster = Cluster::start(&HASTY);
+    let urls = [Some(file(&folder)), cluster.as_ref().map(Cluster::url)];
+    for url in urls.into_iter().flatten() {
+        let (one, two) = (
+            Ledger::open(&url, identity()).await.unwrap(),
+            Ledger::open(&url, identity()).await.unwrap(),
+        );
+        let turn = async |ledger: &Ledger, who: u8, now: u32| {
+            ledger.turn([who; 16], now + 10, now).await.unwrap()
+        };
+        assert!(turn(&one, 1, NOW).await);
+        assert!(!turn(&two, 2, NOW + 9).await);
+        assert!(turn(&one, 1, NOW + 9).await, "it goes on");
+        assert!(!turn(&two, 2, NOW + 18).await);
+        assert!(turn(&two, 2, NOW + 19).await, "nobody has it any more");
+        assert!(!turn(&one, 1, NOW + 20).await);
+    }
+}
+
+#[tokio::test]
 async fn whoever_has_the_heads_can_be_shown_that_an_answer_was_paid_for() {
     let folder = tempfile::TempDir::new().unwrap();
     let ledger = Ledger::open(&file(&folder), identity()).await.unwrap();

@@ -28,7 +28,7 @@ use contracts::voucher::Signed;
 use http_body_util::BodyExt as _;
 use scheduler::books::{Books as Paying, Kept};
 use scheduler::desk::Desk;
-use scheduler::ledger::{Costs, Identity, Ledger, Side};
+use scheduler::ledger::{Costs, Identity, Ledger};
 use scheduler::scheduler::Scheduler;
 use scheduler::settler::Settler;
 use scheduler::workers::Workers;
@@ -158,10 +158,7 @@ impl World {
         };
         let policy = Arc::new(Td::new().policy());
         let network = Network::new(vec![way], policy, vec![Arc::clone(&self.purse)], options);
-        Gateway {
-            router: network.unwrap().router(),
-            purse: Arc::clone(&self.purse),
-        }
+        Gateway(network.unwrap().router())
     }
 
     /// What everyone has written down.
@@ -259,11 +256,6 @@ pub(crate) struct Running {
 
 impl Running {
     /// At once: nothing of it runs on.
-    pub(crate) fn kill(mut self) -> (SocketAddr, SocketAddr) {
-        self.end();
-        (self.clients, self.workers)
-    }
-
     fn end(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
@@ -348,10 +340,7 @@ impl stand_in::Till for Takes {
 }
 
 /// What applications talk to.
-pub(crate) struct Gateway {
-    router: Router,
-    pub(crate) purse: Arc<Purse>,
-}
+pub(crate) struct Gateway(Router);
 
 /// What one of them got.
 #[derive(Debug)]
@@ -373,7 +362,7 @@ impl Gateway {
         let request = Request::post("/v1/chat/completions")
             .header("content-type", "application/json")
             .body(Body::from(Self::body(index)));
-        let response = self.router.clone().oneshot(request.unwrap()).await.unwrap();
+        let response = self.0.clone().oneshot(request.unwrap()).await.unwrap();
         let (head, body) = response.into_parts();
         let cost = head.headers.get("cocoon-cost");
         let cost = cost.map(|cost| cost.to_str().unwrap().parse().unwrap());
