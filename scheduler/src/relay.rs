@@ -138,7 +138,8 @@ pub struct Download(State);
 
 enum State {
     Passing(Box<Passage>),
-    Closing(JoinHandle<()>),
+    /// With what is said at its end, where the answer broke off.
+    Closing(JoinHandle<()>, Option<String>),
     Closed,
 }
 
@@ -165,9 +166,13 @@ impl Download {
         })))
     }
 
-    fn close(&mut self, passage: impl FnOnce(Box<Passage>) -> JoinHandle<()>) {
+    fn close(
+        &mut self,
+        said: Option<String>,
+        passage: impl FnOnce(Box<Passage>) -> JoinHandle<()>,
+    ) {
         if let State::Passing(passing) = std::mem::replace(&mut self.0, State::Closed) {
-            self.0 = State::Closing(passage(passing));
+            self.0 = State::Closing(passage(passing), said);
         }
     }
 }
@@ -176,8 +181,8 @@ impl HttpBody for Download {
     type Data = Bytes;
     type Error = BoxError;
 
-    /// Ends only once its fate has been dealt with: who reads to the end finds its
-    /// payment settled.
+    /// Ends, or breaks off, only once its fate has been dealt with: who reads to the end
+    /// finds its payment settled, or nothing reserved any more.
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -185,18 +190,18 @@ impl HttpBody for Download {
         loop {
             match &mut self.0 {
                 State::Closed => return Poll::Ready(None),
-                State::Closing(done) => {
+                State::Closing(done, said) => {
                     let done = ready!(Pin::new(done).poll(context));
+                    let failed = done.err().map(|error| error.to_string());
+                    let said = said.take().or(failed);
                     self.0 = State::Closed;
-                    return Poll::Ready(done.err().map(|error| Err(error.into())));
+                    return Poll::Ready(said.map(|said| Err(said.into())));
                 }
                 State::Passing(passage) => match ready!(passage.poll(context)) {
                     Ok(Some(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
-                    Ok(None) => self.close(Passage::end),
+                    Ok(None) => self.close(None, Passage::end),
                     Err(error) => {
-                        let said = error.to_string();
-                        self.close(|passage| passage.fail(error));
-                        return Poll::Ready(Some(Err(said.into())));
+                        self.close(Some(error.to_string()), |passage| passage.fail(error))
                     }
                 },
             }
@@ -206,7 +211,7 @@ impl HttpBody for Download {
 
 impl Drop for Download {
     fn drop(&mut self) {
-        self.close(|passage| tokio::spawn(passage.read_on()));
+        self.close(None, |passage| tokio::spawn(passage.read_on()));
     }
 }
 

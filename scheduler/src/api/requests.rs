@@ -73,7 +73,7 @@ pub(super) async fn relay(
         Ok(Err(error)) => {
             match passed.blames_worker() {
                 true => order.end(Ending::Failed, &Outcome::Failed).await,
-                false => drop(order),
+                false => order.end(Ending::Left, &Outcome::Abandoned).await,
             }
             return Err(gone(&error));
         }
@@ -196,7 +196,7 @@ impl Order {
 
     async fn close(self, fate: Fate) {
         match fate {
-            Fate::Left => drop(self),
+            Fate::Left => self.end(Ending::Left, &Outcome::Abandoned).await,
             Fate::Failed(RelayError::Late) => self.end(Ending::Late, &Outcome::Abandoned).await,
             Fate::Failed(error) => {
                 tracing::info!(worker = %self.envelope.worker, "{}", chain(&error));

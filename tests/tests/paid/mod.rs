@@ -22,6 +22,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use client::network::purse::{ChannelFile, Purse};
 use client::network::scheduler::Scheduler as Way;
+use client::network::secret::Secret;
 use client::network::{Network, Options};
 use contracts::channel::{Channel, Claim};
 use contracts::voucher::Signed;
@@ -155,10 +156,12 @@ impl World {
             max_price: PRICE,
             answer: ANSWER,
             deadline: Duration::from_secs(60),
+            hedge: false,
         };
         let policy = Arc::new(Td::new().policy());
-        let network = Network::new(vec![way], policy, vec![Arc::clone(&self.purse)], options);
-        Gateway(network.unwrap().router())
+        let purses = vec![Arc::clone(&self.purse)];
+        let secret = Secret::random().unwrap();
+        Gateway(Network::new(vec![way], policy, purses, options, &secret).router())
     }
 
     /// What everyone has written down.
@@ -282,7 +285,7 @@ impl Running {
     /// The same, or another one of the same owner.
     pub(crate) async fn join(&self, owner: u8, till: Arc<Till>, terms: Terms) -> Worker {
         let takes = Arc::new(Takes(Arc::clone(&till)));
-        let mut stand_in = StandIn::paid(terms, Some(takes)).await;
+        let mut stand_in = StandIn::paid(Td::on_machine([owner; 16]), terms, Some(takes)).await;
         stand_in.dial(self.workers);
         let worker = Worker {
             owner,
