@@ -9,6 +9,7 @@
 )]
 
 mod program;
+mod several;
 
 use std::fs;
 use std::path::Path;

@@ -72,7 +72,7 @@ pub(super) async fn relay(
         Ok(Ok(response)) => response,
         Ok(Err(error)) => {
             match passed.blames_worker() {
-                true => order.end(Ending::Failed, &Outcome::Failed).await,
+                true => order.broken().await,
                 false => order.end(Ending::Left, &Outcome::Abandoned).await,
             }
             return Err(gone(&error));
@@ -200,7 +200,10 @@ impl Order {
             Fate::Failed(RelayError::Late) => self.end(Ending::Late, &Outcome::Abandoned).await,
             Fate::Failed(error) => {
                 tracing::info!(worker = %self.envelope.worker, "{}", chain(&error));
-                self.end(Ending::Failed, &Outcome::Failed).await;
+                match error {
+                    RelayError::Broken(_) => self.broken().await,
+                    _ => self.end(Ending::Failed, &Outcome::Failed).await,
+                }
             }
             Fate::Ended(ended) => self.settle(&ended).await,
         }
@@ -232,6 +235,15 @@ impl Order {
         let metrics = &self.scheduler.metrics;
         metrics.settled(settled.tokens, paid, ended.first);
         self.end(Ending::Settled, &outcome).await;
+    }
+
+    /// What breaks off between two schedulers is held against no worker.
+    async fn broken(self) {
+        let outcome = match self.worker.at {
+            None => Outcome::Failed,
+            Some(_) => Outcome::Abandoned,
+        };
+        self.end(Ending::Failed, &outcome).await;
     }
 
     /// Comes back once nothing is reserved for it any more: whoever is told may use that.

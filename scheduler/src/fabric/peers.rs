@@ -80,12 +80,7 @@ impl Peers {
         request.headers_mut().insert(WORKER, worker);
         requests.ready().await.map_err(SendError::Http)?;
         let response = requests.send_request(request).await;
-        let response = response.map_err(|error| {
-            if requests.is_closed() {
-                self.workers.lost(&at);
-            }
-            SendError::Http(error)
-        })?;
+        let response = response.map_err(SendError::Http)?;
         match response.headers().contains_key(GONE) {
             true => Err(SendError::Gone),
             false => Ok(response.map(Body::new)),
@@ -118,8 +113,10 @@ impl Peers {
         }
     }
 
-    async fn open(&self, at: &str) -> Result<SendRequest<Body>, PeerError> {
-        let tcp = TcpStream::connect(at).await.map_err(PeerError::Connect)?;
+    async fn open(&self, at: &Arc<str>) -> Result<SendRequest<Body>, PeerError> {
+        let tcp = TcpStream::connect(&**at)
+            .await
+            .map_err(PeerError::Connect)?;
         tcp.set_nodelay(true).map_err(PeerError::Connect)?;
         // Nobody looks at it: a member proves itself by the key.
         let name = ServerName::from(std::net::IpAddr::from([0, 0, 0, 0]));
@@ -135,10 +132,12 @@ impl Peers {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(PeerError::Http)?;
+        let (workers, at) = (Arc::clone(&self.workers), Arc::clone(at));
         tokio::spawn(async move {
             if let Err(error) = driver.await {
-                tracing::info!("a connection to a scheduler ended: {error}");
+                tracing::info!("the connection to the scheduler at {at} ended: {error}");
             }
+            workers.lost(&at);
         });
         Ok(requests)
     }
