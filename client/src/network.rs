@@ -7,6 +7,7 @@ mod deal;
 mod endpoint;
 mod exchange;
 mod leaves;
+pub mod probe;
 pub mod purse;
 mod route;
 pub mod scheduler;

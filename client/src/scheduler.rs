@@ -5,6 +5,7 @@ mod fabric;
 mod notify;
 mod sockets;
 
+use std::future::pending;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use self::fabric::FabricArgs;
 use self::sockets::Sockets;
 use crate::artefacts::read;
 use crate::chain::key;
+use crate::network::probe::{ProbeArgs, Prober};
 use crate::trust::TrustArgs;
 
 /// What an operator does.
@@ -60,6 +62,8 @@ pub struct RunArgs {
     /// How long answers that are under way may take after SIGTERM.
     #[arg(long, value_name = "SECONDS", default_value_t = 25)]
     drain: u32,
+    #[command(flatten)]
+    probes: ProbeArgs,
     #[command(flatten)]
     payment: PaymentArgs,
     #[command(flatten)]
@@ -117,6 +121,8 @@ pub async fn run(
     let known = Arc::clone(&place.workers);
     let scheduler = Scheduler::new(Arc::clone(&known), Arc::clone(&place.fabric), books);
     let (stop, end) = (CancellationToken::new(), CancellationToken::new());
+    let address = sockets.clients.local_addr()?;
+    let prober = args.probes.open(&scheduler, &policy, address)?;
     let linked = serve::workers(sockets.workers, policy, known, end.clone());
     let linked = tokio::spawn(linked);
     let joined = tokio::spawn(place.keep(stop.clone()));
@@ -125,6 +131,7 @@ pub async fn run(
     notify::tell(notify::READY)?;
     tokio::select! {
         () = scheduler.keep() => {}
+        () = probe(prober) => {}
         () = renew(certificate, asked) => {}
         () = settle(settler) => {}
         () = shutdown => {}
@@ -147,6 +154,13 @@ pub async fn run(
     linked.await.context("following workers failed")?;
     scheduler.keep_records().await;
     Ok(Verdict::Trusted)
+}
+
+async fn probe(prober: Option<Prober>) {
+    match prober {
+        Some(prober) => prober.run().await,
+        None => pending().await,
+    }
 }
 
 /// Reads the certificate again whenever that is asked for.

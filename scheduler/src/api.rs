@@ -88,8 +88,8 @@ async fn models(State(scheduler): State<Arc<Scheduler>>) -> Json<Value> {
 /// Everything that the choice knows of them beside their offers.
 async fn standings(State(scheduler): State<Arc<Scheduler>>) -> Json<Value> {
     let workers = scheduler.workers.all().into_iter().map(|(id, worker)| {
-        let standing = scheduler.workers.standings().of(&worker.machine);
-        json!({ "worker": id, "machine": worker.machine, "standing": standing })
+        let standing = scheduler.workers.standings().of(&worker.proof.machine);
+        json!({ "worker": id, "machine": worker.proof.machine, "standing": standing })
     });
     Json(json!({
         "full": FULL,

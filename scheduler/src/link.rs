@@ -26,7 +26,7 @@ use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
 use tokio_util::io::StreamReader;
 use tycho_types::models::StdAddr;
 
-use crate::machine::Machine;
+use crate::machine::Proof;
 use crate::workers::{Linked, Misfit, Workers};
 
 /// Verifies the worker behind `tcp` and keeps `workers` up to date, until it fails or falls
@@ -41,10 +41,10 @@ pub(crate) async fn follow(
         .map_err(LinkError::Open)?;
     let mut requests = connection.requests.clone();
     let keyset = keyset(&mut requests, connection.trusted.keyset()).await?;
-    let machine = Machine::of(&connection.trusted).ok_or(LinkError::NoMachine)?;
+    let proof = Proof::of(&connection.trusted).ok_or(LinkError::NoMachine)?;
     let channels = channels(&mut requests).await;
     let link = workers
-        .linked(keyset, machine, channels, requests.clone())
+        .linked(keyset, proof, channels, requests.clone())
         .map_err(LinkError::Misfit)?;
     let offers = offers(requests, &link);
     let proofs = proofs(&mut connection, policy, &link);

@@ -25,14 +25,31 @@ use serde::{Deserialize, Serialize};
 #[serde(transparent)]
 pub struct Machine(pub Digest256);
 
-impl Machine {
+/// What a worker's evidence says of where it runs, and of what.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Proof {
+    /// On what.
+    pub machine: Machine,
+    /// The kernel and all that is in its initrd: where it is the same, and the model, the
+    /// same is answered with the same seed. None with a GPU, whose sums may differ.
+    pub engine: Option<Digest256>,
+}
+
+impl Proof {
     /// Of a TD; nothing else names its hardware.
     #[must_use]
     pub fn of(trusted: &Trusted) -> Option<Self> {
-        let ppid = trusted.checks().iter().find(|check| check.name == "ppid")?;
-        Some(Self(Digest256::of(
-            [TAG, ppid.found.as_bytes()].concat().as_slice(),
-        )))
+        let found = |name: &str| {
+            let check = trusted.checks().iter().find(|check| check.name == name)?;
+            Some(check.found.as_str())
+        };
+        let engine = [found("rtmr1")?, found("rtmr2")?].concat();
+        Some(Self {
+            machine: Machine(Digest256::of(
+                [TAG, found("ppid")?.as_bytes()].concat().as_slice(),
+            )),
+            engine: (found("gpu-mode")? == "no GPU").then(|| Digest256::of(engine.as_bytes())),
+        })
     }
 }
 

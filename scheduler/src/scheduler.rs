@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use attestation::register::Digest256;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -10,7 +11,9 @@ use crate::books::Books;
 use crate::desk::Desk;
 use crate::fabric::Fabric;
 use crate::limits::Limit;
+use crate::machine::Machine;
 use crate::metrics::{Metrics, Now};
+use crate::reputation::Event;
 use crate::workers::Workers;
 
 /// What every connection shares.
@@ -57,6 +60,12 @@ impl Scheduler {
                 _ = old.tick() => self.books.expire(MAX_DEADLINE.saturating_add(OLD)).await,
             }
         }
+    }
+
+    /// What a request or a probe says of a worker's machine.
+    pub fn judged(&self, worker: &Digest256, machine: Machine, event: Event) {
+        self.metrics.judged(event);
+        self.workers.record(worker, machine, event);
     }
 
     /// Writes down what is thought of machines: to be called before the end, too.

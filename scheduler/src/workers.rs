@@ -20,7 +20,7 @@ use tycho_types::models::StdAddr;
 use crate::desk::Desk;
 use crate::directory::OfferError;
 use crate::link::HEARTBEAT;
-use crate::machine::Machine;
+use crate::machine::{Machine, Proof};
 use crate::reputation::Event;
 use crate::standings::Standings;
 
@@ -39,8 +39,8 @@ pub struct Workers {
 pub struct Worker {
     /// The keys that it proved.
     pub keyset: Arc<Keyset>,
-    /// What it runs on, and what is thought of it is about.
-    pub machine: Machine,
+    /// Where it runs, and what.
+    pub proof: Proof,
     /// What it offered last.
     pub offer: Arc<Offer>,
     /// Of its receipts.
@@ -71,8 +71,8 @@ pub enum Change {
 pub struct Announcement {
     /// Canonical text.
     pub keyset: String,
-    /// As it proved to that scheduler.
-    pub machine: Machine,
+    /// To that scheduler.
+    pub proof: Proof,
     /// As the worker said.
     pub offer: Offer,
     /// As the worker said.
@@ -111,12 +111,12 @@ impl Workers {
         self.desk.judged(id, self.standings.of(&machine));
     }
 
-    /// One that has proved `keyset` on `machine`, on the connection of `requests`, for as long as what
+    /// One that has proved `keyset`, on the connection of `requests`, for as long as what
     /// comes back is kept.
     pub fn linked(
         self: &Arc<Self>,
         keyset: Keyset,
-        machine: Machine,
+        proof: Proof,
         channels: Vec<StdAddr>,
         requests: SendRequest<Body>,
     ) -> Result<Linked, Misfit> {
@@ -124,7 +124,7 @@ impl Workers {
         Ok(Linked {
             workers: Arc::clone(self),
             id: keys.id,
-            machine,
+            proof,
             channels: channels.into(),
             requests,
             keys: RwLock::new((Arc::new(keyset), keys)),
@@ -146,13 +146,13 @@ impl Workers {
         {
             return Ok(false);
         }
-        let standing = self.standings.of(&announcement.machine);
+        let standing = self.standings.of(&announcement.proof.machine);
         self.desk
             .offered(&announcement.offer, standing)
             .map_err(Misfit::Offer)?;
         let worker = Worker {
             keyset: Arc::new(keyset),
-            machine: announcement.machine,
+            proof: announcement.proof,
             receipt_key: keys.receipts,
             channels: channels.filter_map(|it| it.parse().ok()).collect(),
             offer: Arc::new(announcement.offer),
@@ -177,7 +177,7 @@ impl Workers {
         let worker = self.get(id).filter(|worker| worker.link != ELSEWHERE)?;
         Some(Announcement {
             keyset: worker.keyset.text().into(),
-            machine: worker.machine,
+            proof: worker.proof,
             offer: Offer::clone(&worker.offer),
             channels: worker.channels.iter().map(StdAddr::to_string).collect(),
         })
@@ -279,7 +279,7 @@ impl Worker {
 pub struct Linked {
     workers: Arc<Workers>,
     id: Digest256,
-    machine: Machine,
+    proof: Proof,
     channels: Arc<[StdAddr]>,
     requests: SendRequest<Body>,
     keys: RwLock<(Arc<Keyset>, Keys)>,
@@ -302,14 +302,14 @@ impl Linked {
         {
             return Err(Misfit::Replaced);
         }
-        let standing = self.workers.standings.of(&self.machine);
+        let standing = self.workers.standings.of(&self.proof.machine);
         self.workers
             .desk
             .offered(&offer, standing)
             .map_err(Misfit::Offer)?;
         let worker = Worker {
             keyset,
-            machine: self.machine,
+            proof: self.proof,
             offer: Arc::new(offer),
             receipt_key: keys.receipts,
             channels: Arc::clone(&self.channels),

@@ -72,12 +72,24 @@ async fn a_liar_is_asked_nothing_more_and_new_keys_do_not_help_it() {
     let none = asker.assign(&json!({"deadline_ms": 50})).await.unwrap_err();
     assert!(matches!(none, AskError::Refused(_, code) if code == "full"));
 
-    let first = network.scheduler.workers.get(&liar.id).unwrap().machine;
+    let first = network
+        .scheduler
+        .workers
+        .get(&liar.id)
+        .unwrap()
+        .proof
+        .machine;
     drop(liar);
     let again = network
         .link(StandIn::start_on(MACHINE, Terms::default()).await)
         .await;
-    let machine = network.scheduler.workers.get(&again.id).unwrap().machine;
+    let machine = network
+        .scheduler
+        .workers
+        .get(&again.id)
+        .unwrap()
+        .proof
+        .machine;
     assert_eq!(machine, first, "other keys, the same machine");
     let none = asker.assign(&json!({"deadline_ms": 50})).await.unwrap_err();
     assert!(matches!(none, AskError::Refused(_, code) if code == "full"));
@@ -107,7 +119,13 @@ async fn no_client_can_turn_the_scheduler_against_a_worker() {
     };
     timeout(PATIENCE, quiet).await.unwrap();
     assert_eq!(standings(&asker).await["machines"], json!([]));
-    let machine: Machine = network.scheduler.workers.get(&worker.id).unwrap().machine;
+    let machine: Machine = network
+        .scheduler
+        .workers
+        .get(&worker.id)
+        .unwrap()
+        .proof
+        .machine;
     assert_eq!(network.scheduler.workers.standings().of(&machine), NEW);
 }
 

@@ -266,9 +266,8 @@ impl Order {
         );
         self.scheduler.metrics.ended(ending);
         for event in Event::of(outcome) {
-            self.scheduler.metrics.judged(event);
-            let workers = &self.scheduler.workers;
-            workers.record(&self.envelope.worker, self.worker.machine, event);
+            let machine = self.worker.proof.machine;
+            self.scheduler.judged(&self.envelope.worker, machine, event);
         }
         if let Some(pick) = self.pick.take() {
             self.scheduler.desk().done(pick, outcome);

@@ -1,0 +1,388 @@
+//! Probes: a question of the operator's own, asked of one machine and asked again of others
+//! that run the same, as a client like any other.
+//!
+//! Each goes the way of all requests, from a new client with other secrets: assigned, sealed,
+//! relayed, paid from a Channel, settled. So no worker can tell it by what it is shown; who
+//! reads along inside of a broken TD knows it only by its words, which are the operator's.
+//! With the same seed a model on the same engine says the same, token by token. Where two
+//! differ, a third decides; where there is none, nobody is to blame.
+//!
+//! It does not establish that a machine which agrees is honest towards others, and of three
+//! that lie together the one who does not is blamed.
+
+mod question;
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ::scheduler::machine::Machine;
+use ::scheduler::reputation::{Event, liars};
+use ::scheduler::scheduler::Scheduler as Judge;
+use anyhow::{Context as _, ensure};
+use attestation::appraisal::chain;
+use attestation::policy::Policy;
+use attestation::register::Digest256;
+use clap::Args;
+use tokio::time::sleep;
+
+use self::question::{Prompts, Question, said};
+use super::answer::{Answer, AnswerError};
+use super::deal::SettlementError;
+use super::purse::Purse;
+use super::scheduler::{Scheduler, Url};
+use super::{Network, Options};
+use crate::artefacts::read;
+use crate::gateway::problem::Problem;
+
+/// Whether, how often and for how much a scheduler's workers are probed.
+#[derive(Args, Debug)]
+pub struct ProbeArgs {
+    /// Ask workers these questions, and compare their answers: a text on each line, that
+    /// nobody else has and a user might ask. Without it nobody is probed.
+    #[arg(long, value_name = "FILE")]
+    probes: Option<PathBuf>,
+    /// From one probe to the next, on average.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 600,
+        requires = "probes"
+    )]
+    probe_every: u32,
+    /// A channel to pay them from, as `cocoon chain channel open --out` wrote it.
+    #[arg(long, value_name = "FILE", requires = "probes")]
+    probe_channel: Option<PathBuf>,
+    /// Nanotons to spend of that channel, at most.
+    #[arg(long, value_name = "NANOTONS", requires = "probe_channel")]
+    probe_budget: Option<u64>,
+    /// Where clients find the scheduler, if not where it listens.
+    #[arg(long, value_name = "URL", requires = "probes")]
+    probe_url: Option<Url>,
+}
+
+impl ProbeArgs {
+    /// Who probes the workers of `judge`, which listens at `address`.
+    pub fn open(
+        self,
+        judge: &Arc<Judge>,
+        policy: &Arc<Policy>,
+        address: SocketAddr,
+    ) -> anyhow::Result<Option<Prober>> {
+        let Some(probes) = self.probes else {
+            return Ok(None);
+        };
+        let prompts = Prompts::parse(&String::from_utf8(read(&probes)?)?);
+        let prompts = prompts.with_context(|| format!("{} has no text", probes.display()))?;
+        let host = match address.ip().is_unspecified() {
+            true => Ipv4Addr::LOCALHOST.into(),
+            false => address.ip(),
+        };
+        let url = match self.probe_url {
+            Some(url) => url,
+            None => format!("http://{}", SocketAddr::new(host, address.port())).parse()?,
+        };
+        ensure!(
+            self.probe_every > 0,
+            "--probe-every 0 leaves no time between probes"
+        );
+        let budget = self.probe_budget;
+        let purse = self.probe_channel.map(|path| Purse::open(&path, budget));
+        Ok(Some(Prober {
+            judge: Arc::clone(judge),
+            way: Scheduler::new(url)?,
+            policy: Arc::clone(policy),
+            purses: purse.transpose()?.into_iter().map(Arc::new).collect(),
+            prompts,
+            every: Duration::from_secs(self.probe_every.into()),
+        }))
+    }
+}
+
+/// Who asks.
+pub struct Prober {
+    judge: Arc<Judge>,
+    way: Scheduler,
+    policy: Arc<Policy>,
+    purses: Vec<Arc<Purse>>,
+    prompts: Prompts,
+    every: Duration,
+}
+
+impl Prober {
+    /// Probes at moments that nobody can foresee, as long as it is polled.
+    pub async fn run(&self) {
+        loop {
+            sleep(self.pause()).await;
+            match self.probe().await {
+                Ok(Finding::Lied(machine)) => tracing::warn!(%machine, "a probe found a lie"),
+                Ok(finding) => tracing::info!("a probe: {finding}"),
+                Err(error) => tracing::info!("a probe came to nothing: {}", chain(&error)),
+            }
+        }
+    }
+
+    fn pause(&self) -> Duration {
+        let twice = self.every.saturating_mul(2).as_millis();
+        let twice = u64::try_from(twice).unwrap_or(u64::MAX);
+        let drawn = random().ok().and_then(|random| random.checked_rem(twice));
+        drawn.map_or(self.every, Duration::from_millis)
+    }
+
+    /// Asks one question of as many machines as it takes, and has what it says judged.
+    pub async fn probe(&self) -> Result<Finding, ProbeError> {
+        let group = self.group()?;
+        let question = Question::draw(&self.prompts, &group.model)?;
+        let mut answers: Vec<(Candidate, Digest256)> = Vec::new();
+        while answers.len() < MOST {
+            let asked: Vec<_> = answers.iter().map(|(one, _)| one.machine).collect();
+            let left = |one: &Candidate| !asked.contains(&one.machine);
+            if !group.candidates.iter().any(left) {
+                return Ok(Finding::Undecided);
+            }
+            match self.ask(&group, &question, left).await? {
+                Heard::Said(candidate, digest) => answers.push((candidate, digest)),
+                Heard::Lied(candidate) => return Ok(self.lied(&candidate)),
+            }
+            if let [(_, one), (_, other)] = &answers[..]
+                && one == other
+            {
+                break;
+            }
+        }
+        let found: Option<Vec<_>> = match answers.len() < MOST {
+            true => Some(Vec::new()),
+            false => liars(&answers).map(|liars| liars.copied().collect()),
+        };
+        let Some(found) = found else {
+            return Ok(Finding::Undecided);
+        };
+        for (candidate, _) in &answers {
+            if !found.contains(candidate) {
+                self.judged(candidate, Event::Agreed);
+            }
+        }
+        // Most agree, so it is one at most.
+        Ok(match found.first() {
+            Some(liar) => self.lied(liar),
+            None => Finding::Agreed,
+        })
+    }
+
+    /// Workers of several machines that have to say the same, each such group as likely as
+    /// it is large.
+    fn group(&self) -> Result<Group, ProbeError> {
+        let workers = self.judge.workers.all();
+        let mut groups = Vec::new();
+        for (_, worker) in &workers {
+            let Some(engine) = worker.proof.engine else {
+                continue;
+            };
+            for model in &worker.offer.models {
+                let is_same = |(id, other): &(Digest256, ::scheduler::workers::Worker)| {
+                    let models = &mut other.offer.models.iter();
+                    let it = models.find(|it| it.name == model.name && it.root == model.root)?;
+                    (other.proof.engine == Some(engine)).then_some((
+                        Candidate {
+                            worker: *id,
+                            machine: other.proof.machine,
+                        },
+                        it.ask,
+                    ))
+                };
+                let same: Vec<_> = workers.iter().filter_map(is_same).collect();
+                let (candidates, asks): (Vec<Candidate>, Vec<u64>) = same.into_iter().unzip();
+                let machine = worker.proof.machine;
+                if candidates.iter().any(|other| other.machine != machine) {
+                    groups.push(Group {
+                        model: model.name.clone(),
+                        candidates,
+                        price: asks.into_iter().max().unwrap_or_default(),
+                    });
+                }
+            }
+        }
+        let drawn = draw(groups.len())?;
+        let drawn = drawn.filter(|drawn| *drawn < groups.len());
+        drawn.map_or(Err(ProbeError::Nobody), |drawn| {
+            Ok(groups.swap_remove(drawn))
+        })
+    }
+
+    /// As a client that was never here, and avoids all others.
+    async fn ask(
+        &self,
+        group: &Group,
+        question: &Question,
+        left: impl Fn(&Candidate) -> bool,
+    ) -> Result<Heard, ProbeError> {
+        let options = Options {
+            max_price: group.price,
+            answer: question.answer,
+            deadline: DEADLINE,
+        };
+        let ways = vec![self.way.clone()];
+        let (policy, purses) = (Arc::clone(&self.policy), self.purses.clone());
+        let network = Network::new(ways, policy, purses, options);
+        let network = network.map_err(|_| ProbeError::Random)?;
+        let wanted: Vec<_> = group.candidates.iter().filter(|one| left(one)).collect();
+        for (id, _) in self.judge.workers.all() {
+            if wanted.iter().all(|one| one.worker != id) {
+                network.shun(id);
+            }
+        }
+        let asked = Instant::now();
+        let begun = network.exchange(&question.request()?).await?;
+        let worker = begun.answer.deal().envelope.worker;
+        let candidate = wanted.into_iter().find(|one| one.worker == worker);
+        let candidate = candidate.copied().ok_or(ProbeError::Elsewhere { worker })?;
+        if asked.elapsed() > LATE {
+            self.judged(&candidate, Event::Late);
+        }
+        match whole(begun.answer).await {
+            Ok(body) => {
+                let digest = said(&body).ok_or(ProbeError::Unread { worker })?;
+                Ok(Heard::Said(candidate, digest))
+            }
+            // It counts otherwise than it says, which only a client can see.
+            Err(AnswerError::Settlement(
+                SettlementError::Counts { .. } | SettlementError::Tokens { .. },
+            )) => Ok(Heard::Lied(candidate)),
+            Err(error) => Err(ProbeError::Answer(chain(&error))),
+        }
+    }
+
+    fn lied(&self, candidate: &Candidate) -> Finding {
+        self.judged(candidate, Event::Lied);
+        Finding::Lied(candidate.machine)
+    }
+
+    fn judged(&self, candidate: &Candidate, event: Event) {
+        let Candidate { worker, machine } = candidate;
+        self.judge.judged(worker, *machine, event);
+    }
+}
+
+/// What a probe says.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Finding {
+    /// All said the same.
+    Agreed,
+    /// One said otherwise than the others, or signed for other tokens than it said.
+    Lied(Machine),
+    /// They differ, and nobody is left to ask.
+    Undecided,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Agreed => f.write_str("all say the same"),
+            Self::Lied(machine) => write!(f, "machine {machine} lied"),
+            Self::Undecided => f.write_str("two differ, and there is no third to ask"),
+        }
+    }
+}
+
+/// Who may be asked.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Candidate {
+    worker: Digest256,
+    machine: Machine,
+}
+
+/// Who has to say the same.
+#[derive(Debug)]
+struct Group {
+    model: String,
+    candidates: Vec<Candidate>,
+    /// The most that one of them asks.
+    price: u64,
+}
+
+enum Heard {
+    Said(Candidate, Digest256),
+    Lied(Candidate),
+}
+
+/// All of an answer, settled.
+async fn whole(mut answer: Answer) -> Result<Vec<u8>, AnswerError> {
+    let mut body = Vec::new();
+    loop {
+        match answer.next().await {
+            Ok(Some(bytes)) if body.len() < MAX_ANSWER => body.extend_from_slice(&bytes),
+            Ok(None) => break,
+            ended => {
+                answer.deal().doubt().await;
+                return Err(ended.err().unwrap_or(AnswerError::Late));
+            }
+        }
+    }
+    answer.settle().await.map(|_| body)
+}
+
+fn random() -> Result<u64, ProbeError> {
+    let mut bytes = [0; 8];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| ProbeError::Random)?;
+    Ok(u64::from_be_bytes(bytes))
+}
+
+/// One of so many, if there are any.
+fn draw(count: usize) -> Result<Option<usize>, ProbeError> {
+    let random = random()?;
+    let count = u64::try_from(count).unwrap_or(u64::MAX);
+    let drawn = random.checked_rem(count);
+    Ok(drawn.and_then(|drawn| usize::try_from(drawn).ok()))
+}
+
+/// Machines for one question.
+const MOST: usize = 3;
+
+const DEADLINE: Duration = Duration::from_secs(300);
+
+/// Nobody is patient for longer with a question as short.
+const LATE: Duration = Duration::from_secs(30);
+
+const MAX_ANSWER: usize = 1 << 20;
+
+/// Why a probe says nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// What there is to judge is judged as of any request.
+    #[error("the answer did not come: {0}")]
+    Answer(String),
+    /// The scheduler chose somebody who cannot be compared.
+    #[error("worker {worker} answered, which was not to be asked")]
+    Elsewhere {
+        /// Who it was.
+        worker: Digest256,
+    },
+    /// One machine alone of each kind.
+    #[error("no two machines have to say the same")]
+    Nobody,
+    /// The system gives none.
+    #[error("no randomness")]
+    Random,
+    /// Nobody answers.
+    #[error("{code}: {message}")]
+    Refused {
+        /// Of OpenAI's error object.
+        code: String,
+        /// Of OpenAI's error object.
+        message: String,
+    },
+    /// Not an answer to a chat, but an error perhaps.
+    #[error("what worker {worker} answered cannot be compared")]
+    Unread {
+        /// Who it was.
+        worker: Digest256,
+    },
+}
+
+impl From<Problem> for ProbeError {
+    fn from(Problem { code, message, .. }: Problem) -> Self {
+        Self::Refused { code, message }
+    }
+}

@@ -1,0 +1,170 @@
+//! Workers with an engine, a scheduler, and a prober that asks them like any client.
+#![cfg(test)]
+#![allow(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "helpers of tests"
+)]
+
+mod one_scheduler;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use agent::api::{Model, Models};
+use agent::network::Network as Dialling;
+use attestation::config::Scheduler;
+use clap::Parser;
+use client::network::probe::{Finding, ProbeArgs, ProbeError, Prober};
+use inference::{Engine, Limits};
+use one_scheduler::{Network, PATIENCE, TICK};
+use scheduler::machine::Machine;
+use scheduler::metrics::Ending;
+use scheduler::reputation::Row;
+use session::server::Worker;
+use tempfile::TempDir;
+use tests::td::Td;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_with_another_model_under_the_same_name_is_found_and_asked_no_more() {
+    let network = Network::start().await;
+    let folder = TempDir::new().unwrap();
+    let other = other_model(&folder);
+    let mut machines = Vec::new();
+    let mut running = Vec::new();
+    for (number, model) in [(1, tiny()), (2, tiny()), (3, other)] {
+        let (machine, guard) = dial(&network, number, &model).await;
+        machines.push(machine);
+        running.push(guard);
+    }
+    let prober = prober(&network, &folder);
+    let found = async {
+        loop {
+            match prober.probe().await.unwrap() {
+                Finding::Agreed => {}
+                finding => break finding,
+            }
+        }
+    };
+    let found = timeout(6 * PATIENCE, found).await.unwrap();
+    assert_eq!(found, Finding::Lied(machines[2]));
+    let row = |machine| -> Row {
+        let mut table = network.scheduler.workers.standings().table().into_iter();
+        table.find(|row| row.machine == machine).unwrap()
+    };
+    assert_eq!(
+        (row(machines[2]).counts.lied, row(machines[2]).standing),
+        (1000, 0)
+    );
+    for honest in &machines[..2] {
+        assert_eq!(row(*honest).counts.lied, 0);
+        assert!(row(*honest).counts.agreed >= 1000);
+    }
+    // The two that are left say the same, and the liar is not asked.
+    let before = row(machines[2]).counts.answered;
+    for _ in 0..4 {
+        assert_eq!(prober.probe().await.unwrap(), Finding::Agreed);
+    }
+    assert!(row(machines[2]).counts.answered <= before);
+    assert_eq!(
+        network.scheduler.metrics.count(Ending::Unsettled),
+        0,
+        "all of it was paid work"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_that_differ_nobody_is_blamed_and_one_alone_is_not_asked() {
+    let network = Network::start().await;
+    let folder = TempDir::new().unwrap();
+    let prober = prober(&network, &folder);
+    let (_, _honest) = dial(&network, 1, &tiny()).await;
+    // Another worker on the same machine is no other opinion.
+    let (_, _same) = dial(&network, 1, &tiny()).await;
+    assert!(matches!(prober.probe().await, Err(ProbeError::Nobody)));
+    let (_, _liar) = dial(&network, 2, &other_model(&folder)).await;
+    assert_eq!(prober.probe().await.unwrap(), Finding::Undecided);
+    let table = network.scheduler.workers.standings().table();
+    assert!(
+        table
+            .iter()
+            .all(|row| row.counts.lied == 0 && row.counts.agreed == 0)
+    );
+}
+
+fn prober(network: &Network, folder: &TempDir) -> Prober {
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        probes: ProbeArgs,
+    }
+    let prompts = folder.path().join("prompts");
+    fs::write(&prompts, "What is the sea?\nWrite a line about rain.\n").unwrap();
+    let cli = Cli::parse_from(["run", "--probes", prompts.to_str().unwrap()]);
+    let policy = Arc::new(Td::new().policy());
+    let prober = cli
+        .probes
+        .open(&network.scheduler, &policy, network.clients);
+    prober.unwrap().unwrap()
+}
+
+/// A worker on that machine, which says that it serves the small model.
+async fn dial(network: &Network, machine: u8, model: &Path) -> (Machine, DropGuard) {
+    let worker = Worker::start(Arc::new(Td::on_machine([machine; 16])))
+        .await
+        .unwrap();
+    let id = worker.seal_id();
+    let models = Models::new([Model {
+        name: "cocoon-tiny".into(),
+        root: Some("06".repeat(32)),
+        engine: Engine::load_with(model, Limits::default()).unwrap(),
+    }]);
+    let scheduler = Scheduler {
+        address: network.workers.to_string(),
+        ask: 0,
+        asks: [].into(),
+        channel: None,
+    };
+    let dialling = Dialling::start(worker, &models, vec![scheduler])
+        .await
+        .unwrap();
+    let stop = CancellationToken::new();
+    tokio::spawn(dialling.run(stop.clone().cancelled_owned()));
+    let linked = async {
+        loop {
+            match network.scheduler.workers.get(&id) {
+                Some(worker) => break worker.proof.machine,
+                None => sleep(TICK).await,
+            }
+        }
+    };
+    let machine = timeout(PATIENCE, linked).await.unwrap();
+    (machine, stop.drop_guard())
+}
+
+fn tiny() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../inference/models/cocoon-tiny")
+}
+
+/// The small model with other weights, and nothing that would tell its engine.
+fn other_model(folder: &TempDir) -> PathBuf {
+    let other = folder.path().join("other");
+    fs::create_dir(&other).unwrap();
+    for file in fs::read_dir(tiny()).unwrap() {
+        let file = file.unwrap();
+        let mut bytes = fs::read(file.path()).unwrap();
+        if file.file_name() == "model.safetensors" {
+            let half = bytes.len() / 2;
+            bytes[half..]
+                .chunks_exact_mut(2)
+                .for_each(|number| number[0] ^= 0xff);
+        }
+        if file.file_name() != "selftest.json" {
+            fs::write(other.join(file.file_name()), bytes).unwrap();
+        }
+    }
+    other
+}
