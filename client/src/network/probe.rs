@@ -33,6 +33,7 @@ use super::answer::{Answer, AnswerError};
 use super::deal::SettlementError;
 use super::purse::Purse;
 use super::scheduler::{Scheduler, Url};
+use super::secret::Secret;
 use super::{Network, Options};
 use crate::artefacts::read;
 use crate::gateway::problem::Problem;
@@ -222,11 +223,12 @@ impl Prober {
             max_price: group.price,
             answer: question.answer,
             deadline: DEADLINE,
+            hedge: false,
         };
         let ways = vec![self.way.clone()];
         let (policy, purses) = (Arc::clone(&self.policy), self.purses.clone());
-        let network = Network::new(ways, policy, purses, options);
-        let network = network.map_err(|_| ProbeError::Random)?;
+        let secret = Secret::random().map_err(|_| ProbeError::Random)?;
+        let network = Network::new(ways, policy, purses, options, &secret);
         let wanted: Vec<_> = group.candidates.iter().filter(|one| left(one)).collect();
         for (id, _) in self.judge.workers.all() {
             if wanted.iter().all(|one| one.worker != id) {
@@ -307,17 +309,14 @@ enum Heard {
     Lied(Candidate),
 }
 
-/// All of an answer, settled.
+/// All of an answer, settled; else it is in doubt what it cost.
 async fn whole(mut answer: Answer) -> Result<Vec<u8>, AnswerError> {
     let mut body = Vec::new();
     loop {
         match answer.next().await {
             Ok(Some(bytes)) if body.len() < MAX_ANSWER => body.extend_from_slice(&bytes),
             Ok(None) => break,
-            ended => {
-                answer.deal().doubt().await;
-                return Err(ended.err().unwrap_or(AnswerError::Late));
-            }
+            ended => return Err(ended.err().unwrap_or(AnswerError::Late)),
         }
     }
     answer.settle().await.map(|_| body)
