@@ -1,0 +1,10 @@
+// All kernels, one module.
+#include "attention.cu"
+#include "choose.cu"
+#include "embed.cu"
+#include "gate.cu"
+#include "narrow.cu"
+#include "norm.cu"
+#include "place.cu"
+#include "product.cu"
+#include "quantise.cu"
