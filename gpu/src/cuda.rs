@@ -159,8 +159,7 @@ impl Device for Cuda {
         self.enter()?;
         // SAFETY: the buffer is of this device.
         unsafe { driver::memset_d8_async(what.at, 0, what.bytes(), self.stream) }
-            .map_err(failed("wipe memory"))?;
-        self.wait()
+            .map_err(failed("wipe memory"))
     }
 
     fn launch(&mut self, launch: &Launch<'_>) -> Result<(), Error> {
@@ -256,28 +255,39 @@ impl Device for Cuda {
 }
 
 impl Drop for Cuda {
-    /// Wipes and frees everything. An error here would be one of the card, which has
-    /// shown before and which nothing can be done about.
+    /// Wipes and frees everything.
     fn drop(&mut self) {
-        if self.enter().is_err() {
-            return;
+        // What fails here failed before: the card is gone, and its memory with it.
+        self.close().unwrap_or_default();
+    }
+}
+
+impl Cuda {
+    fn close(&mut self) -> Result<(), Error> {
+        self.enter()?;
+        for buffer in self.memory.clone() {
+            self.zero(buffer)?;
         }
-        for buffer in std::mem::take(&mut self.memory) {
-            drop(self.zero(buffer));
-            // SAFETY: it was allocated here, and nothing runs any more.
-            drop(unsafe { driver::free_sync(buffer.at) });
-        }
-        for exec in self.graphs.drain().filter_map(|(_, exec)| exec) {
-            // SAFETY: it was made here, and does not run.
-            drop(unsafe { driver::graph::exec_destroy(exec) });
-        }
-        // SAFETY: all were made here, and nothing uses them after this.
-        unsafe {
-            drop(blas::destroy_handle(self.library));
-            drop(driver::stream::destroy(self.stream));
-            drop(driver::module::unload(self.module));
-            drop(driver::primary_ctx::release(self.card));
-        }
+        self.wait()?;
+        // SAFETY: all were made here; nothing runs any more, and nothing uses them after
+        // this.
+        let closed = unsafe {
+            let graphs = self.graphs.values().flatten();
+            graphs
+                .map(|exec| driver::graph::exec_destroy(*exec))
+                .chain(
+                    self.memory
+                        .iter()
+                        .map(|buffer| driver::free_sync(buffer.at)),
+                )
+                .chain([
+                    driver::stream::destroy(self.stream),
+                    driver::module::unload(self.module),
+                    driver::primary_ctx::release(self.card),
+                ])
+                .fold(Ok(()), Result::and)
+        };
+        closed.map_err(failed("close the card"))
     }
 }
 

@@ -16,7 +16,7 @@ pub trait Device: Debug + Send {
     /// Copies the beginning of a buffer, once all work before is done: a crossing.
     fn download(&mut self, from: Buffer, bytes: &mut [u8]) -> Result<(), Error>;
 
-    /// Fills a buffer with zeros, and returns when that is done. Nothing crosses.
+    /// Fills a buffer with zeros, before anything that is asked for later. Nothing crosses.
     fn zero(&mut self, what: Buffer) -> Result<(), Error>;
 
     /// Runs a kernel, in blocks of [`Launch::THREADS`] threads.

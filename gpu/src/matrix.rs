@@ -451,6 +451,14 @@ impl Room {
     }
 }
 
+impl Room {
+    /// What may hold forms of rows.
+    #[must_use]
+    pub fn of_rows(&self) -> [Buffer; 2] {
+        [self.rows, self.scales]
+    }
+}
+
 /// Blocks for a row of numbers, one for each thread.
 fn columns(width: usize) -> usize {
     width.div_ceil(128)

@@ -7,6 +7,8 @@
 //! Source: the models named in [`FAMILIES`] of Hugging Face transformers.
 
 mod attention;
+#[cfg(any(test, feature = "cuda"))]
+mod device;
 mod experts;
 mod feed;
 mod latent;
@@ -20,6 +22,8 @@ mod tests;
 use std::sync::Arc;
 
 use self::attention::Attention;
+#[cfg(feature = "cuda")]
+pub(crate) use self::device::Most;
 use self::experts::Experts;
 use self::feed::Gated;
 use self::latent::Latent;
@@ -45,6 +49,9 @@ pub(crate) struct Decoder {
     /// Of layers that see everything, and of those that do not.
     frequencies: Vec<Frequencies>,
     tally: Tally,
+    /// Where the weights are, if not here.
+    #[cfg(any(test, feature = "cuda"))]
+    device: Option<Box<device::OnDevice>>,
 }
 
 /// One block: attention, then the feed-forward network.
@@ -107,6 +114,8 @@ impl Decoder {
             head: Linear::new(vec![head], Vec::new())?,
             frequencies,
             tally: weights.tally(),
+            #[cfg(any(test, feature = "cuda"))]
+            device: None,
             shape,
         })
     }

@@ -39,6 +39,13 @@ pub enum LoadError {
         /// What it said.
         source: candle_core::Error,
     },
+    /// The GPU refused the weights, or there is none.
+    #[cfg(feature = "cuda")]
+    #[error("cannot use the GPU")]
+    Card {
+        /// What it said.
+        source: gpu::Error,
+    },
     /// The file is not JSON of the expected shape.
     #[error("cannot parse {path}")]
     Json {

@@ -40,6 +40,19 @@ impl Linear {
         self.outputs
     }
 
+    /// Lets go of its matrices.
+    #[cfg(any(test, feature = "cuda"))]
+    pub(crate) fn leave(&mut self) {
+        self.product.leave();
+        self.outputs = 0;
+    }
+
+    /// Its matrices, and the bias; not after a GPU has multiplied with them.
+    #[cfg(any(test, feature = "cuda"))]
+    pub(crate) fn parts(&self) -> (Vec<Arc<Matrix>>, &[f32]) {
+        (self.product.parts(), &self.bias)
+    }
+
     /// The forms of a row that it needs.
     pub(crate) fn forms(&self) -> Forms {
         self.product.forms()

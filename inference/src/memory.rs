@@ -27,6 +27,9 @@ pub(crate) struct Memory {
     /// Known pages that nobody uses, by when they were left.
     idle: BTreeMap<u64, usize>,
     clock: u64,
+    /// Pages to wipe where they are, if that is not here.
+    #[cfg(any(test, feature = "cuda"))]
+    elsewhere: Option<Vec<usize>>,
 }
 
 /// A page where it stands: after the page `after`, or at the beginning.
@@ -91,7 +94,28 @@ impl Memory {
             known: HashMap::new(),
             idle: BTreeMap::new(),
             clock: 0,
+            #[cfg(any(test, feature = "cuda"))]
+            elsewhere: None,
         }
+    }
+
+    /// Keeps what pages hold elsewhere from now on, where there is as much room.
+    #[cfg(any(test, feature = "cuda"))]
+    pub(crate) fn leave_here(&mut self) {
+        self.layers.clear();
+        self.elsewhere = Some(Vec::new());
+    }
+
+    /// Pages that are to be wiped elsewhere.
+    #[cfg(any(test, feature = "cuda"))]
+    pub(crate) fn wipe_elsewhere(&mut self) -> &mut Vec<usize> {
+        self.elsewhere.get_or_insert_default()
+    }
+
+    /// Most pages that there are.
+    #[cfg(any(test, feature = "cuda"))]
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
     }
 
     fn page_bytes(heads: Heads, layers: usize) -> usize {
@@ -267,6 +291,10 @@ impl Memory {
     }
 
     fn wipe(&mut self, page: usize) {
+        #[cfg(any(test, feature = "cuda"))]
+        if let Some(pages) = &mut self.elsewhere {
+            pages.push(page);
+        }
         for head in self.layers.iter_mut().flatten() {
             head.wipe(page);
         }

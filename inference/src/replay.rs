@@ -119,6 +119,7 @@ impl Scheduler {
                 pages,
                 sights: &[],
                 wanted: false,
+                best: None,
             };
             self.logits(&[span], &mut work)?;
             position = position.saturating_add(tokens.len());
@@ -139,6 +140,7 @@ impl Scheduler {
                     pages,
                     sights: &[],
                     wanted: true,
+                    best: None,
                 })
                 .collect();
             position = position.saturating_add(tokens.len());
@@ -174,4 +176,4 @@ impl Scheduler {
 const STEP: usize = 256;
 
 /// Tokens after which logits are wanted in one pass: with 150,000 of them each, 40 MB.
-const WANTED: usize = 64;
+pub(crate) const WANTED: usize = 64;

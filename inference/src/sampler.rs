@@ -91,6 +91,30 @@ impl Sampler {
         }
     }
 
+    /// How many of the largest logits choose the same token as all would, if few are enough.
+    pub(crate) fn enough(&self) -> Option<usize> {
+        let Settings {
+            temperature,
+            top_k,
+            repetition_penalty,
+            presence_penalty,
+            frequency_penalty,
+            ref logit_bias,
+            ..
+        } = self.settings;
+        let changed = repetition_penalty != 1.0
+            || presence_penalty != 0.0
+            || frequency_penalty != 0.0
+            || !logit_bias.is_empty()
+            || self.grammar.is_some();
+        match (changed, temperature == 0.0, top_k) {
+            (true, ..) => None,
+            (_, true, _) => Some(1),
+            (_, _, 1..=FEW) => Some(top_k),
+            _ => None,
+        }
+    }
+
     /// The chosen token; a fault if a logit is not a number or all are minus infinity.
     pub(crate) fn next(&mut self, cpu: Cpu, logits: &mut [f32]) -> Result<u32, EngineError> {
         let draw = self.random.next_unit();
@@ -189,6 +213,9 @@ impl Sampler {
         chosen.map_or(0, |(token, _)| *token)
     }
 }
+
+/// Most logits that are few.
+pub(crate) const FEW: usize = 64;
 
 fn total(candidates: &[(u32, f64)]) -> f64 {
     candidates.iter().map(|(_, weight)| weight).sum()

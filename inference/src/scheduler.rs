@@ -80,10 +80,14 @@ impl Scheduler {
         let mut work = Workspace::default();
         let mut looked = Instant::now();
         loop {
+            #[cfg(any(test, feature = "cuda"))]
+            self.model.wipe(&mut self.memory);
             if running.is_empty() && aside.is_empty() {
                 self.counters.set_running(0);
                 // Made of what was read and said.
                 work = Workspace::default();
+                #[cfg(any(test, feature = "cuda"))]
+                self.model.clear();
                 if !queue.wait_for(GONE) {
                     return;
                 }
@@ -345,6 +349,7 @@ impl Sequence {
             pages: &self.pages,
             sights: &self.sights,
             wanted: self.is_read(),
+            best: self.sampler.enough().filter(|_| self.logprobs.is_none()),
         }
     }
 
@@ -459,7 +464,7 @@ impl Sequence {
 }
 
 /// Tokens that are read in one step.
-const STEP: usize = 256;
+pub(crate) const STEP: usize = 256;
 
 /// How often it is looked who is gone.
 const GONE: Duration = Duration::from_millis(500);

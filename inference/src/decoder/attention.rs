@@ -17,14 +17,14 @@ use crate::linear::Linear;
 /// The layer's norm and products.
 #[derive(Debug)]
 pub(super) struct Attention {
-    norm: Vec<f32>,
+    pub(super) norm: Vec<f32>,
     /// Queries, keys and values.
-    qkv: Linear,
+    pub(super) qkv: Linear,
     /// Weights of the norms of each head of queries and of keys; empty if there are none.
-    q_norm: Vec<f32>,
-    k_norm: Vec<f32>,
-    output: Output,
-    view: View,
+    pub(super) q_norm: Vec<f32>,
+    pub(super) k_norm: Vec<f32>,
+    pub(super) output: Output,
+    pub(super) view: View,
 }
 
 /// How far a layer sees, and by which angles.

@@ -12,10 +12,10 @@ use crate::linear::Linear;
 /// The network.
 #[derive(Debug)]
 pub(super) struct Gated {
-    gate_up: Linear,
-    down: Output,
-    inner: usize,
-    activation: Activation,
+    pub(super) gate_up: Linear,
+    pub(super) down: Output,
+    pub(super) inner: usize,
+    pub(super) activation: Activation,
 }
 
 impl Gated {

@@ -100,7 +100,7 @@ impl<'a> Parts<'a> {
 pub(super) struct Output {
     pub(super) linear: Linear,
     /// Of its result; empty if there is none.
-    norm: Vec<f32>,
+    pub(super) norm: Vec<f32>,
 }
 
 impl Output {

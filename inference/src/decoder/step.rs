@@ -22,6 +22,13 @@ pub(crate) struct Span<'a> {
     pub(crate) sights: &'a [Sight],
     /// Whether the logits after the last of them are wanted.
     pub(crate) wanted: bool,
+    /// How many of them are enough, the largest, if not all. A GPU then gives minus
+    /// infinity for the others; the processor gives all.
+    #[cfg_attr(
+        not(any(test, feature = "cuda")),
+        expect(dead_code, reason = "see there")
+    )]
+    pub(crate) best: Option<usize>,
 }
 
 /// Room for what is computed on the way, kept from step to step.
@@ -36,18 +43,24 @@ pub(crate) struct Workspace {
     pub(super) attending: Attending,
     pub(super) latent: latent::Room,
     pub(super) experts: experts::Room,
-    logits: Vec<f32>,
+    pub(super) logits: Vec<f32>,
 }
 
 impl Decoder {
     /// Reads the spans; gives the logits of those that want them, one after another.
     pub(crate) fn forward<'a>(
-        &self,
+        &mut self,
         pool: &mut Pool,
         memory: &mut Memory,
         batch: &[Span<'_>],
         work: &'a mut Workspace,
     ) -> candle_core::Result<&'a mut [f32]> {
+        #[cfg(any(test, feature = "cuda"))]
+        if let Some(device) = &mut self.device {
+            let done = device.forward(memory, batch, &mut work.angles, &mut work.logits);
+            done.map_err(candle_core::Error::wrap)?;
+            return Ok(&mut work.logits);
+        }
         self.begin(pool, batch, work);
         let shape = &self.shape;
         for (layer, cache) in self.layers.iter().zip(memory.layers()) {

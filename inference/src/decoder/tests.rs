@@ -2,6 +2,7 @@
 
 #![expect(clippy::arithmetic_side_effects, reason = "numbers of a test")]
 
+mod device;
 mod families;
 
 use serde::Deserialize;
@@ -54,6 +55,15 @@ impl Reader {
 
     /// The logits after the last token of each span.
     fn step(&mut self, batch: &mut [(&mut Read, &[u32])]) -> Vec<Vec<f32>> {
+        self.step_for(batch, &vec![None; batch.len()])
+    }
+
+    /// The same, of some no more than so many of the largest.
+    fn step_for(
+        &mut self,
+        batch: &mut [(&mut Read, &[u32])],
+        best: &[Option<usize>],
+    ) -> Vec<Vec<f32>> {
         for (read, tokens) in batch.iter_mut() {
             let needed = (read.count + tokens.len()).div_ceil(crate::kernel::attention::PAGE);
             while read.pages.len() < needed {
@@ -62,12 +72,14 @@ impl Reader {
         }
         let spans: Vec<_> = batch
             .iter()
-            .map(|(read, tokens)| Span {
+            .zip(best)
+            .map(|((read, tokens), best)| Span {
                 tokens,
                 position: read.count,
                 pages: &read.pages,
                 sights: &[],
                 wanted: true,
+                best: *best,
             })
             .collect();
         let (pool, memory, work) = (&mut self.pool, &mut self.memory, &mut self.work);
@@ -82,8 +94,22 @@ impl Reader {
         logits
     }
 
+    /// The same, computed by a device.
+    fn on(mut self, device: gpu::Double, exact: bool) -> Self {
+        let most = device::MOST;
+        let most = super::device::Most { exact, ..most };
+        assert!(self.model.can_move());
+        let (model, memory) = (&mut self.model, &mut self.memory);
+        model.move_to(Box::new(device), memory, most).unwrap();
+        self
+    }
+
     fn logits(&mut self, read: &mut Read, tokens: &[u32]) -> Vec<f32> {
-        self.step(&mut [(read, tokens)]).pop().unwrap()
+        self.best(read, tokens, None)
+    }
+
+    fn best(&mut self, read: &mut Read, tokens: &[u32], best: Option<usize>) -> Vec<f32> {
+        self.step_for(&mut [(read, tokens)], &[best]).pop().unwrap()
     }
 }
 

@@ -73,6 +73,9 @@ pub struct Limits {
     pub time: Duration,
     /// Bytes of keys and values; they are taken as they are needed.
     pub memory: u64,
+    /// On a GPU: whether an answer's bits may not depend on what else is being decoded.
+    /// On the processor they never do.
+    pub exact: bool,
 }
 
 impl Default for Limits {
@@ -82,6 +85,7 @@ impl Default for Limits {
             queue: 64,
             time: Duration::from_secs(600),
             memory: 1 << 30,
+            exact: false,
         }
     }
 }

@@ -97,6 +97,10 @@ trait Tile: Sized + Send + Sync {
 
     /// One of its rows.
     fn unpack(&self, lane: usize, numbers: &mut [f32]);
+
+    /// Appends one of its rows, as a file has it.
+    #[cfg(any(test, feature = "cuda"))]
+    fn write(&self, lane: usize, bytes: &mut Vec<u8>);
 }
 
 /// Does the same for whichever tiles there are.
@@ -163,6 +167,35 @@ impl Matrix {
                 tile.unpack(lane, numbers);
             }
         });
+    }
+
+    /// One without rows.
+    #[cfg(any(test, feature = "cuda"))]
+    pub(crate) fn none() -> Self {
+        Self {
+            tiles: Tiles::F32(Vec::new()),
+            outputs: 0,
+            inputs: 0,
+        }
+    }
+
+    /// Its format, and its rows as a file has them.
+    #[cfg(any(test, feature = "cuda"))]
+    pub(crate) fn file(&self) -> (Format, Vec<u8>) {
+        let format = match &self.tiles {
+            Tiles::Bf16(_) => Format::Bf16,
+            Tiles::F16(_) => Format::F16,
+            Tiles::F32(_) => Format::F32,
+            Tiles::Q4K(_) => Format::Q4K,
+            Tiles::Q6K(_) => Format::Q6K,
+            Tiles::Q8_0(_) => Format::Q8_0,
+        };
+        let mut bytes =
+            Vec::with_capacity(format.row_bytes(self.inputs).unwrap_or(0) * self.outputs);
+        for row in 0..self.outputs {
+            for_tiles!(&self.tiles, tiles => tiles[row / LANES].write(row % LANES, &mut bytes));
+        }
+        (format, bytes)
     }
 
     /// The products of all rows with some outputs, whole tiles but for the last of
@@ -293,6 +326,12 @@ fn interleave(rows: &[&[u8]; LANES], word: usize) -> Line {
         }
     }
     Line(line)
+}
+
+/// The word of one row, of those that [`interleave`] has put together.
+#[cfg(any(test, feature = "cuda"))]
+fn word_of(line: &Line, lane: usize) -> [u8; 4] {
+    line.0.as_chunks().0[lane]
 }
 
 /// A number of each of sixteen rows, at byte `at`.

@@ -18,6 +18,16 @@ impl Product {
         Ok(Self(parts))
     }
 
+    #[cfg(test)]
+    pub(super) fn leave(&mut self) {
+        self.0.clear();
+    }
+
+    #[cfg(test)]
+    pub(super) fn parts(&self) -> Vec<Arc<Matrix>> {
+        self.0.clone()
+    }
+
     pub(super) fn forms(&self) -> Forms {
         let parts = self.0.iter().map(|part| part.forms());
         parts.fold(Forms::default(), Forms::and)

@@ -1,11 +1,13 @@
-//! The matrix product of a layer, by cuBLAS on the first GPU.
+//! The matrix product of a layer, by cuBLAS on the first GPU: what is computed there of
+//! models that do not run there as a whole (`decoder/device.rs`).
 //!
 //! Weights stay in the GPU's memory, as f32. Rows go there and results come back
 //! for each layer: in confidential-computing mode the driver encrypts both on the
 //! bus. The order of additions is the library's, which may choose it by the number
 //! of rows.
 
-use std::sync::{Arc, OnceLock};
+use std::mem::take;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use candle_core::{Device, Tensor};
 
@@ -14,12 +16,42 @@ use crate::kernel::input::Forms;
 use crate::kernel::matrix::{Matrix, Then};
 use crate::kernel::pool::Pool;
 
-/// A matrix `[outputs, inputs]`, kept as `[inputs, outputs]`.
+/// Matrices, one below the other.
 #[derive(Debug)]
-pub(super) struct Product(Tensor);
+pub(super) struct Product(Mutex<Place>);
+
+#[derive(Debug)]
+enum Place {
+    /// Not yet on the GPU; a decoder that runs there takes them whole.
+    Here(Vec<Arc<Matrix>>),
+    /// `[outputs, inputs]`, kept as `[inputs, outputs]`.
+    There(Tensor),
+}
 
 impl Product {
+    #[expect(clippy::unnecessary_wraps, reason = "as of the processor's")]
     pub(super) fn new(parts: Vec<Arc<Matrix>>) -> candle_core::Result<Self> {
+        Ok(Self(Mutex::new(Place::Here(parts))))
+    }
+
+    pub(super) fn leave(&mut self) {
+        *self.0.get_mut().unwrap_or_else(PoisonError::into_inner) = Place::Here(Vec::new());
+    }
+
+    pub(super) fn parts(&self) -> Vec<Arc<Matrix>> {
+        match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Place::Here(parts) => parts.clone(),
+            Place::There(_) => Vec::new(),
+        }
+    }
+
+    /// On the GPU, from the first product on.
+    fn tensor(&self) -> candle_core::Result<Tensor> {
+        let mut place = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let parts = match &mut *place {
+            Place::There(tensor) => return Ok(tensor.clone()),
+            Place::Here(parts) => take(parts),
+        };
         let mut tensors = Vec::with_capacity(parts.len());
         for part in parts {
             let (outputs, inputs) = (part.outputs(), part.inputs());
@@ -29,7 +61,9 @@ impl Product {
             }
             tensors.push(Tensor::from_vec(numbers, (outputs, inputs), gpu()?)?);
         }
-        Ok(Self(Tensor::cat(&tensors, 0)?.t()?))
+        let tensor = Tensor::cat(&tensors, 0)?.t()?;
+        *place = Place::There(tensor.clone());
+        Ok(tensor)
     }
 
     pub(super) fn forms(&self) -> Forms {
@@ -40,7 +74,7 @@ impl Product {
         let numbers = job.rows.iter().flat_map(|row| &row.numbers);
         let x: Vec<f32> = numbers.copied().collect();
         let x = Tensor::from_vec(x, (job.rows.len(), ()), gpu()?)?;
-        let product = x.matmul(&self.0)?.flatten_all()?.to_vec1::<f32>()?;
+        let product = x.matmul(&self.tensor()?)?.flatten_all()?.to_vec1::<f32>()?;
         let width = job.width.max(1);
         for (y, x) in job.y.chunks_mut(width).zip(product.chunks(width)) {
             match job.then {

@@ -44,7 +44,15 @@ impl Expected {
     }
 }
 
-fn path(name: &str) -> PathBuf {
+/// Those without experts, and with heads of keys and values.
+pub(super) const DENSE: [&str; 6] = ["llama", "qwen2", "qwen3", "mistral", "phi3", "gemma3"];
+
+/// The largest difference of a logit, of a reader that was changed.
+pub(super) fn most_difference(name: &str, change: impl Fn(Reader) -> Reader) -> f32 {
+    Expected::of(name).most(&mut change(open(name, config(name)).unwrap()))
+}
+
+pub(super) fn path(name: &str) -> PathBuf {
     let families = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("reference/families");
     families.join(name)
 }
@@ -81,7 +89,7 @@ fn no_company_no_pieces_and_no_processor_change_a_bit() {
 
 /// Reads sequences in random pieces, some of them in each step, one of them from the
 /// pages of another, and compares with each alone.
-fn any_interleaving(name: &str, open: impl Fn(usize, Cpu) -> Reader) {
+pub(super) fn any_interleaving(name: &str, mut open: impl FnMut(usize, Cpu) -> Reader) {
     let ids = Expected::of(name).ids;
     let shared = 2 * crate::kernel::attention::PAGE;
     let sequences = [&ids[..], &ids[..shared + 17], &ids[5..100], &ids[9..10]];

@@ -7,6 +7,8 @@ use super::super::{Kind, Limits, Loaded, run, threads};
 use super::Chat;
 use crate::activity::Counters;
 use crate::config::{FILE, unsupported};
+#[cfg(feature = "cuda")]
+use crate::decoder::Most;
 use crate::decoder::{Decoder, Family, Shape};
 use crate::error::LoadError;
 use crate::generation::{Defaults, Generation, Ids};
@@ -14,6 +16,10 @@ use crate::kernel::pool::Pool;
 use crate::memory::Memory;
 use crate::model_dir::ModelDir;
 use crate::prompt::Template;
+#[cfg(feature = "cuda")]
+use crate::replay::WANTED;
+#[cfg(feature = "cuda")]
+use crate::scheduler::STEP;
 use crate::scheduler::Scheduler;
 use crate::tokens::Tokens;
 use crate::vision::{Llava, LlavaConfig, Placeholder};
@@ -119,13 +125,22 @@ impl Parts {
                 return Err(unsupported(FILE, "eos_token_id", "absent", expected));
             }
         };
-        let memory = Memory::new(self.shape.heads, self.shape.layers, limits.memory);
+        #[cfg_attr(not(feature = "cuda"), expect(unused_mut, reason = "pages stay here"))]
+        let mut memory = Memory::new(self.shape.heads, self.shape.layers, limits.memory);
         let context = self.shape.context.min(memory.capacity());
         let architecture = match &self.tower {
             Some(_) => Llava::ARCHITECTURE,
             None => self.shape.family.architecture,
         };
-        let model = Decoder::load(&mut pool, self.shape, self.weights)?;
+        #[cfg_attr(
+            not(feature = "cuda"),
+            expect(unused_mut, reason = "weights stay here")
+        )]
+        let mut model = Decoder::load(&mut pool, self.shape, self.weights)?;
+        #[cfg(feature = "cuda")]
+        if self.tower.is_none() && model.can_move() {
+            move_to_card(&mut model, &mut memory, limits)?;
+        }
         let tally = model.tally().clone();
         if tally.parameters < SMALL {
             pool = threads(true)?;
@@ -160,6 +175,23 @@ impl Parts {
             })),
         })
     }
+}
+
+/// What a tower sees is put among the rows of a step here, and not on a card.
+#[cfg(feature = "cuda")]
+fn move_to_card(
+    model: &mut Decoder,
+    memory: &mut Memory,
+    limits: &Limits,
+) -> Result<(), LoadError> {
+    let most = Most {
+        rows: limits.batch.max(STEP),
+        spans: limits.batch.max(WANTED),
+        exact: limits.exact,
+    };
+    let card = gpu::Cuda::open();
+    let moved = card.and_then(|card| model.move_to(Box::new(card), memory, most));
+    moved.map_err(|source| LoadError::Card { source })
 }
 
 /// Below this, waiting for other threads takes longer than their help saves.

@@ -20,6 +20,10 @@ pub(super) trait Number: fmt::Debug + Send + Sync {
     fn load<L: Level>(level: L, x: &[Self::Stored; LANES]) -> L::F;
 
     fn number(x: Self::Stored) -> f32;
+
+    /// The opposite of [`Self::read`].
+    #[cfg(any(test, feature = "cuda"))]
+    fn write(x: Self::Stored, bytes: &mut Vec<u8>);
 }
 
 #[derive(Debug)]
@@ -49,6 +53,11 @@ impl Number for F32 {
     fn number(x: f32) -> f32 {
         x
     }
+
+    #[cfg(any(test, feature = "cuda"))]
+    fn write(x: f32, bytes: &mut Vec<u8>) {
+        bytes.extend_from_slice(&x.to_le_bytes());
+    }
 }
 
 impl Number for F16 {
@@ -66,6 +75,11 @@ impl Number for F16 {
     fn number(x: u16) -> f32 {
         super::super::level::from_half(x)
     }
+
+    #[cfg(any(test, feature = "cuda"))]
+    fn write(x: u16, bytes: &mut Vec<u8>) {
+        bytes.extend_from_slice(&x.to_le_bytes());
+    }
 }
 
 impl Number for Bf16 {
@@ -82,6 +96,11 @@ impl Number for Bf16 {
 
     fn number(x: u16) -> f32 {
         f32::from_bits(u32::from(x) << 16)
+    }
+
+    #[cfg(any(test, feature = "cuda"))]
+    fn write(x: u16, bytes: &mut Vec<u8>) {
+        bytes.extend_from_slice(&x.to_le_bytes());
     }
 }
 
@@ -135,6 +154,13 @@ impl<N: Number> Tile for Dense<N> {
     fn unpack(&self, lane: usize, numbers: &mut [f32]) {
         for (number, lanes) in numbers.iter_mut().zip(&self.numbers) {
             *number = N::number(lanes[lane]);
+        }
+    }
+
+    #[cfg(any(test, feature = "cuda"))]
+    fn write(&self, lane: usize, bytes: &mut Vec<u8>) {
+        for lanes in &self.numbers {
+            N::write(lanes[lane], bytes);
         }
     }
 }

@@ -12,6 +12,8 @@
 //! Source: `block_q4_K` of ggml.
 
 use super::super::level::from_half;
+#[cfg(any(test, feature = "cuda"))]
+use super::word_of;
 use super::{LANES, Level, Line, Row, Tile, interleave, u16s};
 
 #[derive(Debug)]
@@ -129,6 +131,23 @@ impl Tile for Q4K {
                         *to = f32::from((byte >> (4 * (part % 2))) & 0x0f) * scale - min;
                     }
                 }
+            }
+        }
+    }
+
+    #[cfg(any(test, feature = "cuda"))]
+    fn write(&self, lane: usize, bytes: &mut Vec<u8>) {
+        for block in &self.blocks {
+            bytes.extend_from_slice(&block.scale[lane].to_le_bytes());
+            bytes.extend_from_slice(&block.min[lane].to_le_bytes());
+            let of = |parts: &[[u8; LANES]; 8], part: usize| parts[part][lane];
+            let low = |parts| move |part| of(parts, part) | (of(parts, part + 4) >> 4) << 6;
+            bytes.extend((0..4).map(low(&block.scales)));
+            bytes.extend((0..4).map(low(&block.mins)));
+            let rest = |part| of(&block.scales, part) & 0x0f | of(&block.mins, part) << 4;
+            bytes.extend((4..8).map(rest));
+            for line in block.lines.as_flattened() {
+                bytes.extend(word_of(line, lane));
             }
         }
     }

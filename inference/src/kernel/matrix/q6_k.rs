@@ -14,6 +14,8 @@
 //! Source: `block_q6_K` of ggml.
 
 use super::super::level::from_half;
+#[cfg(any(test, feature = "cuda"))]
+use super::word_of;
 use super::{LANES, Level, Line, Row, Tile, interleave, u16s};
 
 #[derive(Debug)]
@@ -123,6 +125,18 @@ impl Tile for Q6K {
                 let part = f32::from(block.scales[index / 16][lane].cast_signed());
                 *to = scale * part * (f32::from(q) - 32.0);
             }
+        }
+    }
+
+    #[cfg(any(test, feature = "cuda"))]
+    fn write(&self, lane: usize, bytes: &mut Vec<u8>) {
+        for block in &self.blocks {
+            let (low, high) = (block.low.as_flattened(), block.high.as_flattened());
+            for line in low.iter().chain(high) {
+                bytes.extend(word_of(line, lane));
+            }
+            bytes.extend(block.scales.iter().map(|scales| scales[lane]));
+            bytes.extend_from_slice(&block.scale[lane].to_le_bytes());
         }
     }
 }

@@ -9,6 +9,8 @@
 //! Source: `block_q8_0` of ggml.
 
 use super::super::level::from_half;
+#[cfg(any(test, feature = "cuda"))]
+use super::word_of;
 use super::{LANES, Level, Line, Row, Tile, interleave, u16s};
 
 #[derive(Debug)]
@@ -85,6 +87,16 @@ impl Tile for Q8_0 {
                 for (to, byte) in to.iter_mut().zip(&line.0[lane * 4..]) {
                     *to = f32::from((byte ^ 0x80).cast_signed()) * scale;
                 }
+            }
+        }
+    }
+
+    #[cfg(any(test, feature = "cuda"))]
+    fn write(&self, lane: usize, bytes: &mut Vec<u8>) {
+        for (block, scales) in self.blocks.iter().zip(&self.scales) {
+            bytes.extend_from_slice(&scales[lane].to_le_bytes());
+            for line in block {
+                bytes.extend(word_of(line, lane).map(|byte| byte ^ 0x80));
             }
         }
     }

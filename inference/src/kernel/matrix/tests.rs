@@ -208,3 +208,16 @@ fn blocks_mean_what_they_mean_to_ggml() {
         }
     }
 }
+
+#[test]
+fn rows_come_out_as_the_file_had_them() {
+    for format in FORMATS {
+        let (found, written) = matrix(format, [37, 512]).file();
+        let mut expected = vec![0; written.len()];
+        let rows = expected.chunks_mut(format.row_bytes(512).unwrap());
+        assert_eq!(rows.len(), 37);
+        rows.enumerate()
+            .for_each(|(row, to)| bytes(format, row, to));
+        assert_eq!((found, written), (format, expected));
+    }
+}

@@ -66,9 +66,10 @@ impl Reader {
                 pages: &pages,
                 sights,
                 wanted: true,
+                best: None,
             };
             let mut work = Workspace::default();
-            let (pool, decoder) = (&mut self.pool, &self.decoder);
+            let (pool, decoder) = (&mut self.pool, &mut self.decoder);
             let found = decoder.forward(pool, &mut memory, &[span], &mut work);
             logits = found.unwrap().to_vec();
             for sight in sights.iter_mut() {
