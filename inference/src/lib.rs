@@ -20,7 +20,9 @@
 //! * with a seed, or greedily, the same request gives the same tokens, bit for
 //!   bit, whatever else is being decoded, however it was read, however many threads
 //!   work and whether the processor has AVX-512, AVX2 or neither; with feature
-//!   `cuda` the GPU's library decides, and this is not promised; nor is it of speech
+//!   `cuda` the GPU's library decides, and this is not promised, unless
+//!   [`Limits::exact`] asks for it and the decoder is one without experts, latent
+//!   attention and images, which run there as a whole; nor is it of speech
 //!   and drawings on another kind of processor, where the tensor library's products
 //!   differ;
 //! * if it must be JSON, follow a schema or call a tool, it cannot be anything else;

@@ -160,13 +160,11 @@ impl Model {
                 ..self.heads
             };
             norm(device, layer.attend_norm)?;
-            layer.qkv.set(
+            layer.qkv.run(
                 device,
                 room,
-                room.narrow,
-                rows,
-                self.hidden,
-                room.wide,
+                (room.narrow, rows, self.hidden),
+                (room.wide, false),
                 plan.exact,
             )?;
             let (cosines, sines) = step.angles(layer.view.angles)?;
@@ -195,13 +193,11 @@ impl Model {
             self.add(device, &layer.attended, room, queries, rows, plan)?;
 
             norm(device, layer.feed_norm)?;
-            layer.gate_up.set(
+            layer.gate_up.run(
                 device,
                 room,
-                room.narrow,
-                rows,
-                self.hidden,
-                room.wide,
+                (room.narrow, rows, self.hidden),
+                (room.wide, false),
                 plan.exact,
             )?;
             let gate = Gate {
@@ -223,13 +219,11 @@ impl Model {
         };
         last.run(device)?;
         let logits = room.logits()?;
-        self.head.set(
+        self.head.run(
             device,
             room,
-            room.narrow,
-            plan.wanted,
-            self.hidden,
-            logits,
+            (room.narrow, plan.wanted, self.hidden),
+            (logits, false),
             plan.exact,
         )?;
         if plan.best == 0 {
@@ -276,18 +270,15 @@ impl Model {
                 device,
                 room,
                 (room.narrow, rows, width),
-                room.x,
-                true,
+                (room.x, true),
                 plan.exact,
             );
         }
-        linear.set(
+        linear.run(
             device,
             room,
-            room.narrow,
-            rows,
-            width,
-            room.wide,
+            (room.narrow, rows, width),
+            (room.wide, false),
             plan.exact,
         )?;
         let norm = Norm {
@@ -322,30 +313,12 @@ impl Layer {
 }
 
 impl Linear {
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "rows, where they are and go, and how"
-    )]
-    fn set(
-        &self,
-        device: &mut dyn Device,
-        room: &Room,
-        x: Buffer,
-        rows: usize,
-        width: usize,
-        y: Buffer,
-        exact: bool,
-    ) -> Result<(), Error> {
-        self.run(device, room, (x, rows, width), y, false, exact)
-    }
-
     fn run(
         &self,
         device: &mut dyn Device,
         room: &Room,
         (x, rows, width): (Buffer, usize, usize),
-        y: Buffer,
-        add: bool,
+        (y, add): (Buffer, bool),
         exact: bool,
     ) -> Result<(), Error> {
         let mut rows = Rows::new(x, rows, width, &room.forms)?;

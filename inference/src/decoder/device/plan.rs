@@ -225,15 +225,12 @@ impl Plan {
                 continue;
             }
             let own = index.saturating_mul(self.best)..;
-            let own = |words: &'_ [[u8; 4]]| words.get(own.clone()).unwrap_or_default().to_vec();
-            for (token, logit) in own(tokens)
-                .iter()
-                .zip(own(best))
-                .take(wanted.best.unwrap_or(0))
-            {
+            let own = |words| <[[u8; 4]]>::get(words, own.clone()).unwrap_or_default();
+            let likeliest = own(tokens).iter().zip(own(best));
+            for (token, logit) in likeliest.take(wanted.best.unwrap_or(0)) {
                 let place = usize::try_from(number(token)).ok();
                 if let Some(to) = place.and_then(|place| row.get_mut(place)) {
-                    *to = f32::from_bits(number(&logit));
+                    *to = f32::from_bits(number(logit));
                 }
             }
         }

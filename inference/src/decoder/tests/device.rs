@@ -86,7 +86,7 @@ fn a_verse_is_recited_there_in_the_same_words() {
 #[test]
 fn the_likeliest_are_those_of_all_and_the_rest_is_left_out() {
     let mut reader = Reader::tiny(1, Cpu::detect()).on(Double::default(), true);
-    let ids: Vec<u32> = (3..40).collect();
+    let ids: Vec<u32> = (3..14).collect();
     let all = reader.logits(&mut Read::default(), &ids);
     let mut order: Vec<usize> = (0..all.len()).collect();
     order.sort_by(|a, b| all[*b].total_cmp(&all[*a]).then(a.cmp(b)));
