@@ -18,7 +18,7 @@ use crate::kernel::pool::Pool;
 
 /// Matrices, one below the other.
 #[derive(Debug)]
-pub(super) struct Product(Mutex<Place>);
+pub(super) struct Product(Box<Mutex<Place>>);
 
 #[derive(Debug)]
 enum Place {
@@ -31,7 +31,7 @@ enum Place {
 impl Product {
     #[expect(clippy::unnecessary_wraps, reason = "as of the processor's")]
     pub(super) fn new(parts: Vec<Arc<Matrix>>) -> candle_core::Result<Self> {
-        Ok(Self(Mutex::new(Place::Here(parts))))
+        Ok(Self(Box::new(Mutex::new(Place::Here(parts)))))
     }
 
     pub(super) fn leave(&mut self) {
