@@ -189,7 +189,8 @@ fn vectors(builder: &Builder) -> Result<Option<PathBuf>> {
 const GENUINE: &str = "tdx/Phala-Network__dcap-qvl/f1c85033_v4_sample-tdx_quote.quote.bin";
 
 /// What the workspace's tests run, and what the agent links.
-const NEEDED: [(&str, &str); 8] = [
+const NEEDED: [(&str, &str); 9] = [
+    ("g++", "g++"),
     ("gcc", "gcc"),
     ("nats-server", "nats-server"),
     ("pkg-config", "pkg-config"),
