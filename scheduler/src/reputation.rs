@@ -112,7 +112,7 @@ pub enum Event {
     },
     /// To the end, in time.
     Answered,
-    /// To the end, but slower than the worker is offered for.
+    /// To the end, but far slower than it could be; of a client nobody knows how it reads.
     Late,
     /// Broken off, or an error of the worker's own, or no room where some was offered.
     Failed,

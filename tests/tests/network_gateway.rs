@@ -97,6 +97,12 @@ async fn a_lie_that_leaves_nobody_is_named() {
     for (lie, status, code, said) in [
         (Lie::Build, StatusCode::BAD_GATEWAY, "worker_gone", "again"),
         (
+            Lie::Stale,
+            StatusCode::BAD_GATEWAY,
+            "worker_not_trusted",
+            "the worker is not trusted",
+        ),
+        (
             Lie::Price,
             StatusCode::PAYMENT_REQUIRED,
             "price_too_high",
@@ -166,7 +172,7 @@ async fn a_settlement_that_lies_is_not_paid_and_is_named() {
 
 #[tokio::test]
 async fn a_cut_or_changed_answer_does_not_pass_for_a_whole_one() {
-    for lie in [Lie::Truncated, Lie::Changed] {
+    for lie in [Lie::Truncated, Lie::Changed, Lie::Repeated] {
         let (_, address) = Scheduler::start(1, &[(0, lie)], false).await;
         let folder = tempfile::tempdir().unwrap();
         let purse = purse(&folder, 1_000_000);
@@ -174,8 +180,8 @@ async fn a_cut_or_changed_answer_does_not_pass_for_a_whole_one() {
         let (status, _, body) = ask(&gateway, chat(1, false)).await;
         assert_eq!(status, StatusCode::BAD_GATEWAY);
         let (code, begins) = match lie {
-            Lie::Truncated => ("answer_broken", true),
-            _ => ("worker_gone", false),
+            Lie::Changed => ("worker_gone", false),
+            _ => ("answer_broken", true),
         };
         assert!(body.unwrap().contains(code));
         let (status, _, body) = ask(&gateway, chat(1, true)).await;
@@ -183,6 +189,21 @@ async fn a_cut_or_changed_answer_does_not_pass_for_a_whole_one() {
         assert_eq!(body.is_err(), begins, "a stream that breaks off, {lie:?}");
         assert_eq!(purse.balance().spent, 0, "{lie:?}");
     }
+}
+
+#[tokio::test]
+async fn the_answer_to_another_request_opens_for_nobody_and_costs_nothing() {
+    let (_, address) = Scheduler::start(1, &[(0, Lie::Other)], false).await;
+    let folder = tempfile::tempdir().unwrap();
+    let purse = purse(&folder, 1_000_000);
+    let gateway = gateway(&[address], vec![Arc::clone(&purse)]);
+    let (status, _, body) = ask(&gateway, chat(1, false)).await;
+    assert_eq!(status, StatusCode::OK, "there was none before: {body:?}");
+    let (status, _, body) = ask(&gateway, chat(1, false)).await;
+    assert_eq!(status, StatusCode::BAD_GATEWAY);
+    let body = body.unwrap();
+    assert!(body.contains("was changed on its way"), "{body}");
+    assert_eq!(purse.balance().spent, COST);
 }
 
 #[tokio::test]

@@ -223,6 +223,22 @@ async fn what_only_the_worker_can_see_is_refused_sealed_and_costs_nothing() {
 }
 
 #[tokio::test]
+async fn a_voucher_that_paid_for_one_request_covers_no_other() {
+    let double = Double::paying(Limits::default()).await;
+    let pay = Some(voucher(double.cost(&double.envelope())));
+    let chat = Chat::default().request();
+    let sealed = double.seal(&double.envelope(), &chat);
+    let reply = double.ask(&sealed, pay.clone()).await.open(&sealed);
+    assert_eq!(reply.head.status, 200);
+    let sealed = double.seal(&double.envelope(), &chat);
+    let (status, error) = double.ask(&sealed, pay).await.refusal();
+    assert_eq!(
+        (status, &error["error"]["code"]),
+        (402, &json!("not_covered"))
+    );
+}
+
+#[tokio::test]
 async fn a_client_that_leaves_gives_its_place_and_its_reservation_back() {
     let one = Limits {
         batch: 1,

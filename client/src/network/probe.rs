@@ -12,13 +12,14 @@
 
 mod question;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ::scheduler::machine::Machine;
+use ::scheduler::machine::{Machine, Proof};
 use ::scheduler::reputation::{Event, liars};
 use ::scheduler::scheduler::Scheduler as Judge;
 use anyhow::{Context as _, ensure};
@@ -54,11 +55,14 @@ pub struct ProbeArgs {
     )]
     probe_every: u32,
     /// A channel to pay them from, as `cocoon chain channel open --out` wrote it.
-    #[arg(long, value_name = "FILE", requires = "probes")]
+    #[arg(long, value_name = "FILE", requires_all = ["probes", "probe_max_price"])]
     probe_channel: Option<PathBuf>,
     /// Nanotons to spend of that channel, at most.
     #[arg(long, value_name = "NANOTONS", requires = "probe_channel")]
     probe_budget: Option<u64>,
+    /// Nanotons for a million tokens, at most.
+    #[arg(long, value_name = "NANOTONS", requires = "probes")]
+    probe_max_price: Option<u64>,
     /// Where clients find the scheduler, if not where it listens.
     #[arg(long, value_name = "URL", requires = "probes")]
     probe_url: Option<Url>,
@@ -97,6 +101,7 @@ impl ProbeArgs {
             policy: Arc::clone(policy),
             purses: purse.transpose()?.into_iter().map(Arc::new).collect(),
             prompts,
+            max_price: self.probe_max_price.unwrap_or(u64::MAX),
             every: Duration::from_secs(self.probe_every.into()),
         }))
     }
@@ -109,6 +114,7 @@ pub struct Prober {
     policy: Arc<Policy>,
     purses: Vec<Arc<Purse>>,
     prompts: Prompts,
+    max_price: u64,
     every: Duration,
 }
 
@@ -172,44 +178,21 @@ impl Prober {
         })
     }
 
-    /// Workers of several machines that have to say the same, each such group as likely as
-    /// it is large.
+    /// Workers of several machines that have to say the same.
     fn group(&self) -> Result<Group, ProbeError> {
-        let workers = self.judge.workers.all();
-        let mut groups = Vec::new();
-        for (_, worker) in &workers {
-            let Some(engine) = worker.proof.engine else {
-                continue;
-            };
-            for model in &worker.offer.models {
-                let is_same = |(id, other): &(Digest256, ::scheduler::workers::Worker)| {
-                    let models = &mut other.offer.models.iter();
-                    let it = models.find(|it| it.name == model.name && it.root == model.root)?;
-                    (other.proof.engine == Some(engine)).then_some((
-                        Candidate {
-                            worker: *id,
-                            machine: other.proof.machine,
-                        },
-                        it.ask,
-                    ))
-                };
-                let same: Vec<_> = workers.iter().filter_map(is_same).collect();
-                let (candidates, asks): (Vec<Candidate>, Vec<u64>) = same.into_iter().unzip();
-                let machine = worker.proof.machine;
-                if candidates.iter().any(|other| other.machine != machine) {
-                    groups.push(Group {
-                        model: model.name.clone(),
-                        candidates,
-                        price: asks.into_iter().max().unwrap_or_default(),
-                    });
-                }
+        let mut groups: BTreeMap<_, Group> = BTreeMap::new();
+        for (worker, known) in self.judge.workers.all() {
+            let Proof { machine, engine } = known.proof;
+            for model in &known.offer.models {
+                let kind = (model.name.clone(), model.root.clone(), engine);
+                let group = groups.entry(kind).or_default();
+                group.model.clone_from(&model.name);
+                group.candidates.push(Candidate { worker, machine });
             }
         }
-        let drawn = draw(groups.len())?;
-        let drawn = drawn.filter(|drawn| *drawn < groups.len());
-        drawn.map_or(Err(ProbeError::Nobody), |drawn| {
-            Ok(groups.swap_remove(drawn))
-        })
+        groups.retain(|(.., engine), group| engine.is_some() && group.is_of_several());
+        let drawn = draw(groups.len())?.and_then(|drawn| groups.into_values().nth(drawn));
+        drawn.ok_or(ProbeError::Nobody)
     }
 
     /// As a client that was never here, and avoids all others.
@@ -220,7 +203,7 @@ impl Prober {
         left: impl Fn(&Candidate) -> bool,
     ) -> Result<Heard, ProbeError> {
         let options = Options {
-            max_price: group.price,
+            max_price: self.max_price,
             answer: question.answer,
             deadline: DEADLINE,
             hedge: false,
@@ -235,16 +218,17 @@ impl Prober {
                 network.shun(id);
             }
         }
-        let asked = Instant::now();
         let begun = network.exchange(&question.request()?).await?;
         let worker = begun.answer.deal().envelope.worker;
         let candidate = wanted.into_iter().find(|one| one.worker == worker);
         let candidate = candidate.copied().ok_or(ProbeError::Elsewhere { worker })?;
-        if asked.elapsed() > LATE {
-            self.judged(&candidate, Event::Late);
-        }
+        let started = Instant::now();
         match whole(begun.answer).await {
             Ok(body) => {
+                // Nobody but a prober knows that it read all the while.
+                if started.elapsed() > LATE {
+                    self.judged(&candidate, Event::Late);
+                }
                 let digest = said(&body).ok_or(ProbeError::Unread { worker })?;
                 Ok(Heard::Said(candidate, digest))
             }
@@ -296,12 +280,18 @@ struct Candidate {
 }
 
 /// Who has to say the same.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Group {
     model: String,
     candidates: Vec<Candidate>,
-    /// The most that one of them asks.
-    price: u64,
+}
+
+impl Group {
+    fn is_of_several(&self) -> bool {
+        let mut machines = self.candidates.iter().map(|one| one.machine);
+        let first = machines.next();
+        machines.any(|machine| Some(machine) != first)
+    }
 }
 
 enum Heard {
@@ -341,7 +331,7 @@ const MOST: usize = 3;
 
 const DEADLINE: Duration = Duration::from_secs(300);
 
-/// Nobody is patient for longer with a question as short.
+/// No answer as short takes as long once it has begun.
 const LATE: Duration = Duration::from_secs(30);
 
 const MAX_ANSWER: usize = 1 << 20;

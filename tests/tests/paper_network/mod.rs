@@ -69,6 +69,10 @@ pub(crate) enum Lie {
     Truncated,
     /// One bit of the answer.
     Changed,
+    /// One chunk of the answer comes twice.
+    Repeated,
+    /// The answer to the request before.
+    Other,
     /// More tokens than the answer says.
     Counts,
     /// More tokens than there can be.
@@ -108,6 +112,7 @@ pub(crate) struct Seen {
     pub(crate) sealed: Vec<Bytes>,
     pub(crate) heads: Vec<RequestHead>,
     pub(crate) bodies: Vec<Vec<u8>>,
+    answered: Option<Vec<Bytes>>,
     pub(crate) vouchers: Vec<Option<Voucher>>,
     /// What it says was spent and is reserved, and has covered.
     pub(crate) counted: Option<(u64, u64)>,
@@ -277,6 +282,7 @@ impl Worker {
         match lie {
             Some(Lie::Truncated) => drop(pieces.pop()),
             Some(Lie::Changed) => *pieces[1].last_mut().unwrap() ^= 1,
+            Some(Lie::Repeated) => pieces.insert(2, pieces[1].clone()),
             Some(Lie::Unsettled) => {}
             _ => pieces.push(settlement),
         }
@@ -428,6 +434,10 @@ async fn request(State(scheduler): Here, headers: HeaderMap, body: Bytes) -> Res
         let mut seen = scheduler.seen.lock().unwrap();
         seen.heads.push(head);
         seen.bodies.push(sent);
+        let before = seen.answered.replace(pieces.clone());
+        if let Some(before) = before.filter(|_| lie == Some(Lie::Other)) {
+            pieces = before;
+        }
     }
     if lie == Some(Lie::Gone) {
         pieces.clear();
