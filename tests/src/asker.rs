@@ -36,6 +36,10 @@ pub struct Asker {
     http: SendRequest<Body>,
     /// Of its requests.
     pub deadline_ms: u32,
+    /// A bag of cells, which pays for them.
+    pub voucher: Option<Vec<u8>>,
+    /// Of all of them, for who asks the same again.
+    pub id: Option<[u8; 16]>,
     policy: Policy,
     peers: Mutex<HashMap<Digest256, PublicKey>>,
 }
@@ -86,6 +90,8 @@ impl Asker {
         Ok(Self {
             http,
             deadline_ms: 20_000,
+            voucher: None,
+            id: None,
             policy: Td::new().policy(),
             peers: Mutex::default(),
         })
@@ -168,7 +174,9 @@ impl Asker {
         let envelope = Envelope {
             worker: assignment.worker,
             model: StandIn::MODEL.into(),
-            id: *random.first_chunk().expect("64 bytes are more than 16"),
+            id: self
+                .id
+                .unwrap_or(*random.first_chunk().expect("64 bytes are more than 16")),
             limit: LIMIT,
             price: assignment.price,
             deadline_ms: self.deadline_ms,
@@ -202,9 +210,12 @@ impl Asker {
         envelope: &[u8],
         pieces: impl Iterator<Item = std::io::Result<Bytes>> + Send + 'static,
     ) -> Result<Incoming, AskError> {
-        let request = Request::post(format!("{AUTHORITY}/network/v1/requests"))
-            .header("cocoon-envelope", BASE64_URL_SAFE_NO_PAD.encode(envelope))
-            .body(Body::from_stream(stream::iter(pieces)));
+        let mut request = Request::post(format!("{AUTHORITY}/network/v1/requests"))
+            .header("cocoon-envelope", BASE64_URL_SAFE_NO_PAD.encode(envelope));
+        if let Some(voucher) = &self.voucher {
+            request = request.header("cocoon-voucher", BASE64_URL_SAFE_NO_PAD.encode(voucher));
+        }
+        let request = request.body(Body::from_stream(stream::iter(pieces)));
         self.send(request.expect("a request")).await
     }
 

@@ -34,7 +34,7 @@ use sealed::{
 use serde_json::{Value, json};
 use session::server::Worker;
 use tokio::net::TcpStream;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tycho_types::boc::Boc;
@@ -140,6 +140,7 @@ struct Served {
     id: Digest256,
     terms: Terms,
     till: Option<Arc<dyn Till>>,
+    is_held: watch::Sender<bool>,
     busy: AtomicU32,
 }
 
@@ -174,6 +175,7 @@ impl StandIn {
             id,
             terms,
             till,
+            is_held: watch::Sender::new(false),
             busy: AtomicU32::new(0),
         };
         Self {
@@ -193,6 +195,11 @@ impl StandIn {
                 sleep(Duration::from_millis(100)).await;
             }
         });
+    }
+
+    /// Says nothing but heads, until it is let go on.
+    pub fn hold(&self, is_held: bool) {
+        self.served.is_held.send_replace(is_held);
     }
 
     /// How many requests are under way.
@@ -457,6 +464,8 @@ impl Answer {
         loop {
             for text in heard.drain(..) {
                 if std::mem::replace(&mut skipped, true) {
+                    let mut held = served.is_held.subscribe();
+                    held.wait_for(|is_held| !is_held).await.ok()?;
                     answer.echo(served.terms, &text).await?;
                 }
             }

@@ -15,8 +15,9 @@ mod paid;
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use futures_util::future::join_all;
-use paid::{Gateway, OWNERS, World};
+use paid::{Answer, Gateway, Worker, World, hold};
+use serde_json::json;
+use tests::asker::{AskError, Asker, LIMIT};
 use tests::stand_in::{Manner, Terms};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -25,18 +26,16 @@ async fn a_thousand_streams_cost_the_same_in_every_book_and_on_the_chain() {
         return;
     };
     let scheduler = world.scheduler().await;
-    let mut workers = Vec::new();
-    for owner in OWNERS {
-        workers.push(scheduler.worker(&world, owner, SLOW).await);
-    }
+    let workers = world.workers(&scheduler, THOROUGH).await;
     let gateway = world.gateway(&scheduler);
-    let answers = join_all((0..STREAMS).map(|index| gateway.ask(index))).await;
-    let mut paid = 0;
-    for (index, answer) in answers.iter().enumerate() {
-        assert_eq!(answer.status, StatusCode::OK, "{}", answer.said);
-        assert_eq!(answer.said, Gateway::body(index), "nothing is mixed");
-        paid += answer.cost.unwrap();
-    }
+    hold(&workers, true);
+    let all_under_way = async {
+        scheduler.is_asked(STREAMS).await;
+        hold(&workers, false);
+    };
+    let (answers, ()) = tokio::join!(gateway.ask_all(STREAMS), all_under_way);
+    assert_all_served(&answers);
+    let paid = paid_for(&answers);
     let books = world.books(&scheduler, &workers).await;
     assert_eq!(
         (books.spent, books.charged, books.signed),
@@ -61,12 +60,156 @@ async fn a_thousand_streams_cost_the_same_in_every_book_and_on_the_chain() {
     assert_eq!(scheduler.ledger.audit().await.unwrap(), []);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_killed_mid_stream_takes_nobodys_money() {
+    let Some(world) = World::start().await else {
+        return;
+    };
+    let scheduler = world.scheduler().await;
+    let mut workers = world.workers(&scheduler, THOROUGH).await;
+    let gateway = world.gateway(&scheduler);
+    hold(&workers, true);
+    let killed = async {
+        scheduler.is_asked(SOME).await;
+        let Worker {
+            owner,
+            till,
+            stand_in,
+        } = workers.remove(0);
+        let cut = stand_in.busy();
+        drop(stand_in);
+        hold(&workers, false);
+        (owner, till, cut)
+    };
+    let (answers, (owner, till, cut)) = tokio::join!(gateway.ask_all(SOME), killed);
+    scheduler.scheduler.idle().await;
+    gateway.network.reconcile().await;
+
+    // Nothing is charged that was not answered. What the worker counts beyond that was on
+    // its way when it died.
+    workers.insert(0, scheduler.join(owner, till, THOROUGH).await);
+    let books = world.books(&scheduler, &workers).await;
+    assert_eq!(books.charged, paid_for(&answers));
+    books.assert_agree(cut);
+
+    // Its next life earns on, and the owner gets all of it from the chain.
+    assert!(cut > 0 && paid_for(&gateway.ask_all(FEW).await) > 0);
+    scheduler.scheduler.idle().await;
+    gateway.network.reconcile().await;
+    let books = world.books(&scheduler, &workers).await;
+    books.assert_agree(cut);
+    world.assert_settles(&books, &scheduler, &workers).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scheduler_that_is_killed_mid_stream_goes_on_with_its_books() {
+    let Some(world) = World::start().await else {
+        return;
+    };
+    let scheduler = world.scheduler().await;
+    let workers = world.workers(&scheduler, THOROUGH).await;
+    let gateway = world.gateway(&scheduler);
+    hold(&workers, true);
+    let restarted = async {
+        scheduler.is_asked(SOME).await;
+        hold(&workers, false);
+        let (clients, linked) = scheduler.kill().await;
+        world.scheduler_at(clients, linked).await
+    };
+    let (answers, scheduler) = tokio::join!(gateway.ask_all(SOME), restarted);
+    let cut = answers
+        .iter()
+        .filter(|answer| answer.cost.is_none())
+        .count();
+    let cut = u32::try_from(cut).unwrap();
+    assert!(cut > 0, "it was killed in the middle");
+    for worker in &workers {
+        scheduler.linked(worker).await;
+    }
+
+    // What it left open stays reserved until no receipt can come, and serves nobody else.
+    let books = world.books(&scheduler, &workers).await;
+    assert!(books.held > 0 && books.held <= u64::from(cut) * Gateway::MOST);
+    gateway.network.reconcile().await;
+    let more = gateway.ask_all(FEW).await;
+    assert_all_served(&more);
+    scheduler.scheduler.idle().await;
+    scheduler
+        .ledger
+        .expire(tests::chain::now() + 1)
+        .await
+        .unwrap();
+    gateway.network.reconcile().await;
+
+    // Then all agree; a client is charged for at most what was cut off on its way to it.
+    let books = world.books(&scheduler, &workers).await;
+    books.assert_agree(cut);
+    let paid = paid_for(&answers) + paid_for(&more);
+    let unseen = books.charged - paid;
+    assert!(unseen <= u64::from(cut) * Gateway::MOST, "{unseen}");
+    world.assert_settles(&books, &scheduler, &workers).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_or_a_voucher_that_comes_again_is_named_and_buys_nothing() {
+    let Some(world) = World::start().await else {
+        return;
+    };
+    let scheduler = world.scheduler().await;
+    let terms = Terms {
+        ask: 1_000_000,
+        manner: Manner::Honest,
+        ..THOROUGH
+    };
+    let workers = world.workers(&scheduler, terms).await;
+    let mut asker = Asker::connect(scheduler.clients).await.unwrap();
+    asker.voucher = Some(world.voucher("one", LIMIT, terms.ask));
+    asker.id = Some([1; 16]);
+    let assignment = asker.assign(&json!({})).await.unwrap();
+    hold(&workers, true);
+    let first = asker.begin(&assignment, vec![vec![7; 1000]]).await.unwrap();
+    let again = async || {
+        let again = asker.begin(&assignment, vec![vec![7; 1000]]).await;
+        again.unwrap_err()
+    };
+    let replayed = AskError::Refused(StatusCode::CONFLICT, "replayed".into());
+    assert_eq!(again().await, replayed);
+    hold(&workers, false);
+    let said = first.whole().await.unwrap();
+    assert_eq!(
+        said.settlement.tokens, 1000,
+        "the first one is served all the same"
+    );
+    assert_eq!(again().await, replayed);
+
+    asker.id = None;
+    let short = asker.begin(&assignment, vec![vec![7]]).await.unwrap_err();
+    let not_covered = AskError::Refused(StatusCode::PAYMENT_REQUIRED, "not_covered".into());
+    assert_eq!(short, not_covered);
+    let books = world.books(&scheduler, &workers).await;
+    assert_eq!((books.charged, books.held), (1000, 0));
+    assert_eq!(books.to_owners(), (1000, 1000));
+}
+
+fn assert_all_served(answers: &[Answer]) {
+    for Answer { status, said, .. } in answers {
+        assert_eq!(*status, StatusCode::OK, "{said}");
+    }
+}
+
+fn paid_for(answers: &[Answer]) -> u64 {
+    answers.iter().filter_map(|answer| answer.cost).sum()
+}
+
+const SOME: usize = 240;
+
+const FEW: usize = 30;
+
 const STREAMS: usize = 1000;
 
-/// All streams are under way at once.
-const SLOW: Terms = Terms {
+const THOROUGH: Terms = Terms {
     slots: 512,
     ask: paid::PRICE,
-    pause: Duration::from_millis(500),
+    pause: Duration::ZERO,
     manner: Manner::Thorough,
 };

@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use agent::network::{NotCovered, Purse as Till};
 use attestation::config;
-use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use base64::Engine as _;
@@ -26,6 +25,7 @@ use client::network::secret::Secret;
 use client::network::{Network, Options};
 use contracts::channel::{Channel, Claim};
 use contracts::voucher::Signed;
+use futures_util::future::join_all;
 use http_body_util::BodyExt as _;
 use scheduler::books::{Books as Paying, Kept};
 use scheduler::desk::Desk;
@@ -41,6 +41,7 @@ use tests::stand_in::{self, Earned, StandIn, Terms};
 use tests::td::Td;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
@@ -148,6 +149,21 @@ impl World {
         }
     }
 
+    /// One for each owner.
+    pub(crate) async fn workers(&self, scheduler: &Running, terms: Terms) -> Vec<Worker> {
+        let mut workers = Vec::new();
+        for owner in OWNERS {
+            workers.push(scheduler.worker(self, owner, terms).await);
+        }
+        workers
+    }
+
+    /// What the client signs for a request beside its gateway.
+    pub(crate) fn voucher(&self, request: &str, limit: u64, price: u64) -> Vec<u8> {
+        let signed = self.purse.reserve(request, limit, price).unwrap();
+        Boc::encode(CellBuilder::build_from(signed.unwrap()).unwrap())
+    }
+
     /// Of the client, which has one scheduler.
     pub(crate) fn gateway(&self, scheduler: &Running) -> Gateway {
         let url = format!("http://{}", scheduler.clients);
@@ -161,24 +177,27 @@ impl World {
         let policy = Arc::new(Td::new().policy());
         let purses = vec![Arc::clone(&self.purse)];
         let secret = Secret::random().unwrap();
-        Gateway(Network::new(vec![way], policy, purses, options, &secret).router())
+        Gateway {
+            network: Network::new(vec![way], policy, purses, options, &secret),
+        }
     }
 
     /// What everyone has written down.
     pub(crate) async fn books(&self, scheduler: &Running, workers: &[Worker]) -> Books {
         let account = async |channel: &StdAddr| {
-            let account = scheduler.ledger.account(channel.address).await.unwrap();
-            account.unwrap().1
+            let known = scheduler.ledger.account(channel.address).await.unwrap();
+            known.map(|(_, account)| account)
         };
         let client = self.purse.balance();
-        let book = account(&self.client.address).await;
+        let book = account(&self.client.address).await.unwrap();
         let mut owners = Vec::new();
         for worker in workers {
+            // Who was never asked is in no book.
             let book = account(worker.till.address()).await;
             owners.push(Owner {
                 earned: worker.till.spent(),
-                shown: book.spent.amount,
-                reserved: book.reserved.amount,
+                shown: book.as_ref().map_or(0, |book| book.spent.amount),
+                reserved: book.as_ref().map_or(0, |book| book.reserved.amount),
             });
         }
         Books {
@@ -219,6 +238,26 @@ impl World {
         }
     }
 
+    /// The chain pays the scheduler all that the client has signed for, and each owner all that
+    /// was earned, whoever knows of it.
+    pub(crate) async fn assert_settles(
+        &self,
+        books: &Books,
+        scheduler: &Running,
+        workers: &[Worker],
+    ) {
+        self.settle(scheduler, workers).await;
+        assert_eq!(self.paid_by_client().await, books.signed);
+        assert!(books.signed >= books.charged);
+        for (worker, owner) in workers.iter().zip(&books.owners) {
+            let channel = self.town.channel(worker.till.address()).await;
+            assert!(channel.state.paid >= owner.earned, "{books:?}");
+            let newest = worker.till.newest().unwrap().unverified().unwrap();
+            assert_eq!(channel.state.paid, newest.amount);
+        }
+        assert_eq!(scheduler.ledger.audit().await.unwrap(), []);
+    }
+
     /// By the chain, in all.
     pub(crate) async fn paid_by_client(&self) -> u64 {
         self.town.channel(&self.client.address).await.state.paid
@@ -236,6 +275,33 @@ pub(crate) struct Books {
     pub(crate) held: u64,
     pub(crate) signed: u64,
     pub(crate) owners: Vec<Owner>,
+}
+
+impl Books {
+    /// What the ledger shows that owners have earned, and what they count.
+    pub(crate) fn to_owners(&self) -> (u64, u64) {
+        let owners = self.owners.iter();
+        owners.fold((0, 0), |(shown, earned), owner| {
+            (shown + owner.shown, earned + owner.earned)
+        })
+    }
+
+    /// Nothing is under way. What a client has spent its scheduler has charged and its workers
+    /// are owed, to the nano; they may know of what was cut off on the way back: of so many
+    /// streams.
+    pub(crate) fn assert_agree(&self, cut: u32) {
+        assert_eq!((self.reserved, self.held), (0, 0), "{self:?}");
+        assert_eq!(self.spent, self.charged, "{self:?}");
+        let (shown, earned) = self.to_owners();
+        assert_eq!(self.charged, shown, "{self:?}");
+        for owner in &self.owners {
+            assert!(
+                owner.earned >= owner.shown && owner.reserved == 0,
+                "{self:?}"
+            );
+        }
+        assert!(earned - shown <= u64::from(cut) * Gateway::MOST, "{self:?}");
+    }
 }
 
 /// What the owner of a worker has.
@@ -258,11 +324,12 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// At once: nothing of it runs on.
-    fn end(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
+    /// In the middle of what it does; comes back once nothing of it runs any more.
+    pub(crate) async fn kill(mut self) -> (SocketAddr, SocketAddr) {
+        let runtime = self.runtime.take().unwrap();
+        let killed = spawn_blocking(move || runtime.shutdown_timeout(PATIENCE));
+        killed.await.unwrap();
+        (self.clients, self.workers)
     }
 
     /// A worker whose owner has a Channel from the scheduler.
@@ -296,6 +363,16 @@ impl Running {
         worker
     }
 
+    /// Comes back once so many requests are under way.
+    pub(crate) async fn is_asked(&self, count: usize) {
+        let asked = async {
+            while self.scheduler.metrics.open() < u64::try_from(count).unwrap() {
+                sleep(TICK).await;
+            }
+        };
+        timeout(2 * PATIENCE, asked).await.unwrap();
+    }
+
     /// Comes back once a worker is there.
     pub(crate) async fn linked(&self, worker: &Worker) {
         let linked = async {
@@ -309,7 +386,16 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.end();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Has all of them say nothing but heads, or go on.
+pub(crate) fn hold(workers: &[Worker], is_held: bool) {
+    for worker in workers {
+        worker.stand_in.hold(is_held);
     }
 }
 
@@ -343,36 +429,54 @@ impl stand_in::Till for Takes {
 }
 
 /// What applications talk to.
-pub(crate) struct Gateway(Router);
+pub(crate) struct Gateway {
+    pub(crate) network: Arc<Network>,
+}
 
 /// What one of them got.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) said: String,
+    /// In nanotons, once it is settled.
     pub(crate) cost: Option<u64>,
 }
 
 impl Gateway {
+    /// More than any of its requests costs.
+    pub(crate) const MOST: u64 = 6000 * PRICE / 1_000_000;
+
     /// What nobody else asks, and a stand-in says again.
-    pub(crate) fn body(index: usize) -> String {
+    fn body(index: usize) -> String {
         let text = format!("{index} ").repeat(index % 90 + 1);
         let messages = [json!({ "role": "user", "content": text })];
         json!({ "model": StandIn::MODEL, "messages": messages, "max_tokens": ANSWER }).to_string()
     }
 
-    pub(crate) async fn ask(&self, index: usize) -> Answer {
+    /// So many at once; what is answered is the answer to what was asked.
+    pub(crate) async fn ask_all(&self, count: usize) -> Vec<Answer> {
+        join_all((0..count).map(|index| self.ask(index))).await
+    }
+
+    async fn ask(&self, index: usize) -> Answer {
         let request = Request::post("/v1/chat/completions")
             .header("content-type", "application/json")
             .body(Body::from(Self::body(index)));
-        let response = self.0.clone().oneshot(request.unwrap()).await.unwrap();
+        let response = Arc::clone(&self.network)
+            .router()
+            .oneshot(request.unwrap())
+            .await
+            .unwrap();
         let (head, body) = response.into_parts();
         let cost = head.headers.get("cocoon-cost");
         let cost = cost.map(|cost| cost.to_str().unwrap().parse().unwrap());
         let said = body.collect().await.unwrap().to_bytes();
+        if head.status == StatusCode::OK {
+            assert_eq!(said, Self::body(index), "nothing is mixed");
+        }
         Answer {
             status: head.status,
-            said: String::from_utf8(said.to_vec()).unwrap(),
+            said: String::from_utf8_lossy(&said).into(),
             cost,
         }
     }
