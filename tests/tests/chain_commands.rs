@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use agent::network::Purse as Till;
 use attestation::appraisal::Verdict;
 use chain::wallet::Key;
 use clap::Parser;
@@ -272,9 +273,15 @@ async fn a_worker_attests_is_paid_and_the_chain_shows_it() {
         "500000000",
     ];
     let file = world.path("channel");
+    let section = world.path("section");
     let open = ["channel", "open", "--delay", "3600", "--out", &file];
+    let open = [&open[..], &["--worker-out", &section]].concat();
     world.done(&[&open[..], &terms[..]].concat()).await;
     let channel = world.newest_contract(Code::CHANNEL);
+    let till = fs::read_to_string(&section).unwrap();
+    let till = till.replace("[scheduler.channel]", "");
+    let till = Till::open(&toml::from_str(&till).unwrap()).unwrap();
+    assert_eq!(till.address().to_string(), channel);
     let purse = Purse::open(Path::new(&file), None).unwrap();
     assert_eq!(
         (purse.payee(), purse.balance().budget),

@@ -5,12 +5,15 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use attestation::appraisal::Verdict;
 use attestation::register::Digest256;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use chain::account::State;
 use clap::{Args, Subcommand};
 use contracts::channel::{At, Channel, Claim, Close, Open, REPORT_VALUE, Report, Terms};
 use contracts::code::Code;
 use contracts::reports::epoch;
 use contracts::voucher::{Signed, Voucher};
+use tycho_types::boc::Boc;
 use tycho_types::cell::HashBytes;
 use tycho_types::models::{StateInit, StdAddr};
 
@@ -62,6 +65,10 @@ pub(super) struct OpenArgs {
     /// Write what `cocoon gateway --channel` takes.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Write what the payee's worker takes: the section of its configuration under
+    /// `[[scheduler]]`.
+    #[arg(long, value_name = "FILE")]
+    worker_out: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -148,17 +155,27 @@ impl OpenArgs {
         let payee = terms.payee.to_string();
         let open = Open::new(0, terms)?;
         println!("channel  {}", open.address);
+        let global_id = chain.client.account(payer).await?.block.global_id();
         if let Some(path) = &self.out {
-            let payer = chain.client.account(payer).await?;
             let file = ChannelFile {
                 channel: open.address.to_string(),
-                global_id: payer.block.global_id(),
+                global_id,
                 payee,
                 deposit: self.deposit,
                 until,
                 voucher_key: std::path::absolute(&self.voucher_key)?,
             };
             std::fs::write(path, serde_json::to_vec_pretty(&file)?)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        if let Some(path) = &self.worker_out {
+            let section = format!(
+                "[scheduler.channel]\nstate = \"{}\"\nnetwork = {}\ndeposit = {}\npaid = 0\n",
+                BASE64_STANDARD.encode(Boc::encode(&open.data)),
+                global_id,
+                self.deposit,
+            );
+            std::fs::write(path, section)
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }
         let deposit = u128::from(self.deposit);
