@@ -173,15 +173,12 @@ impl Desk {
 }
 
 impl Link {
-    /// Schedulers of one deployment pay out of one Channel, which is counted once.
     fn new(scheduler: Scheduler, others: &[Arc<Self>]) -> anyhow::Result<Arc<Self>> {
-        let purse = scheduler.channel.as_ref().map(Purse::open).transpose();
+        let open = others.iter().filter_map(|other| other.purse.as_ref());
+        let channel = scheduler.channel.as_ref();
+        let purse = channel.map(|channel| Purse::shared(channel, open));
+        let purse = purse.transpose();
         let purse = purse.with_context(|| format!("the channel of {}", scheduler.address))?;
-        let purse = purse.map(|purse| {
-            let mut others = others.iter().filter_map(|other| other.purse.as_ref());
-            let known = others.find(|other| other.address() == purse.address());
-            known.cloned().unwrap_or_else(|| Arc::new(purse))
-        });
         Ok(Arc::new(Self {
             scheduler,
             purse,

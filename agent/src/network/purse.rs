@@ -49,6 +49,18 @@ struct Account {
 }
 
 impl Purse {
+    /// The one of these that is of the same Channel, or a new one: schedulers of one
+    /// deployment pay out of one Channel, and what they sign counts once.
+    pub fn shared<'a>(
+        config: &config::Channel,
+        mut open: impl Iterator<Item = &'a Arc<Self>>,
+    ) -> Result<Arc<Self>, PurseError> {
+        let purse = Self::open(config)?;
+        let same =
+            open.find(|other| (other.network, other.address()) == (purse.network, purse.address()));
+        Ok(same.map_or_else(|| Arc::new(purse), Arc::clone))
+    }
+
     /// From the configuration.
     pub fn open(config: &config::Channel) -> Result<Self, PurseError> {
         let boc = BASE64_STANDARD.decode(&config.state);
@@ -307,6 +319,20 @@ mod tests {
             }) => Some((needed, covered)),
             _ => None,
         }
+    }
+
+    #[test]
+    fn a_voucher_counts_once_for_all_schedulers_that_pay_out_of_its_channel() {
+        let first = purse(1000, 0);
+        let second = Purse::shared(&config(1000, 0), [&first].into_iter()).unwrap();
+        let signed = sign(&voucher(&first, 100));
+        let _kept = first.reserve(Some(&signed), 100, NOW).unwrap();
+        assert_eq!(
+            short(second.reserve(Some(&signed), 1, NOW)),
+            Some((101, 100))
+        );
+        let elsewhere = Purse::shared(&config(1000, 0), [].into_iter()).unwrap();
+        assert!(elsewhere.reserve(Some(&signed), 1, NOW).is_ok());
     }
 
     #[test]

@@ -203,10 +203,10 @@ impl Registry {
             return self.workers.withdrawn(&worker, &at);
         }
         let Some(text) = self.key.open(&entry.key, &entry.value) else {
-            return tracing::warn!("an entry that no member made: {}", entry.key);
+            return tracing::warn!("an entry that no member made: {:?}", entry.key);
         };
         let Ok(announcement) = serde_json::from_slice::<Announcement>(text) else {
-            return tracing::warn!("an entry of another version: {}", entry.key);
+            return tracing::warn!("an entry of another version: {:?}", entry.key);
         };
         if let Err(error) = self.workers.announced(announcement, &at) {
             tracing::warn!(%worker, "an announcement is not taken: {}", chain(&error));
