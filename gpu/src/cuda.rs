@@ -35,6 +35,9 @@ unsafe impl Send for Cuda {}
 /// Machine code and PTX of `kernels/`.
 static KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
 
+/// Most graphs that are kept: requests can ask for steps of many kinds.
+const GRAPHS: usize = 256;
+
 /// What cuBLAS works in: as much as NVIDIA recommends for Hopper.
 const WORKSPACE: usize = 32 << 20;
 
@@ -233,6 +236,7 @@ impl Device for Cuda {
     fn repeat(&mut self, key: u64, work: Work<'_>) -> Result<(), Error> {
         self.enter()?;
         let exec = match self.graphs.get(&key) {
+            None if self.graphs.len() >= GRAPHS => return work(self),
             None => {
                 work(self)?;
                 self.graphs.insert(key, None);

@@ -376,6 +376,59 @@ mod tests {
     }
 
     #[test]
+    fn the_few_that_are_enough_choose_what_all_would() {
+        let base = Settings::default;
+        let greedy = Settings {
+            temperature: 0.0,
+            ..base()
+        };
+        let two = Settings { top_k: 2, ..base() };
+        let nucleus = Settings {
+            top_p: 0.4,
+            ..two.clone()
+        };
+        for (settings, count) in [(greedy.clone(), 1), (two, 2), (nucleus, 2)] {
+            assert_eq!(with(settings.clone(), 1).enough(), Some(count));
+            // The likeliest are tokens 1 and 3, in this order.
+            let mut few = [f32::NEG_INFINITY; 4];
+            [1, 3][..count]
+                .iter()
+                .for_each(|token| few[*token] = LOGITS[*token]);
+            for seed in 0..200 {
+                let next = |mut logits: [f32; 4]| {
+                    with(settings.clone(), seed).next(Cpu::detect(), &mut logits)
+                };
+                assert_eq!(next(few), next(LOGITS));
+            }
+        }
+        for settings in [
+            base(),
+            Settings {
+                top_k: FEW + 1,
+                ..base()
+            },
+            Settings {
+                logit_bias: [(0, 5.0)].into(),
+                ..greedy.clone()
+            },
+            Settings {
+                repetition_penalty: 2.0,
+                ..greedy.clone()
+            },
+            Settings {
+                presence_penalty: 1.0,
+                ..greedy.clone()
+            },
+            Settings {
+                frequency_penalty: 1.0,
+                ..greedy
+            },
+        ] {
+            assert_eq!(with(settings, 1).enough(), None);
+        }
+    }
+
+    #[test]
     fn without_temperature_the_first_of_the_likeliest_wins() {
         assert_eq!(
             sampler(0.0, 1.0, 1).next(Cpu::detect(), &mut LOGITS.clone()),

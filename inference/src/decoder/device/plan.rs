@@ -10,7 +10,8 @@
 //! ```
 //!
 //! A step in which each sequence reads one token is filled up to the next power of two,
-//! in rows and in parts of attention: such steps are few, and a device keeps each.
+//! in rows, in parts of attention and in likeliest tokens: such steps are few, and a
+//! device keeps each.
 
 use gpu::kernels::Sequences;
 use gpu::{Buffer, Error};
@@ -101,7 +102,7 @@ impl Plan {
             wanted: if decodes { rows } else { order.len() },
             best: order
                 .iter()
-                .filter_map(|wanted| wanted.best)
+                .filter_map(|wanted| wanted.best?.checked_next_power_of_two())
                 .max()
                 .unwrap_or(0),
             parts: Some(parts)
