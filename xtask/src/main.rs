@@ -59,8 +59,13 @@ fn run(arguments: Arguments) -> Result<()> {
             image(&builder, command)
         }
         Command::Test => test::run(&builder),
-        Command::Up { network: false } => up::run(&builder, Through::Session),
-        Command::Up { network: true } => up::run(&builder, Through::Scheduler),
+        Command::Up {
+            chaos: Some(seconds),
+            seed,
+            ..
+        } => up::chaos(&builder, seconds, seed),
+        Command::Up { network: false, .. } => up::run(&builder, Through::Session),
+        Command::Up { network: true, .. } => up::run(&builder, Through::Scheduler),
         Command::Web { command } => match command {
             WebCommand::Build => {
                 web::build(&builder).map(|folder| println!("{}", folder.display()))
@@ -205,6 +210,12 @@ enum Command {
         /// Three workers, and a scheduler between them and the gateway.
         #[arg(long)]
         network: bool,
+        /// Kill, stop, drain and cut off parts of it for so long, and count what comes of it.
+        #[arg(long, value_name = "SECONDS", requires = "network")]
+        chaos: Option<u32>,
+        /// Another order of disturbances.
+        #[arg(long, value_name = "N", default_value_t = 1, requires = "chaos")]
+        seed: u64,
     },
     /// The verifier as an npm package.
     Web {

@@ -5,6 +5,7 @@
 //! for them is made up: what this shows is that everything works together, and
 //! nothing about this machine.
 
+mod chaos;
 mod process;
 mod site;
 
@@ -18,10 +19,12 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use crate::cocoon::{Cocoon, Gateway, cargo};
+use crate::demo::chat::agent;
 use crate::host;
 use crate::image::Builder;
 use crate::vm::free_address;
 
+pub use self::chaos::run as chaos;
 use self::process::Process;
 use self::site::Site;
 
@@ -90,7 +93,9 @@ impl Up {
             }
             Through::Scheduler => {
                 let at = free_address()?;
-                let scheduler = scheduler(&cocoon, at, &site.trust())?;
+                let clients = free_address()?;
+                let scheduler = scheduler(&cocoon, clients, at, &site.trust())?;
+                let scheduler = (format!("http://{clients}"), scheduler);
                 let workers = ["one", "two", "three"].map(|name| worker(name, Some(at)));
                 let workers = workers.into_iter().collect::<Result<_>>()?;
                 let network = ["--network", &scheduler.0, "--max-price", "0"];
@@ -115,6 +120,21 @@ impl Up {
         Ok((*worker, self.site.trust().join("\n".as_ref())))
     }
 
+    /// What Prometheus would be told: by the gateway, and by the scheduler or the worker.
+    pub(crate) fn counts(&self) -> Result<Vec<String>> {
+        let gateway = self.gateway.base.trim_end_matches("/v1");
+        let behind = match &self.scheduler {
+            Some((clients, _)) => clients.as_str(),
+            None => gateway,
+        };
+        let urls = [
+            format!("{gateway}/cocoon/metrics"),
+            format!("{behind}/metrics"),
+        ];
+        let texts = urls.map(|url| Ok(agent().get(&url).call()?.body_mut().read_to_string()?));
+        texts.into_iter().collect()
+    }
+
     /// Makes sure that all parts still run.
     fn check(&mut self) -> Result<()> {
         self.site.check()?;
@@ -124,9 +144,14 @@ impl Up {
     }
 }
 
-/// A scheduler that asks for nothing, and where clients find it.
-fn scheduler(cocoon: &Cocoon, workers: SocketAddr, trust: &[&OsStr]) -> Result<(String, Process)> {
-    let (clients, workers) = (free_address()?.to_string(), workers.to_string());
+/// A scheduler that asks for nothing.
+fn scheduler(
+    cocoon: &Cocoon,
+    clients: SocketAddr,
+    workers: SocketAddr,
+    trust: &[&OsStr],
+) -> Result<Process> {
+    let (clients, workers) = (clients.to_string(), workers.to_string());
     let fixed = [
         "scheduler",
         "run",
@@ -139,7 +164,7 @@ fn scheduler(cocoon: &Cocoon, workers: SocketAddr, trust: &[&OsStr]) -> Result<(
     command.stdout(Stdio::piped());
     let mut process = Process::start("the scheduler", command)?;
     process.line()?;
-    Ok((format!("http://{clients}"), process))
+    Ok(process)
 }
 
 impl fmt::Display for Up {
@@ -150,7 +175,7 @@ impl fmt::Display for Up {
             "gateway   {base}   (set it as base URL; any API key will do)"
         )?;
         if let Some((clients, _)) = &self.scheduler {
-            writeln!(f, "scheduler {clients}/status   sees only ciphertext")?;
+            writeln!(f, "scheduler {clients}/   sees only ciphertext")?;
         }
         for (worker, _) in &self.workers {
             writeln!(

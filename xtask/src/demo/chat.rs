@@ -131,7 +131,8 @@ pub(crate) fn refused(base: &str) -> Result<(u16, String, String)> {
     Ok((status, field("/error/code"), field("/error/message")))
 }
 
-fn agent() -> ureq::Agent {
+/// Waits for slow answers, and takes any status.
+pub(crate) fn agent() -> ureq::Agent {
     ureq::Agent::config_builder()
         .http_status_as_error(false)
         .proxy(None)

@@ -54,6 +54,13 @@ impl Process {
         }
     }
 
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        let id = i32::try_from(self.child.id()).context("no process has this number")?;
+        kill(Pid::from_raw(id), signal)
+            .with_context(|| format!("cannot send {signal} to {}", self.name))
+    }
+
     /// Waits until it listens.
     pub(crate) fn wait_for(&mut self, address: SocketAddr) -> Result<()> {
         let started = Instant::now();
@@ -70,10 +77,8 @@ impl Drop for Process {
     fn drop(&mut self) {
         drop(self.input.take());
         let started = Instant::now();
-        if let Ok(id) = i32::try_from(self.child.id()) {
-            // It may have ended; then there is nobody to ask.
-            kill(Pid::from_raw(id), Signal::SIGTERM).unwrap_or_default();
-        }
+        // It may have ended; then there is nobody to ask.
+        drop(self.signal(Signal::SIGTERM));
         while started.elapsed() < STOP && matches!(self.child.try_wait(), Ok(None)) {
             thread::sleep(POLL);
         }
