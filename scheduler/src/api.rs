@@ -7,7 +7,7 @@
 //! POST /network/v1/workers/{id}/evidence   what it proves, relayed
 //! POST /network/v1/requests                a sealed request, relayed
 //! POST /network/v1/vouchers                a newer voucher by itself
-//! GET  /health, /metrics, /status
+//! GET  /health, /metrics, /status; / for people
 //! GET  /network/v1/standings               what is thought of workers' machines, and why
 //! ```
 //!
@@ -45,7 +45,7 @@ use crate::relay::of_worker;
 use crate::reputation::FULL;
 use crate::scheduler::Scheduler;
 use crate::serve::Client;
-use crate::status;
+use crate::status::{self, Status};
 
 use error::{ApiError, Code};
 
@@ -61,8 +61,13 @@ pub fn router(scheduler: Arc<Scheduler>) -> Router {
         .route("/network/v1/standings", get(standings))
         .route("/health", get(health))
         .route("/metrics", get(metrics))
+        .route("/", get(page))
         .route("/status", get(status))
         .fallback(async || ApiError::new(Code::NotFound, "no such path"))
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&scheduler),
+            count,
+        ))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn(for_any_origin))
         .with_state(scheduler)
@@ -207,14 +212,44 @@ async fn metrics(State(scheduler): State<Arc<Scheduler>>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 
-async fn status(State(scheduler): State<Arc<Scheduler>>) -> Html<String> {
-    Html(status::page(&scheduler))
+async fn status(
+    scheduler: State<Arc<Scheduler>>,
+    client: Extension<Client>,
+) -> Result<Json<Status>, ApiError> {
+    look(&scheduler, &client).await.map(Json)
+}
+
+async fn page(
+    scheduler: State<Arc<Scheduler>>,
+    client: Extension<Client>,
+) -> Result<Response, ApiError> {
+    let status = look(&scheduler, &client).await?;
+    let headers = [
+        (header::CONTENT_SECURITY_POLICY, status::policy()),
+        (header::REFERRER_POLICY, "no-referrer".into()),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff".into()),
+    ];
+    Ok((headers, Html(status::page(&status))).into_response())
+}
+
+async fn look(scheduler: &Scheduler, client: &Client) -> Result<Status, ApiError> {
+    often(&scheduler.looks, client.0)?;
+    let status = Status::of(scheduler).await;
+    status.map_err(|error| ApiError::new(Code::Unavailable, chain(&error)))
 }
 
 fn often(limit: &Limit, client: IpAddr) -> Result<(), ApiError> {
     limit
         .take(client, Instant::now())
         .map_err(|wait| ApiError::new(Code::TooOften, "too often from this address").after(wait))
+}
+
+async fn count(scheduler: State<Arc<Scheduler>>, request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    if let Some(code) = response.extensions().get::<Code>() {
+        scheduler.metrics.refused(code.name());
+    }
+    response
 }
 
 /// Answers what a browser asks before it lets a page ask (Fetch, section 3.3).

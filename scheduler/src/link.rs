@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use attestation::aci::{Keyset, KeysetError};
-use attestation::policy::Policy;
+use attestation::policy::{Policy, Trusted};
 use attestation::register::Digest256;
 use axum::body::Body;
 use futures_util::{StreamExt as _, TryStreamExt as _};
@@ -27,7 +27,7 @@ use tokio_util::io::StreamReader;
 use tycho_types::models::StdAddr;
 
 use crate::machine::Proof;
-use crate::workers::{Linked, Misfit, Workers};
+use crate::workers::{Build, Linked, Misfit, Workers};
 
 /// Verifies the worker behind `tcp` and keeps `workers` up to date, until it fails or falls
 /// silent.
@@ -45,7 +45,8 @@ pub(crate) async fn follow(
     let channels = channels(&mut requests).await;
     let link = workers
         .linked(keyset, proof, channels, requests.clone())
-        .map_err(LinkError::Misfit)?;
+        .map_err(LinkError::Misfit)?
+        .running(build(&connection.trusted));
     let offers = offers(requests, &link);
     let proofs = proofs(&mut connection, policy, &link);
     // Neither ends but by an error.
@@ -54,6 +55,17 @@ pub(crate) async fn follow(
         ended = proofs => ended,
     }
 }
+
+/// The registers that its quote has.
+fn build(trusted: &Trusted) -> Build {
+    let checks = trusted.checks().iter();
+    let registers = checks.filter(|check| REGISTERS.contains(&check.name));
+    registers
+        .map(|check| (check.name, check.found.clone()))
+        .collect()
+}
+
+const REGISTERS: [&str; 6] = ["mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "mrconfigid"];
 
 /// Takes each offer; one that comes too soon after the last waits, on the worker's side.
 async fn offers(mut requests: SendRequest<Body>, link: &Linked) -> Result<(), LinkError> {

@@ -2,8 +2,10 @@
 //!
 //! Format: Prometheus text exposition, version 0.0.4.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::reputation::Event;
@@ -13,6 +15,7 @@ use crate::reputation::Event;
 pub struct Metrics {
     requests: [AtomicU64; Ending::ALL.len()],
     judged: [AtomicU64; Event::NAMES.len()],
+    refusals: Mutex<BTreeMap<&'static str, u64>>,
     open: AtomicU64,
     tokens: AtomicU64,
     earned: AtomicU64,
@@ -54,6 +57,8 @@ impl Ending {
 /// What there is right now.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
+    /// Whether it takes nothing new.
+    pub is_draining: bool,
     /// Workers.
     pub workers: usize,
     /// Clients that wait for room.
@@ -84,6 +89,13 @@ impl Metrics {
         if let Some(count) = self.judged.get(event.index()) {
             count.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// A client was told no, by the code of an error of ours.
+    pub fn refused(&self, code: &'static str) {
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = refusals.entry(code).or_default();
+        *count = count.saturating_add(1);
     }
 
     /// It was paid for.
@@ -138,11 +150,28 @@ impl Metrics {
             let count = count.load(Ordering::Relaxed);
             writeln!(text, "{name}{{event=\"{event}\"}} {count}")?;
         }
+        let name = "cocoon_scheduler_refusals_total";
+        writeln!(
+            text,
+            "# HELP {name} Errors of the scheduler's own, by their codes."
+        )?;
+        writeln!(text, "# TYPE {name} counter")?;
+        let refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        for (code, count) in refusals.iter() {
+            writeln!(text, "{name}{{code=\"{code}\"}} {count}")?;
+        }
+        drop(refusals);
         let (tokens, earned) = self.paid();
         let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         for (name, kind, help, value) in [
             ("requests_open", "gauge", "Requests under way.", self.open()),
             ("workers", "gauge", "Verified workers.", number(now.workers)),
+            (
+                "draining",
+                "gauge",
+                "1 once it takes nothing new.",
+                now.is_draining.into(),
+            ),
             (
                 "waiting",
                 "gauge",

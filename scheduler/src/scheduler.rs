@@ -26,6 +26,7 @@ pub struct Scheduler {
     pub(crate) fabric: Arc<dyn Fabric>,
     pub(crate) evidence: Limit,
     pub(crate) assignments: Limit,
+    pub(crate) looks: Limit,
     pub(crate) draining: CancellationToken,
 }
 
@@ -40,6 +41,7 @@ impl Scheduler {
             fabric,
             evidence: Limit::new(EVIDENCE, EVIDENCE_EVERY),
             assignments: Limit::new(ASSIGNMENTS, ASSIGNMENT_EVERY),
+            looks: Limit::new(LOOKS, LOOK_EVERY),
             draining: CancellationToken::new(),
         })
     }
@@ -95,6 +97,7 @@ impl Scheduler {
     pub(crate) fn now(&self) -> Now {
         let table = self.workers.standings().table();
         Now {
+            is_draining: self.draining.is_cancelled(),
             workers: self.desk().look(|directory| directory.len()),
             waiting: self.desk().waiting(),
             machines: table.len(),
@@ -109,6 +112,10 @@ const EVIDENCE_EVERY: Duration = Duration::from_secs(1);
 
 const ASSIGNMENTS: u32 = 2048;
 const ASSIGNMENT_EVERY: Duration = Duration::from_millis(2);
+
+/// At the status, which reads the books.
+const LOOKS: u32 = 16;
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// No answer takes longer.
 pub(crate) const MAX_DEADLINE: Duration = Duration::from_secs(1800);

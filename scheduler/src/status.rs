@@ -1,136 +1,199 @@
-//! `GET /status`: a page for people, without script and without anything from elsewhere.
+//! `GET /status`, for programs, and `GET /`, for people: what is there now, what was since
+//! the start, and what the books have of the chain. Names are machines' only; of clients
+//! there are sums.
+
+mod page;
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
+use attestation::register::Digest256;
+use sealed::OfferedModel;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::ledger::Side;
+use crate::ledger::StoreError;
+use crate::ledger::account::Account;
+use crate::machine::Machine;
 use crate::metrics::Ending;
 use crate::scheduler::Scheduler;
+use crate::workers;
 
-/// What is there now, and what was since the start.
-pub(crate) fn page(scheduler: &Scheduler) -> String {
-    let mut html = String::from(HEAD);
-    // Writing to a string does not fail.
-    body(&mut html, scheduler).unwrap_or_default();
-    html
+pub(crate) use page::{page, policy};
+
+/// All of it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Status {
+    draining: bool,
+    /// As clients are told.
+    terms: Value,
+    /// Workers, all that there are.
+    verified: usize,
+    requests: Requests,
+    /// Paid for since the start.
+    tokens: u64,
+    nanotons: u64,
+    /// With books only.
+    money: Option<Money>,
+    models: BTreeMap<String, Model>,
+    /// What workers proved to run, and how many do.
+    builds: Vec<Build>,
+    workers: BTreeMap<Digest256, Worker>,
 }
 
-fn body(html: &mut String, scheduler: &Scheduler) -> std::fmt::Result {
-    let workers = scheduler.workers.all();
-    let (tokens, nanotons) = scheduler.metrics.paid();
-    writeln!(
-        html,
-        "<p>{} verified workers. {} answers, {tokens} tokens, {nanotons} nanotons since the start. \
-         {} clients wait.</p>",
-        workers.len(),
-        scheduler.metrics.count(Ending::Settled),
-        scheduler.now().waiting,
-    )?;
+#[derive(Debug, Serialize)]
+struct Requests {
+    open: u64,
+    waiting: usize,
+    ended: BTreeMap<&'static str, u64>,
+}
 
-    writeln!(
-        html,
-        "<h2>Models</h2><table><tr>{}</tr>",
-        heads(&[
-            "model",
-            "workers",
-            "open",
-            "free places",
-            "price, nanotons for a million tokens",
-        ])
-    )?;
-    let models: BTreeMap<String, [String; 4]> = scheduler.desk().look(|directory| {
+/// From clients, and to owners of workers.
+#[derive(Debug, Default, Serialize)]
+struct Money {
+    earned: Channels,
+    paid: Channels,
+}
+
+/// Sums over Channels, in nanotons.
+#[derive(Debug, Default, Serialize)]
+struct Channels {
+    count: usize,
+    /// Proved by the chain.
+    balance: u64,
+    /// What the newest vouchers are good for, all that was claimed included.
+    signed: u64,
+    /// What receipts show.
+    spent: u64,
+    reserved: u64,
+    tokens: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Model {
+    /// Where all name the same.
+    root: Option<String>,
+    workers: usize,
+    open: usize,
+    free: u64,
+    /// In nanotons for a million tokens.
+    price: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Build {
+    registers: workers::Build,
+    workers: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct Worker {
+    /// Or at another scheduler.
+    here: bool,
+    draining: bool,
+    machine: Machine,
+    /// Of 1000.
+    standing: u16,
+    keyset: Digest256,
+    models: Vec<OfferedModel>,
+}
+
+impl Status {
+    pub(crate) async fn of(scheduler: &Scheduler) -> Result<Self, StoreError> {
+        let all = scheduler.workers.all();
+        let (tokens, nanotons) = scheduler.metrics.paid();
+        let count = |(ending, name)| (name, scheduler.metrics.count(ending));
+        let money = match scheduler.books.ledger() {
+            Some(ledger) => Some(Money::of(&ledger.accounts().await?)),
+            None => None,
+        };
+        Ok(Self {
+            draining: scheduler.draining.is_cancelled(),
+            terms: scheduler.books.terms(),
+            verified: all.len(),
+            requests: Requests {
+                open: scheduler.metrics.open(),
+                waiting: scheduler.desk().waiting(),
+                ended: Ending::ALL.into_iter().map(count).collect(),
+            },
+            tokens,
+            nanotons,
+            money,
+            models: models(scheduler),
+            builds: builds(&all),
+            workers: all
+                .into_iter()
+                .take(MAX_SHOWN)
+                .map(|(id, worker)| (id, Worker::of(scheduler, worker)))
+                .collect(),
+        })
+    }
+}
+
+impl Worker {
+    fn of(scheduler: &Scheduler, worker: workers::Worker) -> Self {
+        Self {
+            here: worker.requests.is_some(),
+            draining: worker.offer.draining,
+            standing: scheduler.workers.standings().of(&worker.proof.machine),
+            machine: worker.proof.machine,
+            keyset: worker.keyset.digest().0,
+            models: worker.offer.models.clone(),
+        }
+    }
+}
+
+impl Money {
+    fn of(accounts: &[(Side, Account)]) -> Self {
+        let mut money = Self::default();
+        for (side, account) in accounts {
+            let sums = match side {
+                Side::Client => &mut money.earned,
+                Side::Worker => &mut money.paid,
+            };
+            let add = |sum: &mut u64, more: u64| *sum = sum.saturating_add(more);
+            sums.count = sums.count.saturating_add(1);
+            add(&mut sums.balance, account.balance);
+            add(&mut sums.signed, account.voucher.amount);
+            add(&mut sums.spent, account.spent.amount);
+            add(&mut sums.reserved, account.reserved.amount);
+            add(&mut sums.tokens, account.spent.tokens);
+        }
+        money
+    }
+}
+
+fn models(scheduler: &Scheduler) -> BTreeMap<String, Model> {
+    let mut roots = scheduler.workers.roots();
+    scheduler.desk().look(|directory| {
         let models = directory.models().map(|model| {
-            let price = model.least.map_or("-".into(), |least| least.to_string());
-            let (workers, open, free) = (model.workers, model.open, model.free);
-            let row = [
-                workers.to_string(),
-                open.to_string(),
-                free.to_string(),
-                price,
-            ];
-            (model.name.to_owned(), row)
+            let shown = Model {
+                root: roots.remove(model.name).flatten(),
+                workers: model.workers,
+                open: model.open,
+                free: model.free,
+                price: model.least,
+            };
+            (model.name.to_owned(), shown)
         });
         models.collect()
-    });
-    for (name, row) in models {
-        writeln!(html, "<tr><td>{}</td>{}</tr>", escaped(&name), cells(&row))?;
-    }
+    })
+}
 
-    writeln!(
-        html,
-        "</table><h2>Workers</h2><table><tr>{}</tr>",
-        heads(&[
-            "worker",
-            "linked",
-            "keyset",
-            "model",
-            "places",
-            "free",
-            "tokens a second",
-            "asks for",
-        ])
-    )?;
-    let shown = workers.into_iter().collect::<BTreeMap<_, _>>();
-    for (id, worker) in shown.iter().take(MAX_SHOWN) {
-        let linked = match worker.requests {
-            Some(_) => "here",
-            None => "elsewhere",
-        };
-        for model in &worker.offer.models {
-            let row = [
-                id.to_string(),
-                linked.into(),
-                worker.keyset.digest().to_string(),
-                escaped(&model.name),
-                model.slots.to_string(),
-                model.free.to_string(),
-                model.tokens_per_second.to_string(),
-                model.ask.to_string(),
-            ];
-            writeln!(html, "<tr>{}</tr>", cells(&row))?;
+fn builds(all: &[(Digest256, workers::Worker)]) -> Vec<Build> {
+    let mut builds = BTreeMap::<&workers::Build, usize>::new();
+    for (_, worker) in all {
+        if let Some(build) = &worker.build {
+            let count = builds.entry(build).or_default();
+            *count = count.saturating_add(1);
         }
     }
-    writeln!(html, "</table>")
+    let build = |(registers, workers): (&workers::Build, usize)| Build {
+        registers: registers.clone(),
+        workers,
+    };
+    builds.into_iter().map(build).collect()
 }
 
-fn heads(names: &[&str]) -> String {
-    names
-        .iter()
-        .map(|name| format!("<th>{name}</th>"))
-        .collect()
-}
-
-fn cells(row: &[String]) -> String {
-    row.iter().map(|cell| format!("<td>{cell}</td>")).collect()
-}
-
-/// Names are the workers' own words.
-fn escaped(text: &str) -> String {
-    let mut escaped = String::new();
-    for character in text.chars() {
-        match character {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            _ => escaped.push(character),
-        }
-    }
-    escaped
-}
-
+/// Workers by name; all of them are counted.
 const MAX_SHOWN: usize = 500;
-
-const HEAD: &str = "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\">\
-<meta http-equiv=\"refresh\" content=\"10\"><title>Scheduler</title><style>\
-body{font:15px/1.5 system-ui,sans-serif;margin:2rem;max-width:75rem}\
-table{border-collapse:collapse}td,th{border:1px solid #bbb;padding:.2rem .6rem;\
-text-align:left;word-break:break-all}</style><h1>Scheduler</h1>\n";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_workers_words_are_no_markup() {
-        assert_eq!(escaped("<b>&\"</b>"), "&lt;b&gt;&amp;\"&lt;/b&gt;");
-    }
-}

@@ -3,7 +3,7 @@
 //! A worker is its seal key. What it offers counts only under the keyset that it proved;
 //! of a worker that is linked elsewhere that was established there.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
@@ -41,6 +41,8 @@ pub struct Worker {
     pub keyset: Arc<Keyset>,
     /// Where it runs, and what.
     pub proof: Proof,
+    /// The registers behind that, where it is linked here.
+    pub build: Option<Arc<Build>>,
     /// What it offered last.
     pub offer: Arc<Offer>,
     /// Of its receipts.
@@ -54,6 +56,9 @@ pub struct Worker {
     heard: Instant,
     link: u64,
 }
+
+/// Registers by their names, in hex.
+pub type Build = BTreeMap<&'static str, String>;
 
 /// What became known of a worker.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -125,6 +130,7 @@ impl Workers {
             workers: Arc::clone(self),
             id: keys.id,
             proof,
+            build: None,
             channels: channels.into(),
             requests,
             keys: RwLock::new((Arc::new(keyset), keys)),
@@ -153,6 +159,7 @@ impl Workers {
         let worker = Worker {
             keyset: Arc::new(keyset),
             proof: announcement.proof,
+            build: None,
             receipt_key: keys.receipts,
             channels: channels.filter_map(|it| it.parse().ok()).collect(),
             offer: Arc::new(announcement.offer),
@@ -280,6 +287,7 @@ pub struct Linked {
     workers: Arc<Workers>,
     id: Digest256,
     proof: Proof,
+    build: Option<Arc<Build>>,
     channels: Arc<[StdAddr]>,
     requests: SendRequest<Body>,
     keys: RwLock<(Arc<Keyset>, Keys)>,
@@ -287,6 +295,13 @@ pub struct Linked {
 }
 
 impl Linked {
+    /// It proved to run this.
+    #[must_use]
+    pub fn running(mut self, build: Build) -> Self {
+        self.build = Some(Arc::new(build));
+        self
+    }
+
     /// It is there, and offers this. Its newest link is the one that counts.
     pub fn offered(&self, offer: Offer) -> Result<(), Misfit> {
         check(&offer, &self.id)?;
@@ -310,6 +325,7 @@ impl Linked {
         let worker = Worker {
             keyset,
             proof: self.proof,
+            build: self.build.clone(),
             offer: Arc::new(offer),
             receipt_key: keys.receipts,
             channels: Arc::clone(&self.channels),

@@ -20,6 +20,7 @@ use attestation::register::Digest256;
 use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
 use futures_util::future::join_all;
+use http_body_util::BodyExt as _;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use nix::sys::signal::Signal;
@@ -28,6 +29,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use sealed::Assignment;
 use serde_json::json;
+use tempfile::TempDir;
 use tests::asker::{Answer, AskError, Asker, Said};
 use tests::stand_in::{Manner, StandIn, Terms};
 use tokio::net::TcpStream;
@@ -232,26 +234,68 @@ async fn who_asks_a_scheduler_too_often_is_told_when_to_come_again() {
 }
 
 #[tokio::test]
+async fn what_is_said_is_in_no_log_count_or_page() {
+    let site = Site::new();
+    let scheduler = site.scheduler(None, &[]).await;
+    let worker = site.worker(Terms::default(), &scheduler).await;
+    let folder = tempfile::tempdir().unwrap();
+    let keys = keys(&folder, "\"*\"");
+    let network = format!("http://{}", scheduler.clients);
+    let arguments = [
+        "--network",
+        &network,
+        "--max-price",
+        "2000000",
+        "--api-keys",
+        &keys,
+    ];
+    let mut gateway = site.gateway(&arguments);
+    let base = gateway.says("gateway ").await;
+
+    let http = Client::builder(TokioExecutor::new()).build_http();
+    let said = json!({ "model": StandIn::MODEL, "messages": [{ "content": SECRET }] });
+    let request = Request::post(format!("{base}/chat/completions"))
+        .header(header::AUTHORIZATION, format!("Bearer {KEY}"))
+        .body(Body::from(said.to_string()));
+    let response = http.request(request.unwrap()).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    let answer = response.into_body().collect().await.unwrap().to_bytes();
+    assert!(text(&answer).contains(SECRET), "it is said again");
+
+    let mut seen = Vec::new();
+    let base = base.trim_end_matches("/v1");
+    for page in [format!("{base}/cocoon/metrics"), format!("{base}/")]
+        .into_iter()
+        .chain(["/metrics", "/status", "/"].map(|path| format!("{network}{path}")))
+    {
+        let response = http.get(page.parse().unwrap()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK, "{page}");
+        seen.push(text(
+            &response.into_body().collect().await.unwrap().to_bytes(),
+        ));
+    }
+    let settled = "cocoon_scheduler_requests_total{ending=\"settled\"} 1";
+    assert!(seen.iter().any(|page| page.contains(settled)));
+    assert!(
+        seen.iter()
+            .any(|page| page.contains(&worker.id.to_string()))
+    );
+    for program in [gateway, scheduler.program] {
+        program.send(Signal::SIGTERM);
+        seen.push(program.end().await.1);
+    }
+    assert!(seen.iter().any(|log| log.contains("answered")), "it logs");
+    for text in seen {
+        assert!(!text.contains(SECRET) && !text.contains(KEY), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn a_key_of_the_gateways_asks_so_often_and_no_more() {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("keys.toml");
-    let key = Digest256::of(b"a long random key");
-    let keys = format!(
-        "[[key]]\nname = \"bot\"\nsha256 = \"{key}\"\nrequests_per_minute = 2\n\
-         tokens_per_day = 20\nmodels = [\"small\"]\n"
-    );
-    fs::write(&file, keys).unwrap();
-    let mut gateway = Program::start(
-        None,
-        &[
-            "gateway",
-            "https://127.0.0.1:1",
-            "--listen",
-            "127.0.0.1:0",
-            "--api-keys",
-            file.to_str().unwrap(),
-        ],
-    );
+    let keys = keys(&folder, "\"small\"");
+    let site = Site::new();
+    let mut gateway = site.gateway(&["https://127.0.0.1:1", "--api-keys", &keys]);
     let base = gateway.says("gateway ").await;
     let http = Client::builder(TokioExecutor::new()).build_http();
     let ask = async |key: &str| {
@@ -265,10 +309,10 @@ async fn a_key_of_the_gateways_asks_so_often_and_no_more() {
     assert_eq!(ask("another").await, (StatusCode::UNAUTHORIZED, false));
     for _ in 0..2 {
         let unreachable = (StatusCode::BAD_GATEWAY, false);
-        assert_eq!(ask("a long random key").await, unreachable);
+        assert_eq!(ask(KEY).await, unreachable);
     }
     let often = (StatusCode::TOO_MANY_REQUESTS, true);
-    assert_eq!(ask("a long random key").await, often);
+    assert_eq!(ask(KEY).await, often);
 }
 
 #[test]
@@ -312,7 +356,7 @@ impl Site {
         worker.dial(scheduler.workers);
         let asker = self.asker(scheduler).await;
         let id = worker.id.to_string();
-        while !text(&asker.get("/status").await.unwrap()).contains(&id) {
+        while !text(&asker.get("/network/v1/standings").await.unwrap()).contains(&id) {
             sleep(TICK).await;
         }
         worker
@@ -335,6 +379,18 @@ impl Site {
         let asker = Asker::connect(scheduler.clients).await.unwrap();
         asker.trusting(self.policy())
     }
+}
+
+/// A file with one key, which may ask these models.
+fn keys(folder: &TempDir, models: &str) -> String {
+    let file = folder.path().join("keys.toml");
+    let key = Digest256::of(KEY.as_bytes());
+    let keys = format!(
+        "[[key]]\nname = \"bot\"\nsha256 = \"{key}\"\nrequests_per_minute = 2\n\
+         tokens_per_day = 20\nmodels = [{models}]\n"
+    );
+    fs::write(&file, keys).unwrap();
+    file.to_str().unwrap().to_owned()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -363,6 +419,10 @@ async fn shows(scheduler: &Scheduler, certificate: &[u8]) -> bool {
     let connector = TlsConnector::from(Arc::new(config));
     connector.connect(name, tcp).await.is_ok()
 }
+
+const KEY: &str = "a long random key";
+
+const SECRET: &str = "the pumpkin is in the boathouse";
 
 const SLOW: Terms = Terms {
     slots: 512,

@@ -3,7 +3,6 @@
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd as _;
-use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -28,7 +27,7 @@ pub(crate) struct Site {
 
 impl Site {
     pub(crate) fn new() -> Self {
-        let release = std::fs::read(published()).unwrap();
+        let release = std::fs::read(PUBLISHED).unwrap();
         let mut root = NamedTempFile::new().unwrap();
         root.write_all(Td::new().root()).unwrap();
         Self {
@@ -53,14 +52,23 @@ impl Site {
         Policy::Tdx(Box::new(policy))
     }
 
+    /// A gateway on a free port.
+    pub(crate) fn gateway(&self, more: &[&str]) -> Program {
+        let run = ["gateway", "--listen", "127.0.0.1:0"];
+        Program::start(None, &[&run[..], &self.trust(), more].concat())
+    }
+
+    fn trust(&self) -> [&str; 4] {
+        let root = self.root.path().to_str().unwrap();
+        ["--release", PUBLISHED, "--test-root", root]
+    }
+
     /// A scheduler on free ports, or on sockets that are handed in.
     pub(crate) async fn scheduler(&self, sockets: Option<&Sockets>, more: &[&str]) -> Scheduler {
-        let release = published();
-        let mut arguments = vec!["scheduler", "run", "--listen", "127.0.0.1:0"];
-        arguments.extend(["--workers", "127.0.0.1:0", "--release"]);
-        arguments.push(release.to_str().unwrap());
-        arguments.extend(["--test-root", self.root.path().to_str().unwrap()]);
-        let mut program = Program::start(sockets, &[&arguments[..], more].concat());
+        let run = ["scheduler", "run", "--listen", "127.0.0.1:0"];
+        let workers = ["--workers", "127.0.0.1:0"];
+        let arguments = [&run[..], &workers, &self.trust(), more].concat();
+        let mut program = Program::start(sockets, &arguments);
         let workers = program.says("workers ").await.parse().unwrap();
         let clients = program.says("clients ").await;
         let clients = clients.strip_suffix("/network/v1").unwrap();
@@ -177,8 +185,9 @@ impl Program {
     }
 }
 
-fn published() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../measurements/releases/current.json")
-}
+const PUBLISHED: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../measurements/releases/current.json"
+);
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

@@ -118,7 +118,7 @@ async fn what_makes_no_member_is_refused_by_name() {
 async fn know(asker: &Asker, workers: &[&StandIn]) {
     let known = async {
         loop {
-            let page = asker.get("/status").await.unwrap();
+            let page = asker.get("/network/v1/standings").await.unwrap();
             let page = text(&page);
             let shows = |worker: &&StandIn| page.contains(&worker.id.to_string());
             if workers.iter().all(shows) {

@@ -65,6 +65,11 @@ impl ApiError {
 }
 
 impl Code {
+    /// As clients read it.
+    pub(super) const fn name(self) -> &'static str {
+        self.parts().1
+    }
+
     const fn parts(self) -> (StatusCode, &'static str) {
         match self {
             Self::BadEnvelope => (StatusCode::BAD_REQUEST, "bad_envelope"),
@@ -97,6 +102,7 @@ impl IntoResponse for ApiError {
             "reserved": self.standing.map(|standing| standing.reserved),
         }});
         let mut response = (status, Json(body)).into_response();
+        response.extensions_mut().insert(self.code);
         if let Some(wait) = self.wait {
             let seconds = wait.as_secs().saturating_add(1);
             let headers = response.headers_mut();
