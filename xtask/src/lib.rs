@@ -8,6 +8,7 @@
 pub mod clients;
 pub mod cocoon;
 pub mod contracts;
+mod dashboard;
 pub mod demo;
 pub mod disk;
 pub mod fuzz;

@@ -8,7 +8,7 @@ use crate::cocoon::{Cocoon, cargo, cargo_command};
 use crate::demo::{self, chat};
 use crate::image::{self, Builder, Profile};
 use crate::up::{Through, Up};
-use crate::{clients, contracts, host, models, web};
+use crate::{clients, contracts, dashboard, host, models, web};
 
 /// Runs all of it; the first failure ends it.
 pub fn run(builder: &Builder) -> Result<()> {
@@ -143,12 +143,15 @@ fn processes(builder: &Builder) -> Result<()> {
     let step = builder.progress.step("emulated TD, agent and gateway");
     let up = Up::start(builder, Through::Scheduler, None)?;
     clients::api(builder, &up)?;
+    let mut counts = up.counts()?;
     drop(up);
     let up = Up::start(builder, Through::Session, None)?;
     chat::recite(&up.gateway.base)?;
     chat::embed(&up.gateway.base)?;
     clients::test(builder, &up)?;
+    counts.extend(up.counts()?);
     drop(up);
+    dashboard::check(builder, &counts)?;
     for (fault, check) in FAULTS {
         let up = Up::start(builder, Through::Session, Some(fault))?;
         let (status, code, message) = chat::refused(&up.gateway.base)?;
