@@ -63,7 +63,7 @@ fn no_company_no_pieces_and_no_order_of_threads_change_a_bit_there() {
 }
 
 #[test]
-fn a_verse_is_recited_there_in_the_same_words() {
+fn the_tokens_of_a_greedy_answer_are_the_same_there() {
     let start: Vec<u32> = (3..23).collect();
     let recite = |mut reader: Reader, best| {
         let (mut read, mut next, mut said) = (Read::default(), start.clone(), Vec::<u32>::new());
