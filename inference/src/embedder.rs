@@ -60,7 +60,7 @@ fn embed(model: &Bert, pool: &mut Pool, job: &Job) -> Result<Embeddings, EngineE
                 index: witness.ask(),
                 prompt: tokens.clone(),
                 images: 0,
-                constrained: false,
+                form: None,
                 answer: Zeroizing::default(),
                 sampling: Sampling::default(),
                 own_seed: false,

@@ -2,9 +2,10 @@
 //!
 //! A form is a grammar over bytes. Before each choice, the tokens that no text of
 //! that form begins with are taken away; nothing else about the choice changes. The
-//! library counts its steps, so a grammar that is too costly ends its own answer.
+//! library counts its steps, so a grammar that is too costly ends its own answer. An
+//! answer that may call tools is any text, up to where a call begins.
 //!
-//! JSON is written with at most one space after a comma or a colon, and a number has
+//! Where an answer must be JSON, that is written with at most one space after a comma or a colon, and a number has
 //! at most 18 digits in a row, an exponent 2: a small model might never end otherwise.
 
 use std::fmt;
@@ -50,6 +51,7 @@ impl Grammars {
 
     /// Compiles what [`Form`] has put together.
     pub(crate) fn compile(&self, form: Form) -> Result<Grammar, RequestError> {
+        let numbers = (!form.lark.starts_with(TEXT)).then(Numbers::default);
         let parser = self
             .factory
             .create_parser(TopLevelGrammar::from_lark(form.lark));
@@ -67,7 +69,7 @@ impl Grammars {
             matcher,
             environment: self.factory.tok_env().clone(),
             ends: self.ends.clone(),
-            numbers: Numbers::default(),
+            numbers,
         })
     }
 }
@@ -100,16 +102,29 @@ impl Form {
             Format::Schema(schema) => Some(form.json(schema)?),
         };
         form.parameter = "tools";
-        let calls = match style {
-            Some(style) if must_call || !free => Some(style.calls(&request.tools, &mut form)?),
-            _ => None,
-        };
-        let start = match (json, calls) {
+        let start = match (json, style) {
             (None, None) => return Ok(None),
-            (Some(json), Some(calls)) if !must_call => format!("{json} | {calls}"),
-            (_, Some(only)) | (Some(only), None) => only,
+            (Some(json), None) => json,
+            (None, Some(style)) if !must_call => style.answers(&request.tools, &mut form)?,
+            (json, Some(style)) => match (json, style.calls(&request.tools, &mut form)?) {
+                (Some(json), calls) if !must_call => format!("{json} | {calls}"),
+                (_, calls) => calls,
+            },
         };
         Ok(Some(form.start(&start)))
+    }
+
+    /// One that was put together before; see [`Self::text`].
+    pub(crate) fn again(lark: String) -> Self {
+        Self {
+            lark,
+            ..Self::new("form")
+        }
+    }
+
+    /// All of it.
+    pub(crate) fn text(&self) -> &str {
+        &self.lark
     }
 
     /// `parameter` is what a refusal names.
@@ -142,12 +157,31 @@ impl Form {
         Ok(self.rule(&format!("%json {}", Value::Object(schema))))
     }
 
+    /// Lets `TEXT` be any text, before anything else is added.
+    pub(crate) fn any_text(&mut self) {
+        self.lark.insert_str(0, TEXT);
+    }
+
     /// Adds a rule; its name.
     pub(crate) fn rule(&mut self, body: &str) -> String {
+        self.named("r", "", body)
+    }
+
+    /// Adds what ends where it first can; its name.
+    pub(crate) fn shortest(&mut self, body: &str) -> String {
+        self.named("r", "[lazy]", body)
+    }
+
+    /// Adds a pattern; its name.
+    pub(crate) fn pattern(&mut self, body: &str) -> String {
+        self.named("P", "", body)
+    }
+
+    fn named(&mut self, kind: &str, how: &str, body: &str) -> String {
         self.rules = self.rules.saturating_add(1);
-        let name = format!("r{}", self.rules);
+        let name = format!("{kind}{}", self.rules);
         // Writing to a string does not fail.
-        writeln!(self.lark, "{name}: {body}").unwrap_or_default();
+        writeln!(self.lark, "{name}{how}: {body}").unwrap_or_default();
         name
     }
 
@@ -157,6 +191,9 @@ impl Form {
         self
     }
 }
+
+/// What a form begins with whose answers may be any text.
+const TEXT: &str = "TEXT: /(?s:.*)/\n";
 
 /// A text as it stands, in a rule.
 pub(crate) fn literal(text: &str) -> String {
@@ -169,7 +206,8 @@ pub(crate) struct Grammar {
     matcher: Matcher,
     environment: TokEnv,
     ends: Vec<u32>,
-    numbers: Numbers,
+    /// Nothing bounds those in a text.
+    numbers: Option<Numbers>,
 }
 
 impl fmt::Debug for Grammar {
@@ -185,7 +223,10 @@ impl Grammar {
         let mask = mask.map_err(|_| EngineError::Constraint)?;
         let trie = self.environment.tok_trie();
         // In a text anything fits; and unless something does, everything may come.
-        let fits = |token: u32| self.numbers.in_string || self.numbers.fit(trie.token(token));
+        let fits = |token: u32| match self.numbers {
+            Some(numbers) => numbers.in_string || numbers.fit(trie.token(token)),
+            None => true,
+        };
         let some_fit = mask.iter().any(fits);
         for (token, logit) in (0_u32..).zip(logits) {
             let known = usize::try_from(token).is_ok_and(|token| token < mask.len());
@@ -202,7 +243,9 @@ impl Grammar {
             return Ok(());
         }
         let bytes = self.environment.tok_trie().token(token);
-        self.numbers.push(bytes);
+        if let Some(numbers) = &mut self.numbers {
+            numbers.push(bytes);
+        }
         let accepted = self.matcher.consume_token(token);
         accepted.map_err(|_| EngineError::Constraint)
     }
@@ -267,7 +310,10 @@ const MAX_EXPONENT: usize = 2;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::calls::{Calls, Part};
     use crate::model_dir::ModelDir;
+    use crate::tools::tests::STYLES;
+    use crate::tools::{Tool, Tools};
     use proptest::prelude::*;
 
     fn grammars() -> (Tokens, Grammars) {
@@ -354,6 +400,114 @@ mod tests {
         grammar.mask(&mut logits).unwrap();
         assert!(logits[usize::try_from(nine).unwrap()].is_infinite());
         assert!(logits[0].is_finite() && logits[2].is_finite());
+    }
+
+    /// A form for answers that may call one tool, in one way of calling it.
+    fn may_call(style: &Style, parallel: bool) -> Form {
+        let tool = Tool {
+            name: "look".into(),
+            description: None,
+            parameters: Some(json!({
+                "type": "object",
+                "properties": {"at": {"enum": ["sea", "sky"]}, "now": {"type": "boolean"}},
+                "required": ["at", "now"],
+            })),
+        };
+        let request = Request {
+            tools: Tools {
+                list: vec![tool],
+                choice: ToolChoice::Auto,
+                parallel,
+            },
+            ..Request::default()
+        };
+        Form::of(&request, Some(style)).unwrap().unwrap()
+    }
+
+    /// Has it say a text.
+    fn say(tokens: &Tokens, grammar: &mut Grammar, text: &str) -> Result<(), EngineError> {
+        for token in &*tokens.encode_prompt(text).unwrap() {
+            let mut logits = vec![0.0; 3072];
+            grammar.mask(&mut logits)?;
+            if logits[usize::try_from(*token).unwrap()].is_infinite() {
+                return Err(EngineError::Constraint);
+            }
+            grammar.accept(*token)?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_call_that_begins_follows_its_schema_to_the_end() {
+        let (tokens, grammars) = grammars();
+        for (style, parallel, salt) in STYLES
+            .into_iter()
+            .flat_map(|style| [(style, false), (style, true)])
+            .flat_map(|(style, parallel)| (0..10).map(move |salt| (style, parallel, salt)))
+        {
+            let mut grammar = grammars.compile(may_call(style, parallel)).unwrap();
+            let begun = [style.open, style.before_name].concat();
+            let (spoken, begun) = match style.marker {
+                "" => (String::new(), begun),
+                marker => (
+                    format!("It is 7 \"or\" so. {marker}"),
+                    begun.replace(marker, ""),
+                ),
+            };
+            say(&tokens, &mut grammar, &spoken).unwrap();
+            assert!(style.marker.is_empty() || say(&tokens, &mut grammar.clone(), "{no").is_err());
+            say(&tokens, &mut grammar, &begun).unwrap();
+            let (said, _) = write(&tokens, grammar, salt).unwrap();
+            let mut calls = Calls::new(style);
+            let parts = calls.push(&[spoken, begun, said].concat());
+            let call = parts.iter().position(|part| matches!(part, Part::Call(_)));
+            let call = &parts[call.unwrap()..];
+            assert_eq!(call[0], Part::Call("look".into()));
+            let Part::Arguments(arguments) = &call[1] else {
+                panic!("{call:?}")
+            };
+            let value: Value = serde_json::from_str(arguments).unwrap();
+            assert!(["sea", "sky"].contains(&value["at"].as_str().unwrap()));
+            assert!(value["now"].is_boolean(), "{value}");
+        }
+    }
+
+    #[test]
+    fn before_a_call_anything_may_be_said() {
+        let (tokens, grammars) = grammars();
+        for (style, parallel) in STYLES
+            .into_iter()
+            .flat_map(|style| [(style, false), (style, true)])
+        {
+            let mut grammar = grammars.compile(may_call(style, parallel)).unwrap();
+            for text in [
+                "{\"names\": 1234567890123456789012345",
+                "}\n<tool <tool_cal> \u{fc}\n\n{\"name\": {\"no\"}",
+            ] {
+                say(&tokens, &mut grammar, text).unwrap();
+            }
+            let mut logits = vec![0.0; 3072];
+            grammar.mask(&mut logits).unwrap();
+            assert!(logits[0].is_finite() && logits[2].is_finite(), "it may end");
+        }
+    }
+
+    #[test]
+    fn after_the_only_call_there_is_no_other() {
+        let (tokens, grammars) = grammars();
+        let arguments = r#"{"at": "sea", "now": true}"#;
+        for style in STYLES {
+            let call = [style.before_name, "look", style.after_name, arguments];
+            let call = [&call.concat(), style.after_arguments].concat();
+            let first = [style.open, &call].concat();
+            for parallel in [false, true] {
+                let mut grammar = grammars.compile(may_call(style, parallel)).unwrap();
+                say(&tokens, &mut grammar, &first).unwrap();
+                let next = [style.between.unwrap_or_default(), &call].concat();
+                let more = say(&tokens, &mut grammar, &next).is_ok();
+                assert_eq!(more, parallel && style.between.is_some());
+            }
+        }
     }
 
     #[test]

@@ -25,7 +25,8 @@
 //!   attention and images, which run there as a whole; nor is it of speech
 //!   and drawings on another kind of processor, where the tensor library's products
 //!   differ;
-//! * if it must be JSON, follow a schema or call a tool, it cannot be anything else;
+//! * if it must be JSON, follow a schema or call a tool, it cannot be anything else,
+//!   and a call that it begins though it need not follows the schema of its tool;
 //!   only how long it may be can cut it off;
 //! * what a tenant's earlier requests have read is not read again, but no tenant can
 //!   tell what another has asked, and each gets its turn;

@@ -24,6 +24,8 @@ pub struct Replay {
     pub prompt: Zeroizing<Vec<u32>>,
     /// What it said then.
     pub answer: Zeroizing<Vec<u32>>,
+    /// What that had to be, as [`crate::Executed`] has it.
+    pub form: Option<String>,
     /// How it chose; the seed has to be there.
     pub sampling: Sampling,
 }

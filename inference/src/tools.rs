@@ -40,7 +40,7 @@ pub struct Tool {
 /// Whether an answer has to be a call.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub enum ToolChoice {
-    /// As the model likes; then nothing constrains how it calls.
+    /// As the model likes; but a call that it begins is one.
     #[default]
     Auto,
     /// At least one call, of any tool.
@@ -141,6 +141,39 @@ impl Style {
 
     /// A rule for answers that are calls.
     pub(crate) fn calls(&self, tools: &Tools, form: &mut Form) -> Result<String, RequestError> {
+        self.calls_after("", tools, form)
+    }
+
+    /// A rule for answers that may have calls; what begins as one is one to its end.
+    pub(crate) fn answers(&self, tools: &Tools, form: &mut Form) -> Result<String, RequestError> {
+        form.any_text();
+        let calls = self.calls_after(self.marker, tools, form)?;
+        if self.marker.is_empty() {
+            let begun = self.before_name.chars().filter(|c| !c.is_whitespace());
+            let begun: String = begun.map(|c| format!(r"\s*[{c}]")).collect();
+            let text = form.pattern(&format!("TEXT & ~/{begun}(?s:.*)/"));
+            return Ok(format!(r"/\s*/ {calls} | {text}"));
+        }
+        let begun = form.shortest(&format!("/(?s:.*)/ {}", literal(self.marker)));
+        Ok(match tools.parallel && self.open.is_empty() {
+            true => format!("({begun} {calls})* TEXT"),
+            false => format!("TEXT | {begun} {calls}"),
+        })
+    }
+
+    /// A rule for calls of which the `marker` has been said.
+    fn calls_after(
+        &self,
+        marker: &str,
+        tools: &Tools,
+        form: &mut Form,
+    ) -> Result<String, RequestError> {
+        // It begins either all of them or each.
+        let framed = self.open.strip_prefix(marker);
+        let before_name = match framed {
+            Some(_) => self.before_name,
+            None => self.before_name.strip_prefix(marker).unwrap_or_default(),
+        };
         let named = |tool: &&Tool| match &tools.choice {
             ToolChoice::Named(name) => tool.name == *name,
             _ => true,
@@ -149,14 +182,14 @@ impl Style {
         for tool in tools.list.iter().filter(named) {
             let any = json!({"type": "object"});
             let arguments = form.json(tool.parameters.as_ref().unwrap_or(&any))?;
-            let head = [self.before_name, &tool.name, self.after_name].concat();
+            let head = [before_name, &tool.name, self.after_name].concat();
             let tail = literal(self.after_arguments);
             calls.push(form.rule(&format!("{} {arguments} {tail}", literal(&head))));
         }
         let call = form.rule(&calls.join(" | "));
         let one_named = matches!(tools.choice, ToolChoice::Named(_));
         let more = match self.between {
-            Some(between) if tools.parallel && !one_named => {
+            Some(between) if tools.parallel && !one_named && framed.is_some() => {
                 format!("({} {call}){{0,{MORE_CALLS}}}", literal(between))
             }
             _ => String::new(),
@@ -165,7 +198,7 @@ impl Style {
             true => String::new(),
             false => literal(text),
         };
-        let (open, close) = (quoted(self.open), quoted(self.close));
+        let (open, close) = (quoted(framed.unwrap_or_default()), quoted(self.close));
         Ok(form.rule(&format!("{open} {call} {more} {close}")))
     }
 }

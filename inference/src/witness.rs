@@ -51,8 +51,8 @@ pub struct Executed {
     pub prompt: Zeroizing<Vec<u32>>,
     /// Images for which some of those tokens stand.
     pub images: usize,
-    /// Whether it had to be of a form, which is not kept.
-    pub constrained: bool,
+    /// What it had to be, if it had to be of a form, in the grammar library's words.
+    pub form: Option<Zeroizing<String>>,
     /// What it said, a token that ended the answer included; nothing of an embedder.
     pub answer: Zeroizing<Vec<u32>>,
     /// How tokens were chosen: complete, but for an embedder.

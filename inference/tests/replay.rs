@@ -11,8 +11,8 @@ use std::{fs, sync::LazyLock};
 
 use futures_executor::block_on_stream;
 use inference::{
-    Difference, Engine, Event, Executed, FinishReason, Message, Prompt, Replay, ReplayError,
-    Request, Role, Sampling, Witness,
+    Difference, Engine, Event, Executed, FinishReason, Format, Message, Prompt, Replay,
+    ReplayError, Request, Role, Sampling, Witness,
 };
 
 #[test]
@@ -87,6 +87,35 @@ fn every_answer_is_made_again() {
             "{tokens}"
         );
     }
+}
+
+#[test]
+fn an_answer_of_a_form_is_made_again_under_that_form() {
+    let schema = serde_json::json!({"type": "array", "items": {"type": "boolean"}, "maxItems": 9});
+    let witness = Witness::default();
+    let request = Request {
+        format: Format::Schema(schema),
+        witness: Some(witness.clone()),
+        ..ask(60)
+    };
+    block_on_stream(TINY.answer(request).unwrap()).for_each(|event| drop(event.unwrap()));
+    let executed = witness.take().pop().unwrap();
+    assert_eq!(TINY.replay(again(&executed)).unwrap(), None);
+    let changes: [fn(&mut Replay); 2] = [
+        |replay| replay.form = None,
+        |replay| replay.form = Some("start: \"yes\"".into()),
+    ];
+    for change in changes {
+        let mut replay = again(&executed);
+        change(&mut replay);
+        assert!(TINY.replay(replay).unwrap().is_some());
+    }
+    let nonsense = Replay {
+        form: Some("start: (".into()),
+        ..again(&executed)
+    };
+    let error = TINY.replay(nonsense).unwrap_err();
+    assert!(matches!(error, ReplayError::Request(_)), "{error}");
 }
 
 #[test]
@@ -207,6 +236,7 @@ fn again(executed: &Executed) -> Replay {
     Replay {
         prompt: executed.prompt.clone(),
         answer: executed.answer.clone(),
+        form: executed.form.as_deref().cloned(),
         sampling: executed.sampling.clone(),
     }
 }

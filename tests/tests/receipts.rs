@@ -153,6 +153,7 @@ async fn what_opens_a_receipt_makes_the_answers_again() {
         let replay = Replay {
             prompt: run.prompt.clone().into(),
             answer: output.clone().into(),
+            form: run.form.clone(),
             sampling: Sampling {
                 temperature: settings.temperature.parse().ok(),
                 seed: settings.seed.parse().ok(),
@@ -171,7 +172,10 @@ async fn the_gateway_writes_what_a_verifier_takes_and_every_change_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let recorder = Recorder::new(folder.path().into(), true).unwrap();
     let gateway = gateway::recording(Arc::clone(&client.worker), recorder);
-    let request = ask(json!({"stream": true, "temperature": 1, "top_p": 0.9, "n": 2}));
+    let mut request = json!({"stream": true, "temperature": 1, "top_p": 0.9, "n": 2});
+    // What calls a tool has a form.
+    request["tools"] = json!([{"type": "function", "function": {"name": "look"}}]);
+    let request = ask(request);
     let sent = Request::post("/v1/chat/completions")
         .header("content-type", "application/json")
         .body(Body::from(request.clone()));
@@ -230,6 +234,7 @@ async fn the_gateway_writes_what_a_verifier_takes_and_every_change_is_named() {
             "\"max_tokens\":13",
             "request.forwarded",
         ),
+        (3, "\"form\":\"TEXT", "\"form\":\"NEXT", "request.forwarded"),
         (
             3,
             "\"top_p\":\"0.9\"",

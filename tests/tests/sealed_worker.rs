@@ -98,6 +98,24 @@ async fn a_receipt_is_there_for_whoever_knows_the_secret() {
 }
 
 #[tokio::test]
+async fn a_receipt_says_the_price_where_a_voucher_paid() {
+    for (double, price) in [
+        (Double::free(Limits::default()).await, Value::Null),
+        (Double::paying(Limits::default()).await, ASK.into()),
+    ] {
+        let paid = |times| Some(voucher(times * double.cost(&double.envelope())));
+        let sealed = double.seal(&double.envelope(), &Chat::default().request());
+        let reply = double.ask(&sealed, paid(1)).await.open(&sealed);
+        let path = format!("/v1/aci/receipts/{}", reply.header("x-receipt-id").unwrap());
+        let sealed = double.seal(&double.envelope(), &(&*path, Value::Null, Chat::SECRET));
+        let receipt = double.ask(&sealed, paid(2)).await.open(&sealed).json();
+        let events = receipt["event_log"].as_array().unwrap();
+        let executed = events.iter().find(|event| !event["outputs"].is_null());
+        assert_eq!(executed.unwrap()["price"], price);
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_be_served_is_refused_in_clear_by_name() {
     let double = Double::paying(Limits::default()).await;
     let good = double.envelope();

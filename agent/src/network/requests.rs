@@ -74,7 +74,7 @@ async fn answer(desk: Desk, request: Request) -> Result<Answer, Refusal> {
     let job = Job {
         root: model.root(),
         intake: Arc::new(Mutex::new(intake)),
-        ledger: Ledger::within(bounds),
+        ledger: Ledger::within(bounds, reservation.as_ref().map(|_| envelope.price)),
         desk,
         envelope,
         until,

@@ -80,7 +80,7 @@ fn opened(executed: &[inference::Executed]) -> Result<Opening, NoReceipt> {
     let runs = executed.iter().map(|one| Run {
         prompt: one.prompt.to_vec(),
         images: wide(one.images),
-        constrained: one.constrained,
+        form: one.form.as_deref().cloned(),
         max_tokens: wide(one.max_tokens),
         stop: one.stop.clone(),
         settings: one.reason.map(|_| settings(&one.sampling)),
@@ -130,7 +130,7 @@ fn event(entry: &Entry, executed: &[inference::Executed], opened: &Opening) -> E
             ids_hash: hash_ids(salt, prompts),
         },
         outputs: outputs.collect(),
-        price: None,
+        price: entry.price,
     }
 }
 

@@ -11,6 +11,7 @@ use crate::api::Model;
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
     bounds: Option<Bounds>,
+    price: Option<u64>,
     page: Arc<Mutex<Page>>,
 }
 
@@ -26,6 +27,7 @@ pub(super) struct Entry {
     pub(super) chat_id: Option<String>,
     pub(super) model: Named,
     pub(super) kernels: &'static str,
+    pub(super) price: Option<u64>,
     pub(super) witness: Witness,
 }
 
@@ -47,11 +49,13 @@ impl Count {
 }
 
 impl Ledger {
-    /// For an answer that is paid for as far as this.
+    /// For an answer that is paid for as far as this; `price` is that of a million
+    /// tokens, in nanotons, where vouchers pay it.
     #[must_use]
-    pub fn within(bounds: Bounds) -> Self {
+    pub fn within(bounds: Bounds, price: Option<u64>) -> Self {
         Self {
             bounds: Some(bounds),
+            price,
             ..Self::default()
         }
     }
@@ -75,6 +79,7 @@ impl Ledger {
                 quant: card.format.as_ref().map(|format| format.to_lowercase()),
             },
             kernels: card.kernels,
+            price: self.price,
             witness: witness.clone(),
         });
         witness
@@ -134,7 +139,7 @@ mod tests {
     #[test]
     fn no_more_is_counted_than_is_paid_for() {
         let until = Instant::now();
-        let ledger = Ledger::within(Bounds { tokens: 10, until });
+        let ledger = Ledger::within(Bounds { tokens: 10, until }, None);
         let count = |read, made| Count { read, made };
         ledger.charge(count(6, 0)).unwrap();
         let refused = ledger.charge(count(0, 5));

@@ -50,8 +50,9 @@ pub struct Run {
     pub prompt: Vec<u32>,
     /// Images for which some of them stand; the tokens do not tell which.
     pub images: u64,
-    /// Whether the answer had to be of a form, such as a schema, which is not kept.
-    pub constrained: bool,
+    /// What the answer had to be, if it had to be of a form such as a schema: a grammar
+    /// in the Lark of llguidance.
+    pub form: Option<String>,
     /// Most tokens of the answer; 0 where there is none.
     pub max_tokens: u64,
     /// Texts that would have ended it.
@@ -193,7 +194,7 @@ mod tests {
     fn tokens_settings_and_salt_are_those_of_the_receipt() {
         assert!(failed(&opening()).is_empty());
         type Change = fn(&mut Opening);
-        let changes: [(Change, &[&str]); 7] = [
+        let changes: [(Change, &[&str]); 8] = [
             (
                 |o| o.forwarded.salt = Digest256::ZERO,
                 &[
@@ -208,6 +209,7 @@ mod tests {
                 &["request.forwarded"],
             ),
             (|o| o.forwarded.runs[0].stop.clear(), &["request.forwarded"]),
+            (|o| o.forwarded.runs[0].form = None, &["request.forwarded"]),
             (
                 |o| o.forwarded.runs[1].settings.as_mut().unwrap().seed = "9".to_string(),
                 &["request.forwarded"],

@@ -80,7 +80,7 @@ pub struct Executed {
     pub prompt: Prompt,
     /// What was said.
     pub outputs: Vec<Output>,
-    /// Nanograms for a million tokens.
+    /// Nanotons for a million tokens, where vouchers paid them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub price: Option<u64>,
 }
@@ -384,7 +384,7 @@ pub(super) mod tests {
         let run = |seed: &str| Run {
             prompt: [1, 2, 3].into(),
             images: 0,
-            constrained: false,
+            form: Some("start: /[ab]/".into()),
             max_tokens: 2,
             stop: ["end".into()].into(),
             settings: Some(Settings {

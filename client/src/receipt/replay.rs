@@ -40,10 +40,6 @@ pub(super) fn run(
             run.images == 0,
             "answer {index} is about images, which are not kept"
         );
-        ensure!(
-            !run.constrained,
-            "answer {index} had to be of a form, which is not kept"
-        );
         let settings = run
             .settings
             .as_ref()
@@ -51,6 +47,7 @@ pub(super) fn run(
         let difference = engine.replay(Replay {
             prompt: run.prompt.clone().into(),
             answer: output.clone().into(),
+            form: run.form.clone(),
             sampling: sampling(settings)?,
         })?;
         let expected = format!("answer {index}: {} tokens chosen again", output.len());

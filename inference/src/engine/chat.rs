@@ -17,7 +17,7 @@ use crate::calls::Calls;
 use crate::deadline::Deadline;
 use crate::error::{EngineError, RequestError};
 use crate::generation::Defaults;
-use crate::grammar::{Form, Grammars};
+use crate::grammar::{Form, Grammar, Grammars};
 use crate::prompt::Template;
 use crate::queue::Queue;
 use crate::replay::{Asked, Difference, Replay, ReplayError};
@@ -43,6 +43,16 @@ pub(super) struct Chat {
     pub(super) queue: Arc<Queue<Job>>,
 }
 
+impl Chat {
+    fn compile(&self, form: Form) -> Result<Grammar, RequestError> {
+        let grammars = self
+            .grammars
+            .get_or_init(|| Grammars::new(&self.tokens, &self.ends));
+        let grammars = grammars.as_ref().ok_or(RequestError::Tokenize)?;
+        grammars.compile(form)
+    }
+}
+
 impl Engine {
     /// Queues an answer. Tokenises its prompt here, which takes milliseconds for a
     /// long one, so that a request that cannot be answered fails at once.
@@ -59,18 +69,9 @@ impl Engine {
         let prompt = self.prompt(chat, &request)?;
         let (prompt, sights) = self.place(chat.placeholder.as_ref(), prompt, &request.prompt)?;
         let room = self.check_context(prompt.len(), request.max_tokens)?;
-        let grammar = match form {
-            None => None,
-            Some(form) => {
-                let grammars = chat
-                    .grammars
-                    .get_or_init(|| Grammars::new(&chat.tokens, &chat.ends));
-                let grammars = grammars.as_ref().ok_or(RequestError::Tokenize)?;
-                Some(grammars.compile(form)?)
-            }
-        };
+        let kept = form.as_ref().map(|form| form.text().to_owned());
+        let grammar = form.map(|form| chat.compile(form)).transpose()?;
         let own_seed = request.sampling.seed.is_none();
-        let constrained = grammar.is_some();
         let sampler = chat
             .defaults
             .sampler(request.sampling, &prompt)?
@@ -85,7 +86,7 @@ impl Engine {
                 index: witness.ask(),
                 prompt: prompt.clone(),
                 images: sights.len(),
-                constrained,
+                form: kept.map(Zeroizing::new),
                 answer: Zeroizing::default(),
                 sampling: sampler.sampling(),
                 own_seed,
@@ -198,6 +199,7 @@ impl Engine {
         let Replay {
             prompt,
             answer,
+            form,
             sampling,
         } = replay;
         if sampling.seed.is_none() {
@@ -210,7 +212,10 @@ impl Engine {
             }
             self.check_context(prompt.len(), Some(answer.len()))?;
             sampling.check()?;
-            let sampler = chat.defaults.sampler(sampling, &prompt)?;
+            let grammar = form
+                .map(|form| chat.compile(Form::again(form)))
+                .transpose()?;
+            let sampler = chat.defaults.sampler(sampling, &prompt)?.under(grammar);
             let (outcome, pending) = oneshot::channel();
             // Held until the end, or nobody would want it.
             let (events, held) = mpsc::unbounded();

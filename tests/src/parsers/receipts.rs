@@ -33,7 +33,7 @@ pub(super) fn opening(tokens: usize) -> Vec<u8> {
     let run = Run {
         prompt: vec![7; tokens],
         images: 0,
-        constrained: false,
+        form: Some("start: /[ab]/".into()),
         max_tokens: 1,
         stop: vec!["end".into()],
         settings: None,
