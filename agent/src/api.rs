@@ -159,3 +159,27 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Room for the longest list of texts that an embedder takes, and for 3 MiB of images.
 const MAX_BODY: usize = 4 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::hint::black_box;
+    use std::os::unix::fs::FileExt as _;
+
+    #[tokio::test]
+    async fn what_is_done_aside_leaves_nothing_on_its_stack() {
+        #[inline(never)]
+        fn work() -> usize {
+            let said = black_box([black_box(0x51_u8); 4096]);
+            black_box(&raw const said).addr()
+        }
+        // Its thread is kept for the next.
+        let place = aside(|| Ok(work())).await.unwrap();
+        let mut left = [0; 4096];
+        let memory = File::open("/proc/self/mem").unwrap();
+        let place = u64::try_from(place).unwrap();
+        memory.read_exact_at(&mut left, place).unwrap();
+        assert!(left.iter().filter(|byte| **byte == 0x51).count() < 1024);
+    }
+}

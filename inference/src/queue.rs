@@ -128,6 +128,7 @@ impl<T> Queue<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stack::tests::{is_left, leave};
 
     fn drain(queue: &Queue<u32>, share: impl Fn(&Tenant) -> usize) -> Vec<u32> {
         std::iter::from_fn(|| queue.pop(&share, |_| true).map(|(_, job)| job)).collect()
@@ -175,6 +176,18 @@ mod tests {
         queue.push(tenant.clone(), 1).unwrap();
         assert_eq!(queue.pop(|_| 0, |_| false), None);
         assert_eq!(queue.pop(|_| 0, |_| true), Some((tenant, 1)));
+    }
+
+    #[test]
+    fn whoever_waits_has_wiped_its_stack() {
+        let queue = Queue::<u32>::new(4);
+        queue.close();
+        let place = leave();
+        assert!(!queue.wait());
+        assert!(!is_left(place), "of who waits for a job");
+        let place = leave();
+        assert!(!queue.wait_for(Duration::ZERO));
+        assert!(!is_left(place), "of who waits for a time");
     }
 
     #[test]
