@@ -438,6 +438,16 @@ pub const PARSERS: &[Parser] = &[
         ..NOTHING
     },
     Parser {
+        name: "cut-quote",
+        read: cuts::quote,
+        made: || {
+            [Paper::good(), Paper::td15_ex()]
+                .map(|paper| cuts::whole(&paper))
+                .into()
+        },
+        ..NOTHING
+    },
+    Parser {
         name: "cut-tcb-info",
         read: cuts::tcb_info,
         made: || vec![Paper::good().tcb_info.to_string().into()],

@@ -1,8 +1,17 @@
 //! What is cut for the contracts: signed first, as a contract hashes what was signed.
 
+use std::sync::LazyLock;
+
 use attestation::certificate::{Certificate, Signed};
 use attestation::der::{Der, SEQUENCE};
+use attestation::pem;
+use attestation::tdx::Quote;
+use contracts::cells::Bytes;
+use contracts::claim::{Claim, Keys};
 use contracts::collateral::{PostAuthority, PostRootList, PostTcbInfo};
+use contracts::node::Attest;
+use tycho_types::cell::{HashBytes, Lazy};
+use tycho_types::models::StdAddr;
 
 use super::good::GOOD;
 use super::paper_td::pki::{self, Key};
@@ -29,6 +38,53 @@ pub(super) fn tcb_info(text: &[u8]) -> bool {
     let signer = pki::sealed(body_of(&pki::Certificate::tcb_signing()), Key::ROOT);
     let chain = [signer, GOOD.root.clone()];
     PostTcbInfo::new(0, &document, &chain).is_ok()
+}
+
+/// A whole quote: the contract's form of it has hints for three signatures.
+pub(super) fn quote(bytes: &[u8]) -> bool {
+    let Ok(quote) = Quote::parse(bytes) else {
+        return false;
+    };
+    let parts = quote.unverified_parts();
+    let Ok([leaf, ca, root]) = pem::certificates(parts.pck_chain) else {
+        return false;
+    };
+    let Ok((leaf, _)) = Signed::read(&leaf, "certificate") else {
+        return false;
+    };
+    let leaf = pki::sealed(leaf.body.to_vec(), Key::CA);
+    let signed = Paper {
+        header: parts.signed.into(),
+        body: Vec::new(),
+        qe_report: parts.qe_report.to_vec(),
+        qe_auth: parts.qe_auth_data.to_vec(),
+        ..Paper::good()
+    };
+    let signed = signed.quote(&pki::pem(&[leaf, ca, root]));
+    Quote::parse(&signed).is_ok_and(|quote| Attest::new(0, &quote, &CLAIM).is_ok())
+}
+
+/// What nobody has to have claimed to be cut.
+static CLAIM: LazyLock<Claim> = LazyLock::new(|| {
+    let keys = Keys {
+        receipt: HashBytes::ZERO,
+        seal: HashBytes::ZERO,
+        tls: Bytes([0; 48]),
+    };
+    Claim {
+        global_id: -239,
+        node: StdAddr::new(0, HashBytes::ZERO),
+        gpus: Bytes([0; 48]),
+        block: 1,
+        block_root: HashBytes::ZERO,
+        keys: Lazy::new(&keys).expect("is small"),
+    }
+});
+
+/// A quote that [`quote`] takes.
+pub(super) fn whole(paper: &Paper) -> Vec<u8> {
+    let leaf = pki::sealed(body_of(&paper.pck), Key::CA);
+    paper.quote(&pki::pem(&[leaf, paper.ca.sign(), GOOD.root.clone()]))
 }
 
 /// A body that [`authority`] takes.
