@@ -38,7 +38,7 @@ fn tool(place: &str, value: Value, nested: bool) -> Result<Tool, ApiError> {
         description: fields.take("description", "a string")?,
         parameters: fields.take("parameters", "a JSON schema")?,
     };
-    // What must be a call follows the schema anyway.
+    // Every call follows the schema anyway.
     fields.ignore(&["strict"]);
     fields.finish()?;
     Ok(tool)
