@@ -1,5 +1,5 @@
-//! AES-256-GCM (NIST SP 800-38D) from one place to another: AWS-LC natively, RustCrypto in
-//! wasm.
+//! AES-256-GCM (NIST SP 800-38D), sealed from one place to another and opened where it
+//! stands: AWS-LC natively, RustCrypto in wasm.
 //!
 //! Whoever calls sees to it that no nonce comes twice under one key.
 
@@ -33,11 +33,14 @@ impl Key {
         }
     }
 
-    /// Decrypts what stands before the tag. `None` if it is not what was sealed under this
-    /// nonce beside this `aad`.
-    pub(crate) fn open(&self, nonce: Nonce, aad: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
-        let (text, tag) = sealed.split_last_chunk()?;
-        backend::open(&self.0, nonce, aad, text, tag)
+    /// Decrypts where it stands what comes before the tag, and takes the tag off. `None` if
+    /// it is not what was sealed under this nonce beside this `aad`.
+    pub(crate) fn open(&self, nonce: Nonce, aad: &[u8], mut sealed: Vec<u8>) -> Option<Vec<u8>> {
+        let (text, tag) = sealed.split_last_chunk_mut()?;
+        backend::open(&self.0, nonce, aad, text, tag)?;
+        let length = text.len();
+        sealed.truncate(length);
+        Some(sealed)
     }
 }
 
@@ -49,9 +52,6 @@ pub(crate) const TAG: usize = 16;
 
 #[cfg(not(target_arch = "wasm32"))]
 mod backend {
-    use alloc::vec;
-    use alloc::vec::Vec;
-
     use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce as Once, UnboundKey};
 
     use super::{Nonce, TAG};
@@ -80,14 +80,12 @@ mod backend {
         key: &Key,
         nonce: Nonce,
         aad: &[u8],
-        sealed: &[u8],
+        text: &mut [u8],
         tag: &[u8; TAG],
-    ) -> Option<Vec<u8>> {
+    ) -> Option<()> {
         let (nonce, aad) = (Once::assume_unique_for_key(nonce), Aad::from(aad));
-        let mut text = vec![0; sealed.len()];
-        key.open_separate_gather(nonce, aad, sealed, tag, &mut text)
-            .ok()?;
-        Some(text)
+        let opened = key.open_in_place_separate_tag(nonce, aad, tag, text);
+        opened.ok().map(drop)
     }
 }
 
@@ -122,11 +120,11 @@ mod tests {
 
             let whole = Some([data, padding].concat());
             let open = |sealed: &[u8]| {
-                let (text, tag) = sealed.split_last_chunk().unwrap();
-                [
-                    native.open(nonce, &aad, sealed),
-                    portable::open(&other, nonce, &aad, text, tag),
-                ]
+                let mut theirs = sealed.to_vec();
+                let (text, tag) = theirs.split_last_chunk_mut().unwrap();
+                let opened = portable::open(&other, nonce, &aad, text, tag);
+                let opened = opened.map(|()| text.to_vec());
+                [native.open(nonce, &aad, sealed.to_vec()), opened]
             };
             prop_assert_eq!(open(&sealed), [whole.clone(), whole]);
             sealed[0] ^= 1;
@@ -138,7 +136,7 @@ mod tests {
     fn what_is_shorter_than_a_tag_is_nothing_that_was_sealed_nor_a_place_to_seal_to() {
         let key = Key::new(&[1; 32]).unwrap();
         for len in 0..TAG {
-            assert_eq!(key.open([0; 12], &[], &vec![0; len]), None);
+            assert_eq!(key.open([0; 12], &[], vec![0; len]), None);
             let sealed = key.seal([0; 12], &[], [b"", b""], &mut vec![0; len]);
             assert_eq!(sealed, Err(SealError));
         }

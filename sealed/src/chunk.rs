@@ -1,7 +1,7 @@
 //! One direction of a conversation: bytes into sealed chunks, and back.
 
 use alloc::vec::Vec;
-use core::fmt;
+use core::{fmt, mem};
 
 use crate::aead::{Key, Nonce, TAG};
 use crate::frame::{ChunkError, Frames, MAX_CHUNK, Piece, header};
@@ -13,6 +13,7 @@ pub struct Sealer(Direction);
 impl Sealer {
     /// Seals `data` in as many chunks as it takes, which are none for no data.
     pub fn chunk(&mut self, data: &[u8], out: &mut Vec<u8>) -> Result<(), SealError> {
+        out.reserve(sealed_len(data));
         let mut chunks = data.chunks(MAX_DATA);
         chunks.try_for_each(|part| self.0.seal(part, false, out))
     }
@@ -21,6 +22,7 @@ impl Sealer {
     pub fn last(mut self, data: &[u8], out: &mut Vec<u8>) -> Result<(), SealError> {
         let whole = data.len().saturating_sub(1) / MAX_DATA;
         let (before, last) = data.split_at(whole.saturating_mul(MAX_DATA));
+        out.reserve(sealed_len(data));
         self.chunk(before, out)?;
         self.0.seal(last, true, out)
     }
@@ -101,20 +103,29 @@ impl Chunks {
             match piece {
                 Piece::Before(_) => {}
                 Piece::Header(header) => self.header = header,
-                Piece::Body { part, whole: true } if self.body.is_empty() => {
-                    opened.push(self.direction.open(self.header, part)?);
-                }
                 Piece::Body { part, whole } => {
-                    self.body.extend_from_slice(part);
+                    self.keep(part, whole);
                     if whole {
-                        opened.push(self.direction.open(self.header, &self.body)?);
-                        self.body.clear();
+                        let body = mem::take(&mut self.body);
+                        opened.push(self.direction.open(self.header, body)?);
                     }
                 }
                 Piece::After(part) => self.after.extend_from_slice(part),
             }
         }
         Ok(())
+    }
+
+    /// In room for as much as came, or, while more is to come, for some times that.
+    fn keep(&mut self, part: &[u8], whole: bool) {
+        let needed = self.body.len().saturating_add(part.len());
+        if needed > self.body.capacity() {
+            let ahead = needed.saturating_mul(4).min(MAX_CHUNK.saturating_add(TAG));
+            let room = if whole { needed } else { ahead.max(needed) };
+            self.body
+                .reserve_exact(room.saturating_sub(self.body.len()));
+        }
+        self.body.extend_from_slice(part);
     }
 }
 
@@ -148,7 +159,7 @@ impl Direction {
         Ok(())
     }
 
-    fn open(&mut self, header: [u8; 4], sealed: &[u8]) -> Result<Vec<u8>, ChunkError> {
+    fn open(&mut self, header: [u8; 4], sealed: Vec<u8>) -> Result<Vec<u8>, ChunkError> {
         let chunk = self.chunk;
         let text = self.key.open(self.nonce(), &header, sealed);
         let mut text = text.ok_or(ChunkError::Forged { chunk })?;
@@ -176,6 +187,13 @@ impl fmt::Debug for Direction {
     }
 }
 
+/// At most: for one allocation.
+fn sealed_len(data: &[u8]) -> usize {
+    let chunks = data.len().div_ceil(MAX_DATA).max(1);
+    let beside = HEADER.saturating_add(BLOCK).saturating_add(TAG);
+    data.len().saturating_add(chunks.saturating_mul(beside))
+}
+
 /// Between data and padding (ISO/IEC 7816-4 has 0x80; TLS 1.3 a type that is not zero).
 const END: u8 = 1;
 const PADDING: [u8; BLOCK] = {
@@ -184,4 +202,7 @@ const PADDING: [u8; BLOCK] = {
     padding
 };
 const BLOCK: usize = 256;
-const MAX_DATA: usize = MAX_CHUNK - 1;
+const HEADER: usize = 4;
+
+/// Whole lines of a cache: a chunk's text begins where one does if the first one's does.
+const MAX_DATA: usize = MAX_CHUNK - 64;

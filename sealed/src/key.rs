@@ -29,6 +29,7 @@ use rand_core::{TryCryptoRng, TryRng};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::chunk::{Direction, Opener, Sealer};
+use crate::kem::{self, Expanded};
 use crate::response::{Responder, Response, Secret};
 
 /// Begins a request to the holder of `key`: its first bytes, what seals its chunks, and
@@ -79,12 +80,12 @@ impl PublicKey {
 }
 
 /// What opens requests. It forgets itself when dropped.
-pub struct SecretKey(<XWing as hpke::Kem>::PrivateKey);
+pub struct SecretKey(kem::PrivateKey);
 
 impl SecretKey {
     /// The key of a random seed.
     pub fn from_seed(mut seed: [u8; 32]) -> Result<Self, OpenError> {
-        let key = <XWing as hpke::Kem>::PrivateKey::from_bytes(&seed);
+        let key = kem::PrivateKey::from_bytes(&seed);
         seed.zeroize();
         key.map(Self).map_err(OpenError::Hpke)
     }
@@ -92,7 +93,7 @@ impl SecretKey {
     /// What requests are sealed to.
     #[must_use]
     pub fn public(&self) -> PublicKey {
-        PublicKey(XWing::sk_to_pk(&self.0))
+        PublicKey(Expanded::sk_to_pk(&self.0))
     }
 
     /// Begins to open the request that came with `envelope`, of which `start` are the
@@ -106,7 +107,7 @@ impl SecretKey {
             (&found, _) => return Err(OpenError::Version { found }),
         };
         let read = <XWing as hpke::Kem>::EncappedKey::from_bytes(enc).map_err(OpenError::Hpke)?;
-        let context: AeadCtxR<ExportOnlyAead, HkdfSha256, XWing> =
+        let context: AeadCtxR<ExportOnlyAead, HkdfSha256, Expanded> =
             setup_receiver(&OpModeR::Base, &self.0, &read, &info(envelope))
                 .map_err(OpenError::Hpke)?;
         let (request, secret) = derive(enc.to_vec(), |label, out| context.export(label, out))

@@ -36,6 +36,7 @@ mod digest;
 mod envelope;
 mod frame;
 mod head;
+mod kem;
 mod key;
 mod offer;
 mod peer;

@@ -1,7 +1,5 @@
 //! The RustCrypto backend, for targets that AWS-LC does not reach.
 
-use alloc::vec::Vec;
-
 use aes_gcm::Aes256Gcm;
 use aes_gcm::aead::{AeadInOut as _, KeyInit as _};
 
@@ -33,12 +31,9 @@ pub(super) fn open(
     key: &Key,
     nonce: Nonce,
     aad: &[u8],
-    sealed: &[u8],
+    text: &mut [u8],
     tag: &[u8; TAG],
-) -> Option<Vec<u8>> {
-    let mut text = sealed.to_vec();
-    let inout = text.as_mut_slice().into();
-    key.decrypt_inout_detached(&nonce.into(), aad, inout, tag.into())
-        .ok()?;
-    Some(text)
+) -> Option<()> {
+    key.decrypt_inout_detached(&nonce.into(), aad, text.into(), tag.into())
+        .ok()
 }
