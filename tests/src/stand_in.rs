@@ -110,6 +110,8 @@ pub struct Terms {
     pub pause: Duration,
     /// How it differs.
     pub manner: Manner,
+    /// Says this, for so many tokens, instead of what it was asked.
+    pub answer: Option<(&'static str, u64)>,
 }
 
 impl Terms {
@@ -130,6 +132,7 @@ impl Default for Terms {
             ask: 1_000_000,
             pause: Duration::ZERO,
             manner: Manner::Honest,
+            answer: None,
         }
     }
 }
@@ -463,7 +466,8 @@ impl Answer {
         let mut skipped = false;
         loop {
             for text in heard.drain(..) {
-                if std::mem::replace(&mut skipped, true) {
+                let is_body = std::mem::replace(&mut skipped, true);
+                if is_body && served.terms.answer.is_none() {
                     let mut held = served.is_held.subscribe();
                     held.wait_for(|is_held| !is_held).await.ok()?;
                     answer.echo(served.terms, &text).await?;
@@ -475,6 +479,10 @@ impl Answer {
             let bytes = bytes.ok()?;
             request.push(&bytes).ok()?;
             heard = answer.opener.push(&bytes).ok()?;
+        }
+        if let Some((text, tokens)) = served.terms.answer {
+            answer.echo(served.terms, text.as_bytes()).await?;
+            answer.tokens = tokens;
         }
         answer.opener.end().ok()?;
         if served.terms.manner == Manner::Breaking {
