@@ -23,6 +23,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, heade
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
+use axum::serve::ListenerExt as _;
 use axum::{Json, Router};
 use serde_json::json;
 use session::http::{AgainError, OpenError};
@@ -38,6 +39,10 @@ pub async fn serve(
     router: Router,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
+    let listener = listener.tap_io(|tcp| {
+        // Without it the events of a stream wait for each other: slow, not wrong.
+        tcp.set_nodelay(true).unwrap_or_default();
+    });
     axum::serve(listener, router)
         .with_graceful_shutdown(shutdown)
         .await

@@ -72,11 +72,15 @@ pub struct Scheduler {
 impl Scheduler {
     /// Does not connect yet.
     pub fn new(url: Url) -> anyhow::Result<Self> {
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        // What is sealed goes out at once, its end too.
+        tcp.set_nodelay(true);
         let connector = HttpsConnectorBuilder::new()
             .with_provider_and_webpki_roots(default_provider())?
             .https_or_http()
             .enable_all_versions()
-            .build();
+            .wrap_connector(tcp);
         let http = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .build(connector);

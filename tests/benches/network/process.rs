@@ -1,6 +1,7 @@
 //! Processes of which each has its processor time counted.
 
 use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -47,16 +48,18 @@ impl Drop for Process {
 }
 
 fn used(id: u32) -> Duration {
-    let read = |path: &str| std::fs::read_to_string(format!("/proc/{id}/{path}"));
-    let stat = read("stat").unwrap_or_default();
-    // Behind the name, which may hold anything: utime and stime are fields 14 and 15.
-    let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
-    let ticks = fields.split(' ').skip(11).take(2);
-    let ticks: u64 = ticks.filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
-    let children = read(&format!("task/{id}/children")).unwrap_or_default();
-    let children = children.split_whitespace().filter_map(|id| id.parse().ok());
-    Duration::from_millis(ticks * TICK_MILLIS) + children.map(used).sum::<Duration>()
+    let threads = std::fs::read_dir(format!("/proc/{id}/task"));
+    let threads = threads.into_iter().flatten().filter_map(Result::ok);
+    threads.map(|thread| of_thread(&thread.path())).sum()
 }
 
-/// 100 a second, on every Linux.
-const TICK_MILLIS: u64 = 10;
+/// Its own, and that of processes that it started.
+fn of_thread(thread: &Path) -> Duration {
+    let read = |name: &str| std::fs::read_to_string(thread.join(name)).unwrap_or_default();
+    // Nanoseconds on a processor come first (proc_pid_schedstat(5)).
+    let own = read("schedstat");
+    let own = own.split(' ').next().and_then(|own| own.parse().ok());
+    let children = read("children");
+    let children = children.split_whitespace().filter_map(|id| id.parse().ok());
+    Duration::from_nanos(own.unwrap_or_default()) + children.map(used).sum::<Duration>()
+}

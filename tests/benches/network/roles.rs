@@ -10,6 +10,7 @@ use axum::routing::post;
 use client::gateway;
 use client::gateway::front::Front;
 use client::network::scheduler::Scheduler as Way;
+use client::network::secret::Secret;
 use client::network::{Network, Options};
 use scheduler::books::Books;
 use scheduler::desk::Desk;
@@ -83,9 +84,11 @@ async fn gateway(scheduler: &str) {
         max_price: PRICE,
         answer: 100,
         deadline: Duration::from_secs(20),
+        hedge: false,
     };
     let policy = Arc::new(Td::new().policy());
-    let network = Network::new(vec![way.unwrap()], policy, Vec::new(), options).unwrap();
+    let secret = Secret::random().unwrap();
+    let network = Network::new(vec![way.unwrap()], policy, Vec::new(), options, &secret);
     let listener = listen().await;
     let address = listener.local_addr().unwrap();
     println!("{address}");
