@@ -212,4 +212,5 @@ const THOROUGH: Terms = Terms {
     ask: paid::PRICE,
     pause: Duration::ZERO,
     manner: Manner::Thorough,
+    answer: None,
 };
