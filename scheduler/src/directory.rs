@@ -5,6 +5,9 @@
 //! That an offer is true is not established here, nor that two workers mean the same by a
 //! model's name: clients verify both.
 
+mod model;
+mod offer;
+
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
@@ -14,12 +17,16 @@ use attestation::register::Digest256;
 use sealed::{Offer, OfferedModel};
 use slab::Slab;
 
-use crate::affinity::{Ring, point};
-use crate::candidates::Candidates;
+use crate::affinity::point;
 use crate::choice::{Wanted, choose};
-use crate::decay::Speed;
 use crate::reputation;
 use crate::seat::Seat;
+
+use self::offer::check;
+
+pub(crate) use self::model::Model;
+pub use self::model::Offered;
+pub use self::offer::OfferError;
 
 /// All workers that may be chosen.
 #[derive(Debug)]
@@ -336,51 +343,8 @@ impl Directory {
     }
 }
 
-fn check(id: &Digest256, offer: &Offer) -> Result<(), OfferError> {
-    if offer.worker != *id {
-        let found = offer.worker;
-        return Err(OfferError::Worker {
-            found,
-            expected: *id,
-        });
-    }
-    if offer.models.len() > MOST_MODELS {
-        let found = offer.models.len();
-        return Err(OfferError::Models { found });
-    }
-    let mut names: Vec<&str> = offer
-        .models
-        .iter()
-        .map(|OfferedModel { name, .. }| &**name)
-        .collect();
-    names.sort_unstable();
-    if let Some(name) = names
-        .iter()
-        .find(|name| name.is_empty() || name.len() > LONGEST_NAME)
-    {
-        let found = name.len();
-        return Err(OfferError::Name { found });
-    }
-    for pair in names.windows(2) {
-        if let [one, other] = pair
-            && one == other
-        {
-            return Err(OfferError::Twice {
-                name: (*one).into(),
-            });
-        }
-    }
-    Ok(())
-}
-
 /// A worker that has not spoken for so long is gone: three heartbeats.
 pub const EXPIRY: Duration = Duration::from_secs(6);
-
-/// Models of one worker.
-const MOST_MODELS: usize = 64;
-
-/// Bytes.
-const LONGEST_NAME: usize = 256;
 
 /// A request on its way to a worker.
 #[derive(Debug, Eq, PartialEq)]
@@ -451,54 +415,6 @@ pub enum NoPick {
     Full,
 }
 
-/// Why an offer is not taken.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum OfferError {
-    /// Too many.
-    #[error("an offer of {found} models, at most {MOST_MODELS} are taken")]
-    Models {
-        /// As offered.
-        found: usize,
-    },
-    /// None, or too long.
-    #[error("a model's name of {found} bytes, expected 1 to {LONGEST_NAME}")]
-    Name {
-        /// Its length.
-        found: usize,
-    },
-    /// The same one.
-    #[error("an offer has the model {name} twice")]
-    Twice {
-        /// Its name.
-        name: String,
-    },
-    /// Another's.
-    #[error("an offer of worker {found}, expected {expected}")]
-    Worker {
-        /// As offered.
-        found: Digest256,
-        /// Whose connection it is.
-        expected: Digest256,
-    },
-}
-
-/// A model and who serves it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Offered<'a> {
-    /// As offered.
-    pub name: &'a str,
-    /// As the first of them said.
-    pub root: Option<&'a str>,
-    /// Who offers it.
-    pub workers: usize,
-    /// Of them, who takes more.
-    pub open: usize,
-    /// The least that any of those asks.
-    pub least: Option<u64>,
-    /// Answers that could be begun.
-    pub free: u64,
-}
-
 #[derive(Debug)]
 struct Worker {
     id: Digest256,
@@ -506,43 +422,6 @@ struct Worker {
     expires: Duration,
     standing: u16,
     seats: Vec<usize>,
-}
-
-#[derive(Debug)]
-pub(crate) struct Model {
-    name: Arc<str>,
-    root: Option<String>,
-    seats: usize,
-    pub(crate) open: Candidates,
-    pub(crate) ring: Ring,
-    pub(crate) typical: Speed,
-    pub(crate) slots: u64,
-    pub(crate) load: u64,
-}
-
-impl Model {
-    fn new(name: Arc<str>, root: Option<String>) -> Self {
-        Self {
-            name,
-            root,
-            seats: 0,
-            open: Candidates::default(),
-            ring: Ring::default(),
-            typical: Speed::default(),
-            slots: 0,
-            load: 0,
-        }
-    }
-
-    fn enter(&mut self, seat: &Seat) {
-        self.slots = self.slots.saturating_add(seat.slots.into());
-        self.load = self.load.saturating_add(seat.load().into());
-    }
-
-    fn leave(&mut self, seat: &Seat) {
-        self.slots = self.slots.saturating_sub(seat.slots.into());
-        self.load = self.load.saturating_sub(seat.load().into());
-    }
 }
 
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
