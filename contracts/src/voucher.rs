@@ -70,6 +70,17 @@ impl Voucher {
         })
     }
 
+    /// The next one, for at least `amount`, at a price that its cap allows. `None` where a
+    /// number has no place.
+    #[must_use]
+    pub fn raised(&self, amount: u64, price: u64, epoch: u32, receipts: HashBytes) -> Option<Self> {
+        let amount = amount.max(self.amount);
+        let more = least_tokens(amount.checked_sub(self.amount)?, price)?;
+        let next = self.next(more, price, epoch, receipts)?;
+        // Tokens were rounded up; what they are for is not.
+        Some(Self { amount, ..next })
+    }
+
     /// Whether no more was paid than the cap allows for so many tokens.
     #[must_use]
     pub fn keeps_its_cap(&self) -> bool {
@@ -100,6 +111,16 @@ impl Voucher {
 pub fn cost(tokens: u64, price: u64) -> Option<u64> {
     let product = u128::from(tokens).checked_mul(price.into())?;
     product.checked_div(MILLION)?.try_into().ok()
+}
+
+/// For how many tokens a price allows an amount.
+#[must_use]
+pub fn least_tokens(amount: u64, price: u64) -> Option<u64> {
+    let tokens = u128::from(amount).checked_mul(MILLION)?;
+    match price {
+        0 => (amount == 0).then_some(0),
+        _ => tokens.div_ceil(price.into()).try_into().ok(),
+    }
 }
 
 /// Prices are for so many tokens.

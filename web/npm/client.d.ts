@@ -18,12 +18,10 @@ export interface Options {
     readonly tries?: number;
     /** Seconds for which evidence counts: 600. */
     readonly fresh?: number;
-    /** What pays for a request, base64url, where the network is not free. */
-    readonly voucher?: (agreed: {
-        readonly worker: string;
-        readonly price: number;
-        readonly limit: number;
-    }) => Promise<string | undefined>;
+    /** Bytes of an answer that are taken: 64 MiB. */
+    readonly maxAnswer?: number;
+    /** What pays, where the network is not free. */
+    readonly purse?: Purse;
     /** Told what each answer cost, once it is over; `null` where nothing was signed. */
     readonly settled?: (settled: Settled | null) => void;
     /** Instead of the platform's own. */
@@ -42,7 +40,58 @@ export class CocoonClient {
      * receipt is not what was agreed.
      */
     readonly fetch: typeof globalThis.fetch;
+    /** Asks what requests cost that broke off. It does so by itself now and then. */
+    reconcile(): Promise<void>;
 }
+
+/** What `cocoon chain channel open --out` writes; its key is in a file of its own. */
+export interface Channel {
+    readonly channel: string;
+    readonly global_id: number;
+    readonly payee: string;
+    /** In nanotons. */
+    readonly deposit: number;
+    readonly until: UnixTime;
+}
+
+/** Where a purse keeps what it must not forget: one that forgets signs for less than was
+ * spent, and is served no more. */
+export interface Store {
+    /** Replaces what is kept, all of it or nothing, before it resolves; where several
+     * pages share it, one after the other. `change` may throw: then nothing changes. */
+    update(change: (state: unknown) => unknown): Promise<void>;
+}
+
+/** A Channel of ours to a scheduler. */
+export class Purse {
+    constructor(options: {
+        readonly channel: Channel;
+        /** Signs vouchers: a key of WebCrypto's (Ed25519), or its 32 bytes, or their hex. */
+        readonly key: CryptoKey | Uint8Array | string;
+        /** Nanotons to spend of it at most. */
+        readonly budget?: number;
+        /** {@link memory} where it is left out. */
+        readonly store?: Store;
+        /** Instead of the platform's own. */
+        readonly now?: () => UnixTime;
+    });
+    /** In nanotons; `reserved` is for what is under way, or may have been. */
+    balance(): Promise<{
+        readonly spent: number;
+        readonly reserved: number;
+        readonly budget: number;
+        readonly tokens: number;
+    }>;
+}
+
+/** Forgets with the program. */
+export function memory(): Store;
+
+/** In the browser: for all pages of an origin, under this name. */
+export function indexedDb(name: string): Store;
+
+/** In node: a file, for one process at a time. */
+export function file(path: string): Store;
 
 export class CocoonError extends Error {
     /** Stable, for programs. */

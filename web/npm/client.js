@@ -2,10 +2,17 @@
 // each request to it, and opens what it answers. The scheduler, and whoever else is on
 // the way, is trusted with nothing: it may refuse or cut, and that is noticed.
 import { Binding, Peer } from "./attestation.js";
+import { CocoonError } from "./error.js";
+import { base64, bytes } from "./purse.js";
+
+export { CocoonError } from "./error.js";
+export { Purse, indexedDb, memory } from "./purse.js";
 
 export class CocoonClient {
     #options;
     #peers = new Map();
+    #purse;
+    #reconciled = 0;
     #tenant;
 
     /** See client.d.ts. */
@@ -19,10 +26,10 @@ export class CocoonClient {
             deadline: 120_000,
             tries: 3,
             fresh: 600,
+            maxAnswer: 64 << 20,
             now: () => Date.now() / 1000,
             fetch: (...request) => globalThis.fetch(...request),
             settled: () => {},
-            voucher: async () => undefined,
             ...options,
             scheduler: `${options.scheduler}`.replace(/\/+$/, ""),
             secret,
@@ -39,7 +46,7 @@ export class CocoonClient {
             return this.#models(request.signal);
         }
         const body = new Uint8Array(await request.arrayBuffer());
-        const asked = { request, path: pathname + search, body, ...read(body) };
+        const asked = { request, path: pathname + search, body, ...(await read(request, body)) };
         const except = [];
         for (let left = this.#options.tries; ; left -= 1) {
             try {
@@ -51,7 +58,9 @@ export class CocoonClient {
                 if (left <= 1) {
                     throw error.cause;
                 }
-                except.push(error.worker);
+                if (error.worker !== undefined) {
+                    except.push(error.worker);
+                }
                 asked.last = error.cause;
             }
         }
@@ -61,7 +70,8 @@ export class CocoonClient {
     async #attempt(asked, except) {
         const { body, model } = asked;
         const { signal } = asked.request;
-        const { maxPrice, deadline, secret, voucher } = this.#options;
+        const { maxPrice, deadline, secret } = this.#options;
+        const purse = await this.#payer(signal);
         const limit = this.#limit(asked);
         const wanted = await this.#ask("assignments", signal, {
             headers: { "content-type": "application/json" },
@@ -80,12 +90,13 @@ export class CocoonClient {
         if (!wanted.ok) {
             return wanted;
         }
-        const assignment = await wanted.json();
+        const assignment = await json(wanted);
         const { worker, price } = assignment;
         if (!(price <= maxPrice)) {
             throw new CocoonError("price", `the scheduler wants ${price}, agreed are at most ${maxPrice}`);
         }
         const peer = await this.#peer(assignment, signal);
+        const id = random(16);
         const conversation = peer.seal(
             {
                 model,
@@ -98,10 +109,11 @@ export class CocoonClient {
                 tenant: await this.#tenant,
             },
             body,
-            random(80),
+            new Uint8Array([...id, ...random(64)]),
         );
-        const envelope = base64url(conversation.envelope);
-        const paid = await voucher({ worker, price, limit });
+        const envelope = base64(conversation.envelope);
+        const deal = new Deal(purse, id);
+        const paid = await purse?.reserve(deal.id, limit, price, deadline / 1000 + READ_ON);
         const headers = {
             "content-type": "application/cocoon-sealed",
             "cocoon-envelope": envelope,
@@ -109,18 +121,72 @@ export class CocoonClient {
         };
         const sealed = conversation.request();
         const answer = await this.#ask("requests", signal, { headers, body: sealed }).catch(
-            next(worker, signal),
+            async (error) => {
+                await deal.doubt();
+                return next(worker, signal)(error);
+            },
         );
         if (!answer.ok) {
-            const { error } = (await answer.clone().json().catch(() => null)) ?? {};
-            if (ELSEWHERE.includes(error?.code)) {
-                throw new NextWorker(worker, new CocoonError(error.code, error.message));
-            }
-            return answer;
+            return this.#refused(answer, worker, deal);
         }
-        return open(answer.body.getReader(), conversation, this.#options).catch(
+        return open(new Answer(answer, conversation, deal, this.#options)).catch(
             next(worker, signal),
         );
+    }
+
+    /** What is said in clear before anything of an answer: nothing was done. */
+    async #refused(answer, worker, deal) {
+        await deal.release();
+        const text = await bounded(answer, MAX_DOCUMENT);
+        const { error } = parsed(text) ?? {};
+        const why = new CocoonError(error?.code, error?.message);
+        // A worker's own refusal says nothing of our Channel: only a scheduler's has both.
+        if (error?.code === "not_covered" && isCounted(error)) {
+            if (await deal.purse?.reconcile(error)) {
+                throw new NextWorker(undefined, why);
+            }
+        } else if (ELSEWHERE.includes(error?.code)) {
+            throw new NextWorker(worker, why);
+        }
+        return new Response(text, { status: answer.status, headers: answer.headers });
+    }
+
+    /** What the scheduler is paid from; nothing where it asks for nothing. */
+    async #payer(signal) {
+        const { fetch, purse, scheduler } = this.#options;
+        if (purse === undefined) {
+            return undefined;
+        }
+        if (this.#purse === undefined) {
+            const answer = await fetch(`${scheduler}/network/v1/terms`, { signal });
+            const terms = answer.ok ? await json(answer) : {};
+            if (!terms.free && !purse.pays(terms)) {
+                const message = `the channel does not pay ${terms.payee}, as the scheduler asks`;
+                throw new CocoonError("channel", message);
+            }
+            this.#purse = terms.free ? null : purse;
+        }
+        const { now } = this.#options;
+        if (this.#purse !== null && now() - this.#reconciled > READ_ON) {
+            this.#reconciled = now();
+            // The next request may sign for less once it is known; this one does not wait.
+            this.reconcile().catch(() => {});
+        }
+        return this.#purse ?? undefined;
+    }
+
+    /** Asks what requests cost that broke off, if there are any. */
+    async reconcile() {
+        const voucher = await this.#purse?.inDoubt();
+        if (voucher === undefined) {
+            return;
+        }
+        const headers = { "content-type": "application/octet-stream" };
+        const answer = await this.#ask("vouchers", undefined, { headers, body: bytes(voucher) });
+        const counted = answer.ok ? await json(answer) : undefined;
+        if (isCounted(counted)) {
+            await this.#purse.reconcile(counted);
+        }
     }
 
     /** The worker of an assignment, once its evidence satisfies the policy. */
@@ -135,11 +201,11 @@ export class CocoonClient {
             headers: { "content-type": "application/cbor" },
             body: Binding.challenge(nonce),
         }).catch(next(worker, signal));
-        const answer = new Uint8Array(await response.arrayBuffer());
         if (!response.ok) {
             throw new NextWorker(worker, new CocoonError("evidence", "no evidence to be had"));
         }
         try {
+            const answer = await bounded(response, MAX_DOCUMENT);
             const peer = Peer.judge(policy, keyset, nonce, answer, now());
             if (peer.id !== worker) {
                 throw new CocoonError("worker", `the keys are of ${peer.id}, not of ${worker}`);
@@ -163,7 +229,7 @@ export class CocoonClient {
         if (!response.ok) {
             return response;
         }
-        const { models } = await response.json();
+        const { models } = await json(response);
         const data = models.map(({ name }) => ({ id: name, object: "model", owned_by: "cocoon" }));
         return Response.json({ object: "list", data });
     }
@@ -172,16 +238,6 @@ export class CocoonClient {
     #limit({ body, most, images }) {
         const answer = most ?? this.#options.answerTokens;
         return body.length + 1024 + 4096 * images + answer;
-    }
-}
-
-/** Why a request was not sent, or an answer not taken. */
-export class CocoonError extends Error {
-    name = "CocoonError";
-
-    constructor(code, message) {
-        super(message);
-        this.code = code;
     }
 }
 
@@ -197,62 +253,173 @@ const next = (worker, signal) => (error) => {
     throw signal.aborted || error instanceof NextWorker ? error : new NextWorker(worker, error);
 };
 
-/** Resolves with the head; the rest is a stream. */
-async function open(reader, conversation, { settled }) {
-    let first = new Uint8Array();
-    while (conversation.head === null) {
-        const { done, value } = await reader.read();
-        if (done) {
-            conversation.end();
-            throw new CocoonError("answer", "the answer has no head");
-        }
-        first = conversation.push(value);
+/** One request's money. */
+class Deal {
+    constructor(purse, id) {
+        this.purse = purse;
+        this.id = Array.from(id, (byte) => byte.toString(16).padStart(2, "0")).join("");
     }
-    const { status, headers } = conversation.head;
-    const body = new ReadableStream({
-        start: (stream) => first.length > 0 && stream.enqueue(first),
-        async pull(stream) {
+
+    /** A worker signed for it, or did not. */
+    settle(settled) {
+        const { prompt_tokens, completion_tokens } = settled ?? {};
+        return settled === null
+            ? this.release()
+            : this.purse?.settle(this.id, prompt_tokens + completion_tokens);
+    }
+
+    release() {
+        return this.purse?.release(this.id);
+    }
+
+    doubt() {
+        return this.purse?.doubt(this.id);
+    }
+}
+
+/** A sealed answer as it comes: opened, and at its end settled. */
+class Answer {
+    head = null;
+    #conversation;
+    #deal;
+    #left;
+    #reader;
+    #settled;
+
+    constructor({ body }, conversation, deal, { maxAnswer, settled }) {
+        this.#reader = body.getReader();
+        this.#conversation = conversation;
+        this.#deal = deal;
+        this.#left = maxAnswer;
+        this.#settled = settled;
+    }
+
+    /** More of the body; nothing once it is over and settled. */
+    async next() {
+        try {
             for (;;) {
-                const { done, value } = await reader.read();
+                const { done, value } = await this.#reader.read();
                 if (done) {
-                    settled(conversation.end());
-                    return stream.close();
+                    const settled = this.#conversation.end();
+                    await this.#deal.settle(settled);
+                    this.#settled(settled);
+                    return undefined;
                 }
-                const opened = conversation.push(value);
+                const opened = this.#conversation.push(value);
+                this.head ??= this.#conversation.head;
+                this.#left -= opened.length;
+                if (this.#left < 0) {
+                    this.#reader.cancel().catch(() => {});
+                    throw new CocoonError("answer", "the answer is too long");
+                }
                 if (opened.length > 0) {
-                    return stream.enqueue(opened);
+                    return opened;
                 }
             }
-        },
-        cancel(reason) {
-            conversation.free();
-            return reader.cancel(reason);
-        },
+        } catch (error) {
+            // A settlement that lies is not paid; whoever cuts an answer may know more.
+            await (error.code === "settlement" ? this.#deal.release() : this.#deal.doubt());
+            throw error;
+        }
+    }
+
+    /** Nobody reads it any more: to its settlement, as a scheduler would without us. */
+    async readOn(reason) {
+        const over = setTimeout(() => this.#reader.cancel(reason), READ_ON * 1000);
+        try {
+            while ((await this.next()) !== undefined);
+        } catch {
+            // It is in doubt.
+        } finally {
+            clearTimeout(over);
+        }
+    }
+}
+
+/** Resolves with the head; the rest is a stream. */
+async function open(answer) {
+    const first = await answer.next();
+    if (answer.head === null) {
+        throw new CocoonError("answer", "the answer has no head");
+    }
+    const { status, headers } = answer.head;
+    const give = (stream, bytes) => (bytes === undefined ? stream.close() : stream.enqueue(bytes));
+    const body = new ReadableStream({
+        start: (stream) => give(stream, first),
+        pull: async (stream) => give(stream, await answer.next()),
+        cancel: (reason) => void answer.readOn(reason),
     });
     return new Response(BODILESS.includes(status) ? null : body, { status, headers: [...headers] });
 }
 
 /** What of a request decides where it goes and what it may cost. */
-function read(body) {
-    let asked;
-    try {
-        asked = JSON.parse(new TextDecoder().decode(body));
-    } catch {
-        throw new CocoonError("body", "a request needs a body of JSON with a model");
+async function read(request, body) {
+    const kind = request.headers.get("content-type") ?? "";
+    if (kind.startsWith("multipart/form-data")) {
+        const form = new Response(body, { headers: { "content-type": kind } }).formData();
+        const model = (await form.catch(() => undefined))?.get("model");
+        return { ...named(model), most: undefined, images: 0, beginning: "" };
+    }
+    const asked = parsed(body);
+    if (typeof asked !== "object" || asked === null) {
+        throw new CocoonError("body", "a request needs a body of JSON, or a form, with a model");
     }
     const { model, messages, prompt, input, max_tokens, max_completion_tokens, n = 1 } = asked;
-    if (typeof model !== "string") {
-        throw new CocoonError("body", "a request needs a model");
-    }
     const most = max_completion_tokens ?? max_tokens;
     const parts = Array.isArray(messages) ? messages.flatMap(({ content }) => content) : [];
     return {
-        model,
+        ...named(model),
         most: most === undefined ? undefined : n * most,
         images: parts.filter((part) => part?.type === "image_url").length,
         beginning: JSON.stringify(messages?.slice(0, 2) ?? prompt ?? input ?? ""),
     };
 }
+
+function named(model) {
+    if (typeof model !== "string") {
+        throw new CocoonError("body", "a request needs a model");
+    }
+    return { model };
+}
+
+/** All of a body that is no answer of a model's. */
+async function bounded(response, most) {
+    const pieces = [];
+    let length = 0;
+    const reader = response.body.getReader();
+    for (;;) {
+        const { done, value } = await reader.read();
+        if (done) {
+            return new Uint8Array(await new Blob(pieces).arrayBuffer());
+        }
+        length += value.length;
+        if (length > most) {
+            reader.cancel().catch(() => {});
+            throw new CocoonError("scheduler", `the scheduler says more than ${most} bytes`);
+        }
+        pieces.push(value);
+    }
+}
+
+async function json(response) {
+    const value = parsed(await bounded(response, MAX_DOCUMENT));
+    if (typeof value !== "object" || value === null) {
+        throw new CocoonError("scheduler", "the scheduler's answer is no JSON");
+    }
+    return value;
+}
+
+function parsed(bytes) {
+    try {
+        return JSON.parse(new TextDecoder().decode(bytes));
+    } catch {
+        return undefined;
+    }
+}
+
+const isCounted = (said) => [said?.spent, said?.reserved].every(isAmount);
+
+const isAmount = (value) => Number.isSafeInteger(value) && value >= 0;
 
 async function mac(secret, text) {
     const hmac = { name: "HMAC", hash: "SHA-256" };
@@ -263,12 +430,9 @@ async function mac(secret, text) {
 
 const random = (length) => crypto.getRandomValues(new Uint8Array(length));
 
-const base64url = (bytes) =>
-    btoa(String.fromCharCode(...bytes))
-        .replaceAll("+", "-")
-        .replaceAll("/", "_")
-        .replaceAll("=", "");
-
+/** Seconds to read on where nobody listens; a scheduler does for as long. */
+const READ_ON = 20;
+const MAX_DOCUMENT = 1 << 20;
 const HEADERS = ["accept", "content-type", "x-receipt-opening"];
 const ELSEWHERE = ["draining", "full", "not_covered", "not_my_key", "replayed", "worker_gone"];
 const BODILESS = [204, 205, 304];

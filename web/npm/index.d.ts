@@ -7,6 +7,7 @@ export {
     Policy,
     Trusted,
     Verified,
+    Voucher,
     verifyGpu,
     verifyLog,
     verifyTdx,

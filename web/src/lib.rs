@@ -19,6 +19,7 @@ mod policy;
 mod sealed;
 mod stored;
 mod verified;
+mod voucher;
 
 pub use collateral::Collateral;
 pub use evidence::{Binding, Evidence};
@@ -27,6 +28,7 @@ pub use policy::{Policy, Trusted};
 pub use sealed::{Conversation, Peer};
 pub use stored::{verify_log, verify_tdx};
 pub use verified::Verified;
+pub use voucher::Voucher;
 
 use wasm_bindgen::prelude::wasm_bindgen;
 

@@ -258,3 +258,4 @@ export interface Peer { readonly [made]: "Peer" }
 export interface Policy { readonly [made]: "Policy" }
 export interface Trusted { readonly [made]: "Trusted" }
 export interface Verified { readonly [made]: "Verified" }
+export interface Voucher { readonly [made]: "Voucher" }

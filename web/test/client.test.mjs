@@ -1,14 +1,11 @@
 // Sealed requests through a scheduler that is trusted with nothing: in node and Chromium.
 import assert from "node:assert/strict";
-import { once } from "node:events";
 import { readFileSync } from "node:fs";
-import { createServer } from "node:http";
 import { after, before, test } from "node:test";
 import OpenAI from "openai";
 import * as shipped from "@cocoon/attestation";
 import { CocoonClient as ShippedClient } from "@cocoon/attestation/client";
-import { visit } from "./chromium.mjs";
-import { double, load, skip, start } from "./network.mjs";
+import { load, run, skip, start } from "./network.mjs";
 
 let network;
 let other;
@@ -194,7 +191,7 @@ test("the bytes are those that Rust writes, both ways", { skip }, async () => {
 });
 
 const PAGE = `
-    const { url, identity, root } = await (await fetch("network.json")).json();
+    const { url, identity, root } = await (await fetch("given.json")).json();
     const tell = (body) => fetch("told", { method: "POST", body });
     try {
         const { Policy } = await import("./package/index.js");
@@ -220,33 +217,8 @@ const PAGE = `
 `;
 
 test("a page in Chromium does the same", { skip, timeout: 120_000 }, async ({ signal }) => {
-    let told;
-    const shown = new Promise((resolve) => (told = resolve));
-    const server = createServer(async (request, response) => {
-        const type = (name) => response.setHeader("content-type", name);
-        if (request.method === "POST") {
-            told(Buffer.concat(await request.toArray()).toString());
-            response.end();
-        } else if (request.url === "/") {
-            type("text/html");
-            response.end(`<!doctype html><script type="module">${PAGE}</script>`);
-        } else if (request.url === "/network.json") {
-            const { url, identity, root } = network;
-            response.end(JSON.stringify({ url, identity, root }));
-        } else if (/^\/package\/[\w-]+\.(js|wasm)$/.test(request.url)) {
-            type(request.url.endsWith("js") ? "text/javascript" : "application/wasm");
-            response.end(readFileSync(double + request.url.slice("/package".length)));
-        } else {
-            response.writeHead(404).end();
-        }
-    });
-    server.listen(0, "127.0.0.1");
-    await once(server, "listening");
-    try {
-        const text = await visit(`http://127.0.0.1:${server.address().port}/`, shown, signal);
-        assert.match(text, /"content":"from "[^]*"content":"page"[^]*\[DONE\]/);
-        assert(text.endsWith(JSON.stringify([SETTLED])), text);
-    } finally {
-        server.close();
-    }
+    const { url, identity, root } = network;
+    const text = await run(PAGE, { url, identity, root }, signal);
+    assert.match(text, /"content":"from "[^]*"content":"page"[^]*\[DONE\]/);
+    assert(text.endsWith(JSON.stringify([SETTLED])), text);
 });

@@ -26,7 +26,7 @@ use base64::prelude::BASE64_STANDARD;
 use chain::wallet::Key;
 use contracts::receipt::Receipt;
 use contracts::reports::epoch;
-use contracts::voucher::{MILLION, Signed, Voucher, cost};
+use contracts::voucher::{Signed, Voucher, cost};
 use serde::{Deserialize, Serialize};
 use tycho_types::boc::Boc;
 use tycho_types::cell::{CellBuilder, HashBytes};
@@ -125,18 +125,22 @@ impl Purse {
         let mut next = state.clone();
         let reserved = Reserved { limit, price };
         next.reserved.insert(request.into(), reserved);
+        let raise = |last: &Voucher| {
+            let raised = last.raised(needed, price, epoch(now), state.head());
+            self.sign(&raised.ok_or(PurseError::Range)?)
+        };
         let signed = match next.voucher.take() {
             Some(Kept(signed)) => {
                 let last = signed.unverified()?;
                 match last.amount >= needed && last.cap >= price {
                     true => Some(signed),
-                    false => Some(self.sign(&raised(last, needed, price, now, &state)?)?),
+                    false => Some(raise(&last)?),
                 }
             }
             None if needed == 0 => None,
             None => {
                 let first = Voucher::first(self.channel.global_id, self.address.clone());
-                Some(self.sign(&raised(first, needed, price, now, &state)?)?)
+                Some(raise(&first)?)
             }
         };
         next.voucher = signed.clone().map(Kept);
@@ -344,8 +348,8 @@ impl State {
         reserved.into_values().try_for_each(|one| self.doubt(one))
     }
 
-    fn head(&self) -> Result<HashBytes, PurseError> {
-        Ok(HashBytes(self.receipts.head()))
+    fn head(&self) -> HashBytes {
+        HashBytes(self.receipts.head())
     }
 }
 
@@ -359,37 +363,6 @@ impl Reserved {
     fn cost(self) -> Result<u64, PurseError> {
         cost(self.limit, self.price).ok_or(PurseError::Range)
     }
-}
-
-/// The next voucher, for at least so much, at a price that its cap allows.
-fn raised(
-    last: Voucher,
-    needed: u64,
-    price: u64,
-    now: u32,
-    state: &State,
-) -> Result<Voucher, PurseError> {
-    let amount = needed.max(last.amount);
-    let more = tokens_for(amount.saturating_sub(last.amount), price)?;
-    let next = last.next(more, price, epoch(now), state.head()?);
-    let next = next.ok_or(PurseError::Range)?;
-    // Tokens were rounded up; what they are for is not.
-    Ok(Voucher { amount, ..next })
-}
-
-/// The least tokens that cost so much.
-fn tokens_for(amount: u64, price: u64) -> Result<u64, PurseError> {
-    let millionths = u128::from(amount).saturating_mul(MILLION);
-    let price = u128::from(price);
-    let tokens = match millionths {
-        0 => Some(0),
-        more => more
-            .checked_add(price.saturating_sub(1))
-            .and_then(|all| all.checked_div(price)),
-    };
-    tokens
-        .and_then(|tokens| tokens.try_into().ok())
-        .ok_or(PurseError::Range)
 }
 
 /// A voucher as base64 of its bag of cells.

@@ -19,7 +19,7 @@
 
 use contracts::channel::{At, Channel, Refusal};
 use contracts::reports::epoch;
-use contracts::voucher::{MILLION, Signed, Voucher, cost};
+use contracts::voucher::{Signed, Voucher, cost, least_tokens};
 use tycho_types::cell::HashBytes;
 
 /// One Channel's.
@@ -252,15 +252,6 @@ fn prepaid(
         receipts,
         ..worker.voucher.clone()
     })
-}
-
-/// For how many tokens a cap allows an amount.
-fn least_tokens(amount: u64, cap: u64) -> Option<u64> {
-    let tokens = u128::from(amount).checked_mul(MILLION)?;
-    match cap {
-        0 => (amount == 0).then_some(0),
-        _ => tokens.div_ceil(cap.into()).try_into().ok(),
-    }
 }
 
 /// A request is done, for so many tokens: of a receipt, or for none.

@@ -1,10 +1,11 @@
 //! A scheduler and two workers in one process, for clients that seal: emulated TDs under
-//! a made-up root, and a scheduler that does to a request what its model is called.
+//! a made-up root, and a scheduler that does to a request what its model is called. With
+//! `--paid` it wants vouchers of the payer whose key is 32 bytes of 7.
 //!
 //! Prints one line of JSON when it listens, and ends when its standard input does.
 
 use std::io::{Read as _, Write as _};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result};
 use attestation::aci::Keyset;
@@ -24,6 +25,7 @@ use axum::routing::{get, post};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use contracts::receipt::{Receipt, Work};
+use contracts::voucher::{Signed, cost};
 use sealed::{
     Assignment, AssignmentRequest, Envelope, Header, RequestHead, ResponseHead, START, SecretKey,
     Settlement, Transcript,
@@ -43,12 +45,15 @@ async fn main() -> Result<()> {
         // The first has the key of the golden bytes.
         workers: [Worker::new(7)?, Worker::new(8)?],
         heard: Mutex::default(),
+        spent: is_asked("--paid").then(Mutex::default),
     });
     let app = Router::new()
         .route("/network/v1/models", get(models))
         .route("/network/v1/assignments", post(assign))
         .route("/network/v1/workers/{id}/evidence", post(prove))
         .route("/network/v1/requests", post(relay))
+        .route("/network/v1/terms", get(terms))
+        .route("/network/v1/vouchers", post(voucher))
         .route("/heard", get(heard))
         // What a browser asks before it asks.
         .method_not_allowed_fallback(|| async { StatusCode::NO_CONTENT })
@@ -80,11 +85,32 @@ struct Network {
     workers: [Worker; 2],
     /// All that the scheduler saw of requests and answers.
     heard: Mutex<Vec<u8>>,
+    /// By the payer, in nanotons; nothing where nobody pays.
+    spent: Option<Mutex<u64>>,
 }
 
 impl Network {
     fn worker(&self, id: &Digest256) -> Option<&Worker> {
         self.workers.iter().find(|worker| worker.id() == *id)
+    }
+
+    fn price(&self) -> u64 {
+        if self.spent.is_some() { PRICE } else { 5 }
+    }
+
+    fn spent(&self) -> MutexGuard<'_, u64> {
+        let spent = self.spent.as_ref().unwrap_or(&NOTHING);
+        spent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the payer signed for.
+    fn signed(&self, voucher: &[u8]) -> Result<u64> {
+        let signed: Signed = BocRepr::decode(voucher)?;
+        let key = Ed25519KeyPair::from_seed_unchecked(&[7; 32])?;
+        let key = HashBytes(key.public_key().as_ref().try_into()?);
+        let voucher = signed.verify(&key)?;
+        anyhow::ensure!(voucher.keeps_its_cap(), "not as the contract counts");
+        Ok(voucher.amount)
     }
 
     fn hear(&self, bytes: &[u8]) {
@@ -147,9 +173,11 @@ impl Worker {
         opener.end()?;
         let (first, body) = opened.split_first().context("no head")?;
         let head = RequestHead::parse(first)?;
-        let asked: Value = serde_json::from_slice(&body.concat())?;
+        let body = body.concat();
+        let asked: Value = serde_json::from_slice(&body).unwrap_or_default();
         let said = asked.pointer("/messages/0/content");
-        let said = said.and_then(Value::as_str).unwrap_or_default();
+        let form = String::from_utf8_lossy(&body);
+        let said = said.and_then(Value::as_str).unwrap_or(&form);
         let (kind, pieces) = match asked.get("stream") == Some(&Value::Bool(true)) {
             true => ("text/event-stream", stream(said)),
             false => ("application/json", vec![whole(said, &head.path)]),
@@ -245,7 +273,7 @@ async fn assign(With(network): With<Arc<Network>>, asked: Bytes) -> Answer {
     };
     let price = match &*asked.model {
         "greedy" => asked.max_price.saturating_add(1),
-        _ => 5,
+        _ => network.price(),
     };
     let assignment = Assignment {
         worker: worker.id(),
@@ -261,13 +289,13 @@ async fn prove(With(network): With<Arc<Network>>, Path(id): Path<String>, asked:
     let Ok(Request::Challenge(nonce)) = cbor::decode(&asked) else {
         return Ok(refuse(StatusCode::BAD_REQUEST, "no_challenge"));
     };
-    let td = match std::env::args().nth(1).as_deref() {
-        Some("--other-build") => {
+    let td = match is_asked("--other-build") {
+        true => {
             let mut state = TdState::new(Td::REGISTERS, Td::MRCONFIGID);
             state.registers.rtmr1 = Digest384::from_bytes([9; 48]);
             Td::in_state(state)
         }
-        _ => Td::new(),
+        false => Td::new(),
     };
     Ok(cbor::encode(&worker.prove(&td, nonce)?).into_response())
 }
@@ -282,11 +310,27 @@ async fn relay(With(network): With<Arc<Network>>, headers: HeaderMap, request: B
         .iter()
         .position(|other| other.id() == worker.id())
         == Some(0);
+    if network.spent.is_some() {
+        let voucher = headers.get("cocoon-voucher").context("no voucher")?;
+        let amount = network.signed(&URL_SAFE_NO_PAD.decode(voucher)?)?;
+        let most = cost(envelope.limit, envelope.price).context("too much")?;
+        let spent = *network.spent();
+        if amount < spent.saturating_add(most) {
+            let error = json!({"code": "not_covered", "spent": spent, "reserved": 0});
+            let refused = axum::Json(json!({"error": error}));
+            return Ok((StatusCode::PAYMENT_REQUIRED, refused).into_response());
+        }
+    }
     network.hear(&request);
     let mut answer = worker.answer(&envelope, &encoded, &request)?;
     network.hear(&answer);
+    if (&*envelope.model, first) == ("gone", true) {
+        return Ok(refuse(StatusCode::BAD_GATEWAY, "worker_gone"));
+    }
+    let paid = cost(7, envelope.price).context("too much")?;
+    let spent = network.spent().saturating_add(paid);
+    *network.spent() = spent;
     match (&*envelope.model, first) {
-        ("gone", true) => return Ok(refuse(StatusCode::BAD_GATEWAY, "worker_gone")),
         ("silent", true) => answer.truncate(40),
         ("cut", _) => answer.truncate(answer.len() / 2),
         ("forged", _) => {
@@ -306,6 +350,21 @@ async fn relay(With(network): With<Arc<Network>>, headers: HeaderMap, request: B
         Body::from_stream(pieces),
     )
         .into_response())
+}
+
+async fn terms(With(network): With<Arc<Network>>) -> axum::Json<Value> {
+    let payee = StdAddr::new(0, HashBytes([9; 32])).to_string();
+    axum::Json(match network.spent {
+        Some(_) => json!({"global_id": -3, "payee": payee}),
+        None => json!({"free": true}),
+    })
+}
+
+async fn voucher(With(network): With<Arc<Network>>, voucher: Bytes) -> Answer {
+    let (amount, spent) = (network.signed(&voucher)?, *network.spent());
+    let free = amount.saturating_sub(spent);
+    let counted = json!({"free": free, "spent": spent, "reserved": 0});
+    Ok(axum::Json(counted).into_response())
 }
 
 async fn heard(With(network): With<Arc<Network>>) -> Vec<u8> {
@@ -346,6 +405,15 @@ impl IntoResponse for Broken {
         (StatusCode::INTERNAL_SERVER_ERROR, format!("{:#}", self.0)).into_response()
     }
 }
+
+fn is_asked(option: &str) -> bool {
+    std::env::args().skip(1).any(|given| given == option)
+}
+
+static NOTHING: Mutex<u64> = Mutex::new(0);
+
+/// Where it is paid: nanotons for a million tokens.
+const PRICE: u64 = 2_000_000;
 
 /// 2100-01-01.
 const FAR: u64 = 4_102_444_800;

@@ -1,0 +1,236 @@
+// What pays for requests: vouchers of one Channel. What a request may cost is reserved and
+// kept before its voucher leaves, so nothing that is forgotten signs for less than was
+// spent. What broke off is in doubt until the scheduler has told what it counts; it is
+// believed up to what was reserved.
+import { Voucher } from "./attestation.js";
+import { CocoonError } from "./error.js";
+
+export class Purse {
+    #channel;
+    #key;
+    #most;
+    #now;
+    #store;
+
+    /** See client.d.ts. */
+    constructor({ channel, key, budget = Infinity, now = () => Date.now() / 1000, store = memory() }) {
+        this.#channel = channel;
+        this.#key = imported(key);
+        // Who awaits a signature hears of it.
+        this.#key.catch(() => {});
+        this.#most = Math.min(channel.deposit, budget);
+        this.#now = now;
+        this.#store = store;
+    }
+
+    /** Whether it is what a scheduler with these terms is paid from. */
+    pays({ payee, global_id }) {
+        return payee === this.#channel.payee && global_id === this.#channel.global_id;
+    }
+
+    /** A voucher for a request, base64url; nothing where nothing is owed. */
+    async reserve(id, limit, price, seconds) {
+        const { channel, global_id, until } = this.#channel;
+        return this.#signed(
+            await this.#change((state, now) => {
+                if (now >= until) {
+                    throw new CocoonError("channel", `the channel has ended at ${until}`);
+                }
+                const most = cost(limit, price);
+                const [needed, left] = [taken(state) + most, this.#most - taken(state)];
+                if (most > left) {
+                    const message = `the request may cost ${most} nanotons, and ${left} are left`;
+                    throw new CocoonError("not_covered", message);
+                }
+                state.reserved[id] = { limit, price, until: now + seconds };
+                if (state.voucher === null && needed === 0) {
+                    return undefined;
+                }
+                const last = newest(state) ?? Voucher.first(channel, global_id);
+                const enough = state.voucher !== null && last.amount >= needed && last.cap >= price;
+                const voucher = enough ? last : last.raised(needed, price, now);
+                state.voucher = base64(voucher.bytes);
+                return voucher;
+            }),
+        );
+    }
+
+    /** A worker has signed for so many tokens. */
+    settle(id, tokens) {
+        return this.#change((state) => {
+            const reserved = state.reserved[id];
+            if (reserved !== undefined) {
+                delete state.reserved[id];
+                state.spent += cost(Math.min(tokens, reserved.limit), reserved.price);
+                state.tokens += tokens;
+            }
+        });
+    }
+
+    /** Nothing was done for it. */
+    release(id) {
+        return this.#change((state) => void delete state.reserved[id]);
+    }
+
+    /** Nobody has told what was done for it. */
+    doubt(id) {
+        return this.#change((state) => doubt(state, id));
+    }
+
+    /** What the scheduler counts. Whether that was in doubt. */
+    reconcile(counted) {
+        return this.#change((state) => {
+            const before = [state.spent, state.doubtful, state.held];
+            const isOver = Object.keys(state.reserved).length === 0 && counted.reserved === 0;
+            if (isOver) {
+                const most = state.spent + state.doubtful;
+                state.spent = Math.min(Math.max(counted.spent, state.spent), most);
+                state.doubtful = state.held = 0;
+            } else {
+                state.held = 0;
+                const more = counted.spent + counted.reserved - taken(state);
+                state.held = Math.min(Math.max(more, 0), state.doubtful);
+            }
+            return before.some((value, at) => value !== [state.spent, state.doubtful, state.held][at]);
+        });
+    }
+
+    /** The newest voucher, while there is something that the scheduler knows better. */
+    async inDoubt() {
+        return this.#signed(
+            await this.#change((state) => (state.doubtful > 0 ? newest(state) : undefined)),
+        );
+    }
+
+    /** How it stands. */
+    balance() {
+        return this.#change((state) => ({
+            spent: state.spent,
+            reserved: taken(state) - state.spent,
+            budget: this.#most,
+            tokens: state.tokens,
+        }));
+    }
+
+    async #change(change) {
+        let done;
+        await this.#store.update((state = EMPTY) => {
+            const next = structuredClone(state);
+            const now = this.#now();
+            const old = ([, { until }]) => until < now;
+            // Of a page that was left, or a process that ended.
+            Object.entries(next.reserved).filter(old).forEach(([id]) => doubt(next, id));
+            done = change(next, now);
+            return next;
+        });
+        return done;
+    }
+
+    async #signed(voucher) {
+        if (voucher === undefined) {
+            return undefined;
+        }
+        const signature = await crypto.subtle.sign("Ed25519", await this.#key, voucher.hash);
+        return base64(voucher.signed(new Uint8Array(signature)));
+    }
+}
+
+/** For as long as the program runs. */
+export function memory() {
+    let state;
+    return {
+        async update(change) {
+            state = change(state);
+        },
+    };
+}
+
+/** In the browser, for all pages of an origin. */
+export function indexedDb(name) {
+    const opened = new Promise((resolve, reject) => {
+        const request = indexedDB.open("cocoon", 1);
+        request.onupgradeneeded = () => request.result.createObjectStore("purses");
+        request.onsuccess = () => resolve(request.result);
+        request.onerror = () => reject(request.error);
+    });
+    return {
+        async update(change) {
+            const database = await opened;
+            return new Promise((resolve, reject) => {
+                // Whoever comes second reads what the first has written, and all of it is
+                // on disk when it is over.
+                const how = { durability: "strict" };
+                const transaction = database.transaction("purses", "readwrite", how);
+                const purses = transaction.objectStore("purses");
+                let reason;
+                purses.get(name).onsuccess = ({ target }) => {
+                    try {
+                        purses.put(change(target.result), name);
+                    } catch (error) {
+                        reason = error;
+                        transaction.abort();
+                    }
+                };
+                transaction.oncomplete = () => resolve();
+                transaction.onabort = () => reject(reason ?? transaction.error);
+            });
+        },
+    };
+}
+
+/** Tokens at a price, rounded down. */
+function cost(tokens, price) {
+    const nanotons = Number((BigInt(tokens) * BigInt(price)) / 1_000_000n);
+    if (!Number.isSafeInteger(nanotons)) {
+        throw new CocoonError("not_covered", "more than there are nanotons");
+    }
+    return nanotons;
+}
+
+function taken({ spent, held, reserved }) {
+    const costs = Object.values(reserved).map(({ limit, price }) => cost(limit, price));
+    return costs.reduce((sum, one) => sum + one, spent + held);
+}
+
+function doubt(state, id) {
+    const reserved = state.reserved[id];
+    if (reserved !== undefined) {
+        delete state.reserved[id];
+        state.doubtful += cost(reserved.limit, reserved.price);
+    }
+}
+
+function newest({ voucher }) {
+    return voucher === null ? undefined : Voucher.parse(bytes(voucher));
+}
+
+/** A key that signs: one of WebCrypto's, or its 32 bytes, as they are or in hex. */
+async function imported(key) {
+    if (key instanceof CryptoKey) {
+        return key;
+    }
+    const seed = typeof key === "string" ? fromHex(key.trim()) : key;
+    if (seed.length !== 32) {
+        throw new CocoonError("channel", "the key of a channel has 32 bytes");
+    }
+    const whole = new Uint8Array([...PKCS8, ...seed]);
+    return crypto.subtle.importKey("pkcs8", whole, "Ed25519", false, ["sign"]);
+}
+
+const fromHex = (text) => Uint8Array.from(text.match(/../g) ?? [], (digits) => parseInt(digits, 16));
+
+/** What {@link base64} gave the text of. */
+export const bytes = (text) =>
+    Uint8Array.from(atob(text.replaceAll("-", "+").replaceAll("_", "/")), (one) => one.charCodeAt());
+
+/** In the alphabet of URLs, without padding. */
+export const base64 = (bytes) =>
+    btoa(String.fromCharCode(...bytes))
+        .replaceAll("+", "-")
+        .replaceAll("/", "_")
+        .replaceAll("=", "");
+
+/** What is before the bytes of an Ed25519 key: RFC 8410, section 7. */
+const PKCS8 = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+
+const EMPTY = { voucher: null, spent: 0, tokens: 0, doubtful: 0, held: 0, reserved: {} };
