@@ -1,133 +1,71 @@
-"""The server of a Telegram Mini App: a static page, and the way to a gateway for users
-that Telegram vouches for.
+"""The server of a Telegram Mini App that chats with the network: files, and nothing else.
 
-    TELEGRAM_TOKEN=… COCOON_GATEWAY=http://127.0.0.1:8080 python server.py
+    COCOON_PACKAGE=…/attestation COCOON_RELEASE=release.json \\
+        COCOON_SCHEDULER=https://scheduler.example COCOON_MAX_PRICE=2000000 python server.py
 
-Telegram signs who opened the page (initData); every request shows it, and is refused
-without. Put it behind a server that speaks TLS, as Telegram asks. Between page and
-gateway this server reads along: run it where you would run the gateway.
+``COCOON_PACKAGE`` is the folder of the npm package ``@cocoon/attestation``,
+``COCOON_RELEASE`` the manifest of the release whose machines may answer. The page verifies
+and seals by itself, so this server sees no question and no answer; whoever runs it could
+serve another page, and is trusted for that alone. Put it behind a server that speaks TLS,
+as Telegram asks.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import http.client
 import json
 import os
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 PAGE = Path(__file__).parent / "page"
-TYPES = {".html": "text/html; charset=utf-8", ".js": "text/javascript", ".css": "text/css"}
-POLICY = (
-    "default-src 'none'; script-src 'self' https://telegram.org; style-src 'self'; "
-    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'"
-)
-
-# How long what Telegram signed counts, in seconds, and the most that is sent on.
-MAX_AGE = 3600
-MAX_BODY = 4 << 20
+TYPES = {
+    ".css": "text/css",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript",
+    ".json": "application/json",
+    ".wasm": "application/wasm",
+}
 
 
-class Refused(Exception):
-    """Why a request is not the user's that it says."""
-
-
-def user_of(init_data: str, token: str, now: float) -> dict[str, Any]:
-    """The user whom Telegram vouches for.
-
-    Source: https://core.telegram.org/bots/webapps, "Validating data received via the
-    Mini App".
-    """
-    pairs = parse_qsl(init_data, keep_blank_values=True)
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise Refused("a field is there twice")
-    shown = fields.pop("hash", "")
-    text = "\n".join(f"{name}={fields[name]}" for name in sorted(fields))
-    secret = hmac.digest(b"WebAppData", token.encode(), "sha256")
-    expected = hmac.new(secret, text.encode(), hashlib.sha256).hexdigest()
-    if not hmac.compare_digest(expected.encode(), shown.encode()):
-        raise Refused("Telegram did not sign this")
-    age = now - int(fields.get("auth_date", "0"))
-    if not -60 <= age <= MAX_AGE:
-        raise Refused(f"signed {age:.0f} seconds ago: open the app again")
-    user: dict[str, Any] = json.loads(fields.get("user", "{}"))
-    if "id" not in user:
-        raise Refused("signed for nobody")
-    return user
-
-
-def serve(address: tuple[str, int], token: str, gateway: str) -> ThreadingHTTPServer:
-    """For ``token``'s bot, in front of ``gateway``."""
+def serve(
+    address: tuple[str, int],
+    package: Path,
+    release: Path,
+    scheduler: str,
+    max_price: int,
+    page: Path = PAGE,
+) -> ThreadingHTTPServer:
+    """The files of ``page`` and ``package``, and which network to ask."""
+    network = json.dumps({"scheduler": scheduler, "maxPrice": max_price}).encode()
+    policy = (
+        "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; "
+        f"connect-src 'self' {scheduler}; img-src data:; base-uri 'none'; form-action 'none'"
+    )
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            if self.path.startswith(("/v1/", "/cocoon/")):
-                self._pass_on(b"")
-                return
-            name = urlsplit(self.path).path.strip("/") or "index.html"
-            file = PAGE / name
-            if "/" in name or not file.is_file():
-                self._refuse(404, "no such page")
-                return
-            self._reply(200, file.read_bytes(), TYPES[file.suffix])
-
-        def do_POST(self) -> None:
-            length = int(self.headers.get("content-length") or 0)
-            if length > MAX_BODY or self.path != "/v1/chat/completions":
-                self.close_connection = True
-                self._refuse(404 if length <= MAX_BODY else 413, "not through here")
-                return
-            self._pass_on(self.rfile.read(length))
-
-        def _pass_on(self, body: bytes) -> None:
-            scheme, _, init_data = self.headers.get("authorization", "").partition(" ")
-            try:
-                if scheme != "tma":
-                    raise Refused("open this from Telegram")
-                user_of(init_data, token, time.time())
-            except (Refused, ValueError) as refused:
-                self._refuse(401, str(refused))
-                return
-            host = urlsplit(gateway)
-            connection = http.client.HTTPConnection(host.hostname or "", host.port, timeout=300)
-            try:
-                # Who asks stays here.
-                headers = {"content-type": "application/json"} if body else {}
-                connection.request(self.command, self.path, body or None, headers)
-                self._relay(connection.getresponse())
-            except OSError:
-                self._refuse(502, "the gateway is out of reach")
-            finally:
-                connection.close()
-
-        def _relay(self, answer: http.client.HTTPResponse) -> None:
-            self.send_response(answer.status)
-            for name in ("content-type", "cocoon-request", "cocoon-cost"):
-                if value := answer.headers.get(name):
-                    self.send_header(name, value)
-            self.send_header("connection", "close")
-            self.end_headers()
-            self.close_connection = True
-            while part := answer.read1(1 << 16):
-                self.wfile.write(part)
-
-        def _refuse(self, status: int, message: str) -> None:
-            error = {"message": message, "type": "mini_app", "param": None, "code": None}
-            self._reply(status, json.dumps({"error": error}).encode(), "application/json")
+            path = urlsplit(self.path).path.removeprefix("/") or "index.html"
+            folder, name = page, path
+            if path.startswith("package/"):
+                folder, name = package, path.removeprefix("package/")
+            file = release if path == "release.json" else folder / name
+            if path == "network.json":
+                self._reply(200, network, TYPES[".json"])
+            elif "/" in name or file.suffix not in TYPES or not file.is_file():
+                self._reply(404, b"no such page", "text/plain")
+            else:
+                self._reply(200, file.read_bytes(), TYPES[file.suffix])
 
         def _reply(self, status: int, body: bytes, kind: str) -> None:
             self.send_response(status)
             self.send_header("content-type", kind)
             self.send_header("content-length", str(len(body)))
-            self.send_header("content-security-policy", POLICY)
+            self.send_header("content-security-policy", policy)
+            self.send_header("referrer-policy", "no-referrer")
             self.send_header("x-content-type-options", "nosniff")
             self.end_headers()
             self.wfile.write(body)
@@ -139,6 +77,13 @@ def serve(address: tuple[str, int], token: str, gateway: str) -> ThreadingHTTPSe
 
 
 if __name__ == "__main__":
-    port = int(os.environ.get("PORT", "8000"))
-    gateway = os.environ.get("COCOON_GATEWAY", "http://127.0.0.1:8080")
-    serve(("127.0.0.1", port), os.environ["TELEGRAM_TOKEN"], gateway).serve_forever()
+    server = serve(
+        ("127.0.0.1", int(os.environ.get("PORT", "8000"))),
+        Path(os.environ["COCOON_PACKAGE"]),
+        Path(os.environ["COCOON_RELEASE"]),
+        os.environ["COCOON_SCHEDULER"].rstrip("/"),
+        int(os.environ["COCOON_MAX_PRICE"]),
+        Path(os.environ.get("COCOON_PAGE", PAGE)),
+    )
+    print(f"page http://127.0.0.1:{server.server_port}", flush=True)
+    server.serve_forever()

@@ -1,4 +1,4 @@
-import type { Policy, Settled, UnixTime } from "./attestation.js";
+import type { Check, Policy, Settled, UnixTime } from "./attestation.js";
 
 export interface Options {
     /** URL of a scheduler; it is trusted with nothing. */
@@ -24,6 +24,8 @@ export interface Options {
     readonly purse?: Purse;
     /** Told what each answer cost, once it is over; `null` where nothing was signed. */
     readonly settled?: (settled: Settled | null) => void;
+    /** Told what was verified of each worker, before anything is sealed to it. */
+    readonly verified?: (verified: { readonly worker: string; readonly checks: Check[] }) => void;
     /** Instead of the platform's own. */
     readonly fetch?: typeof globalThis.fetch;
     /** Instead of the platform's own. */
@@ -83,6 +85,9 @@ export class Purse {
         readonly tokens: number;
     }>;
 }
+
+/** A key's 32 bytes, or their hex, as a key that signs and cannot be read out. */
+export function importKey(key: Uint8Array | string): Promise<CryptoKey>;
 
 /** Forgets with the program. */
 export function memory(): Store;

@@ -6,7 +6,7 @@ import { CocoonError } from "./error.js";
 import { base64, bytes } from "./purse.js";
 
 export { CocoonError } from "./error.js";
-export { Purse, indexedDb, memory } from "./purse.js";
+export { Purse, importKey, indexedDb, memory } from "./purse.js";
 
 export class CocoonClient {
     #options;
@@ -30,6 +30,7 @@ export class CocoonClient {
             now: () => Date.now() / 1000,
             fetch: (...request) => globalThis.fetch(...request),
             settled: () => {},
+            verified: () => {},
             ...options,
             scheduler: `${options.scheduler}`.replace(/\/+$/, ""),
             secret,
@@ -212,6 +213,7 @@ export class CocoonClient {
             }
             const until = Math.min(now() + fresh, peer.notAfter);
             this.#peers.set(worker, { peer, keyset, until });
+            this.#options.verified({ worker, checks: peer.checks });
             return peer;
         } catch (error) {
             throw new NextWorker(worker, error);

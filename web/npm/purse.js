@@ -15,7 +15,7 @@ export class Purse {
     /** See client.d.ts. */
     constructor({ channel, key, budget = Infinity, now = () => Date.now() / 1000, store = memory() }) {
         this.#channel = channel;
-        this.#key = imported(key);
+        this.#key = importKey(key);
         // Who awaits a signature hears of it.
         this.#key.catch(() => {});
         this.#most = Math.min(channel.deposit, budget);
@@ -205,7 +205,7 @@ function newest({ voucher }) {
 }
 
 /** A key that signs: one of WebCrypto's, or its 32 bytes, as they are or in hex. */
-async function imported(key) {
+export async function importKey(key) {
     if (key instanceof CryptoKey) {
         return key;
     }

@@ -16,7 +16,10 @@ if (COCOON_NETWORK === undefined && CI !== undefined) {
 /** For node:test: why a test cannot run, or `false`. */
 export const skip = COCOON_NETWORK === undefined ? "skipped: no network" : false;
 
-/** The package that takes another root, loaded. */
+/** Where the package lies that takes another root. */
+export const double = COCOON_DOUBLE;
+
+/** The same package, loaded. */
 export const load = (name) => import(pathToFileURL(`${COCOON_DOUBLE}/${name}`));
 
 /** Starts it: where it is, what it reports, and how to end it. */

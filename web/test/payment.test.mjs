@@ -4,6 +4,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { CHANNEL, KEY } from "./channel.mjs";
 import { load, run, skip, start } from "./network.mjs";
 
 let network;
@@ -25,16 +26,6 @@ after(async () => {
     folder && rmSync(folder, { recursive: true });
 });
 
-/** As `cocoon chain channel open --out` writes it. */
-const CHANNEL = {
-    channel: `0:${"01".repeat(32)}`,
-    global_id: -3,
-    payee: `0:${"09".repeat(32)}`,
-    deposit: 1_000_000_000,
-    until: 4_000_000_000,
-    voucher_key: "voucher.key",
-};
-const KEY = "07".repeat(32);
 /** Of one answer: seven tokens. */
 const COST = 14;
 

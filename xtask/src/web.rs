@@ -71,8 +71,12 @@ pub fn bench(builder: &Builder) -> Result<()> {
 const MAX_GZIPPED: usize = 1_000_000;
 
 /// What the tests and the benchmark run.
-pub const NEEDED: [(&str, &str); 3] =
-    [("node", "nodejs"), ("npm", "npm"), ("chromium", "chromium")];
+pub const NEEDED: [(&str, &str); 4] = [
+    ("node", "nodejs"),
+    ("npm", "npm"),
+    ("chromium", "chromium"),
+    ("python3", "python3"),
+];
 
 /// Whom a package believes.
 #[derive(Clone, Copy)]

@@ -1,31 +1,60 @@
-// A chat for Telegram's Mini Apps; initData goes along with every request.
-const telegram = globalThis.Telegram?.WebApp;
-const headers = {
-    authorization: `tma ${telegram?.initData || location.hash.slice(1)}`,
-    "content-type": "application/json",
-};
+// A chat for Telegram's Mini Apps. This page verifies a worker and seals each question to
+// it: neither the server that the page came from nor the scheduler reads one.
+import { CocoonClient, Purse, importKey, indexedDb } from "./package/client-web.js";
+import { policy } from "./policy.js";
+
 const at = (id) => document.getElementById(id);
+const { scheduler, maxPrice } = await (await fetch("network.json")).json();
+const wallet = indexedDb("mini-app");
 const messages = [];
+let client = await connect();
+let cost = 0;
 let model;
 
-async function call(path, body) {
-    const method = body ? "POST" : "GET";
-    const response = await fetch(path, { method, headers, body: body && JSON.stringify(body) });
-    if (response.ok) return response;
-    const problem = await response.json().catch(() => null);
-    throw new Error(problem?.error?.message ?? `status ${response.status}`);
+async function connect() {
+    let paying;
+    await wallet.update((kept) => (paying = kept));
+    const purse =
+        paying && new Purse({ ...paying, store: indexedDb(paying.channel.channel) });
+    return new CocoonClient({ scheduler, policy, maxPrice, purse, settled, verified });
 }
 
-async function showTrust() {
-    const told = await (await call("/cocoon/trust")).json();
-    const checks = (told.workers ?? [told]).flatMap((worker) => worker.checks);
-    at("trust").textContent = checks.length ? "✓ verified" : "nobody asked yet";
-    const lines = checks.map(({ name, found, passed }) => {
-        const line = document.createElement("li");
-        line.textContent = `${passed ? "✓" : "✗"} ${name}: ${found}`;
-        return line;
-    });
-    at("checks").querySelector("ul").replaceChildren(...lines);
+function verified({ worker, checks }) {
+    at("trust").textContent = "✓ verified";
+    const lines = [{ name: "worker", found: worker, passed: true }, ...checks];
+    at("proof").replaceChildren(
+        ...lines.map(({ name, found, passed }) => {
+            const line = document.createElement("li");
+            line.textContent = `${passed ? "✓" : "✗"} ${name}: ${found}`;
+            return line;
+        }),
+    );
+}
+
+function settled(signed) {
+    cost += signed?.cost ?? 0;
+    at("cost").textContent = `${cost} nanotons so far`;
+}
+
+async function call(path, body) {
+    const json = { "content-type": "application/json" };
+    const request = body && { method: "POST", headers: json, body: JSON.stringify(body) };
+    const response = await client.fetch(path, request);
+    if (response.ok) return response;
+    const problem = await response.json().catch(() => null);
+    throw new Error(problem?.error?.message ?? problem?.error?.code ?? `status ${response.status}`);
+}
+
+/** The channel that pays, and the file of its key. */
+async function pay(files) {
+    const texts = await Promise.all([...files].map((file) => file.text()));
+    const channel = texts.find((text) => text.trimStart().startsWith("{"));
+    const key = texts.find((text) => text !== channel);
+    if (!channel || !key) throw new Error("choose channel.json and the file of its key");
+    const kept = { channel: JSON.parse(channel), key: await importKey(key) };
+    await wallet.update(() => kept);
+    client = await connect();
+    at("cost").textContent = "this channel pays";
 }
 
 function add(text, kind) {
@@ -57,10 +86,11 @@ async function ask(content) {
             turn.scrollIntoView({ block: "end" });
         }
         messages.push({ role: "assistant", content: answer });
-        await showTrust();
+        turn.classList.add("whole");
     } catch (error) {
         messages.pop();
         turn.textContent = error.message;
+        turn.classList.add("failed");
     }
 }
 
@@ -71,14 +101,15 @@ at("ask").addEventListener("submit", (event) => {
     if (content) ask(content);
 });
 at("trust").addEventListener("click", () => at("checks").showModal());
-at("checks").querySelector("button").addEventListener("click", () => at("checks").close());
+at("close").addEventListener("click", () => at("checks").close());
+at("channel").addEventListener("change", ({ target }) =>
+    pay(target.files).catch((error) => (at("cost").textContent = error.message)),
+);
 
-telegram?.ready();
-telegram?.expand();
 try {
     model = (await (await call("/v1/models")).json()).data[0].id;
-    await showTrust();
+    at("trust").textContent = "nobody asked yet";
 } catch (error) {
     at("trust").textContent = "not reachable";
-    add(error.message, "assistant");
+    add(error.message, "failed");
 }
