@@ -49,18 +49,18 @@ pub(super) struct Begun {
 impl Network {
     /// Asks until an answer begins, or nobody is left.
     pub(super) async fn exchange(&self, request: &Request) -> Result<Begun, Problem> {
-        let asking = Asking::default();
+        let (asking, started) = (Asking::default(), Instant::now());
+        let until = started.checked_add(self.options.deadline);
         if !self.options.hedge {
-            return self.one_by_one(request, &asking).await;
+            return self.one_by_one(request, until, &asking).await;
         }
-        let started = Instant::now();
         let after = self.patience(&request.model, Patience::begin);
-        let mut first = pin!(self.one_by_one(request, &asking));
+        let mut first = pin!(self.one_by_one(request, until, &asking));
         let begun = match timeout(after, first.as_mut()).await {
             Ok(begun) => begun,
             Err(_) if self.patience(&request.model, |patience| patience.again(1)) => {
                 self.usage.hedged();
-                let second = pin!(self.one_by_one(request, &asking));
+                let second = pin!(self.one_by_one(request, until, &asking));
                 // The other one is dropped, and what it cost is in doubt.
                 select_ok([first, second]).await.map(|(begun, _)| begun)
             }
@@ -73,8 +73,12 @@ impl Network {
     }
 
     /// Nobody who is asked for the same request beside this.
-    async fn one_by_one(&self, request: &Request, asking: &Asking) -> Result<Begun, Problem> {
-        let until = Instant::now().checked_add(self.options.deadline);
+    async fn one_by_one(
+        &self,
+        request: &Request,
+        until: Option<Instant>,
+        asking: &Asking,
+    ) -> Result<Begun, Problem> {
         let left = || until.and_then(|until| until.checked_duration_since(Instant::now()));
         let mut last: Option<AttemptError> = None;
         for route in self.routes() {
