@@ -5,6 +5,7 @@ mod chain;
 pub(crate) mod chat;
 mod private;
 mod report;
+mod secret;
 mod service;
 mod stage;
 mod tamper;
@@ -12,6 +13,7 @@ mod tamper;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
+use measurements::shape::Platform;
 
 use crate::image::{Builder, Profile};
 use crate::vm::Vm;
@@ -27,7 +29,7 @@ pub fn run(builder: &Builder) -> Result<()> {
     let debug = stage.unpublished(builder)?;
     println!("{}", stage.platform_in_words());
     genuine(&stage, &mut report)?;
-    private::run(builder, &stage)?;
+    report.refusals.push(private::run(builder, &stage)?);
     report.seconds_to_trusted = Some(service::run(&stage)?);
     tamper::all(&stage, &debug, &mut report)?;
     report.chain = chain::run(builder)?;
@@ -73,7 +75,8 @@ const NO_GPU: [&str; 4] = [
 /// Gives what the console showed.
 fn genuine(stage: &Stage, report: &mut Report) -> Result<Vec<Line>> {
     let step = stage.progress.step("boot the published image");
-    let mut vm = Vm::start(&stage.tools, &stage.authority, &stage.boot("genuine")?)?;
+    let boot = stage.boot("genuine")?;
+    let mut vm = Vm::start(&stage.tools, &stage.authority, &boot)?;
     let init = vm.console().wait_for("init: ", stage::BOOT)?;
     vm.console().wait_for(stage::READY, stage::BOOT)?;
     let proof = stage.verify(vm.address())?;
@@ -93,10 +96,14 @@ fn genuine(stage: &Stage, report: &mut Report) -> Result<Vec<Line>> {
     report.chat = Some(chat.figures());
     report.embedding_ms = Some(chat::embed(&gateway.base)?);
     report.agent_memory_mib = stage::agent_memory(&vm);
+    if boot.platform == Platform::Vtpm {
+        let memory = u64::from(boot.shape.memory.mib) << 20;
+        report.seconds_to_forget = Some(secret::forgotten(&vm, memory, gateway)?);
+    }
     let ended = Instant::now();
     vm.press_power_button()?;
     vm.wait(stage::BOOT)?;
     report.seconds_to_power_off = Some(ended.elapsed().as_secs_f64());
-    step.done("verified, answered, powered off");
+    step.done("verified, answered, forgot what it was told, powered off");
     Ok(vm.console().lines())
 }

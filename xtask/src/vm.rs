@@ -7,7 +7,7 @@
 pub mod acpi;
 pub mod console;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
@@ -136,6 +136,18 @@ impl Vm {
     pub fn press_power_button(&self) -> Result<()> {
         let mut qmp = Qmp::connect(&self.state.path().join(qmp::SOCKET))?;
         qmp.execute("system_powerdown")
+    }
+
+    /// Shows a piece of the guest's memory, as whoever owns the machine sees it. Under TDX
+    /// that is nothing.
+    pub fn memory(&self, start: u64, size: u64) -> Result<Vec<u8>> {
+        let file = self.state.path().join("memory");
+        let arguments = json!({ "val": start, "size": size, "filename": file });
+        let mut qmp = Qmp::connect(&self.state.path().join(qmp::SOCKET))?;
+        qmp.execute_with("pmemsave", &arguments)?;
+        let bytes = fs::read(&file).context("cannot read the guest's memory")?;
+        fs::remove_file(&file).context("cannot remove the guest's memory")?;
+        Ok(bytes)
     }
 
     /// Waits until QEMU has ended by itself.

@@ -1,4 +1,4 @@
-//! As much of QEMU's monitor protocol as is needed: commands without arguments.
+//! As much of QEMU's monitor protocol as is needed: commands, and whether they are taken.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A session with the monitor.
 #[derive(Debug)]
@@ -27,7 +27,12 @@ impl Qmp {
 
     /// Sends a command and waits until it is accepted.
     pub fn execute(&mut self, command: &str) -> Result<()> {
-        let request = serde_json::json!({ "execute": command });
+        self.execute_with(command, &json!({}))
+    }
+
+    /// The same, with arguments.
+    pub fn execute_with(&mut self, command: &str, arguments: &Value) -> Result<()> {
+        let request = json!({ "execute": command, "arguments": arguments });
         writeln!(self.0.get_mut(), "{request}")
             .with_context(|| format!("cannot send {command} to QEMU"))?;
         loop {

@@ -90,6 +90,21 @@ impl Recital {
     }
 }
 
+/// Has the built-in model continue a text, and repeat it.
+pub(super) fn echo(base: &str, text: &str) -> Result<()> {
+    let body = json!({ "model": "cocoon-tiny", "prompt": text, "echo": true, "max_tokens": 8 });
+    let mut response = agent()
+        .post(format!("{base}/completions"))
+        .send_json(&body)
+        .context("the gateway gives no answer")?;
+    let answer = response
+        .body_mut()
+        .read_to_string()
+        .context("the answer broke off")?;
+    ensure!(answer.contains(text), "the text is not repeated: {answer}");
+    Ok(())
+}
+
 /// Embeds one sentence; milliseconds.
 pub(crate) fn embed(base: &str) -> Result<f64> {
     let asked = Instant::now();

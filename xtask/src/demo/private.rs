@@ -1,5 +1,5 @@
 //! A private model: encrypted on the host's disk, opened only in the published machine,
-//! by a key that its owner gave to that machine.
+//! by a key that its owner gives to that machine, and to no other.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -15,16 +15,18 @@ use client::host::vm::ModelDisk;
 use client::model::key::KeyFile;
 use client::model::open::Pack;
 use client::release::key::SigningKey;
+use serde_json::Value;
 
-use super::chat;
+use super::report::Refusal;
 use super::stage::{self, Stage, publish, trust};
+use super::{chat, tamper};
 use crate::image::Builder;
 use crate::models;
 use crate::place::{remove, write};
-use crate::vm;
+use crate::vm::{self, Vm};
 
-/// Packs, publishes, gives the key, and has the machine answer.
-pub(super) fn run(builder: &Builder, stage: &Stage) -> Result<()> {
+/// Packs, publishes, gives the key, and has the machine answer; then another asks for it.
+pub(super) fn run(builder: &Builder, stage: &Stage) -> Result<Refusal> {
     let step = stage.progress.step("boot with a private model");
     let folder = stage.folder.join("private");
     remove(&folder)?;
@@ -70,7 +72,34 @@ pub(super) fn run(builder: &Builder, stage: &Stage) -> Result<()> {
     vm.press_power_button()?;
     vm.wait(stage::BOOT)?;
     step.done("the key was given to it, and it answered");
-    Ok(())
+    other_machine(stage, &mut keyserver, &boot)
+}
+
+/// The same disk and configuration, booted with another command line.
+fn other_machine(stage: &Stage, server: &mut Keyserver, boot: &vm::Boot) -> Result<Refusal> {
+    let tampering = "a model key for another build";
+    let step = stage.progress.step(tampering);
+    let mut other = vm::Boot {
+        log: stage.folder.join("other-private.console"),
+        ..boot.clone()
+    };
+    other.artefacts.command_line = tamper::other_command_line(stage)?;
+    let mut vm = Vm::start(&stage.tools, &stage.authority, &other)?;
+    let end = vm.console().wait_for("init: step ", stage::BOOT)?.text;
+    vm.wait(stage::BOOT)?;
+    let said: Value = serde_json::from_str(&server.next()?).context("the key server's log")?;
+    let word = |name| said.get(name).and_then(Value::as_str).unwrap_or_default();
+    let found = word("what");
+    step.done("powered off without it");
+    Ok(Refusal {
+        tampering: tampering.into(),
+        refused: word("event") == "refused"
+            && ["pcr9", "rtmr2"].iter().any(|name| found.contains(name))
+            && end.contains("fetch model keys failed"),
+        by: "the owner's key server, and so init".into(),
+        expected: "a machine that the owner accepts".into(),
+        found: found.into(),
+    })
 }
 
 /// The first of our models, encrypted.

@@ -26,6 +26,8 @@ pub(super) struct Report {
     pub(super) embedding_ms: Option<f64>,
     pub(super) agent_memory_mib: Option<u32>,
     pub(super) seconds_to_trusted: Option<f64>,
+    /// Until a secret is nowhere in the memory of a VM that is not confidential.
+    pub(super) seconds_to_forget: Option<f64>,
     pub(super) seconds_to_power_off: Option<f64>,
     pub(super) refusals: Vec<Refusal>,
     pub(super) chain: Vec<Expense>,
@@ -132,6 +134,7 @@ impl fmt::Display for Report {
             "MiB",
         )?;
         row("host run to trusted", self.seconds_to_trusted, "s")?;
+        row("secret is nowhere", self.seconds_to_forget, "s")?;
         row("power off", self.seconds_to_power_off, "s")?;
         if let Some(chat) = chat {
             writeln!(f, "\n\"Recite Psalm 23:4.\"  {}", chat.answer)?;

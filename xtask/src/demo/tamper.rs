@@ -31,7 +31,7 @@ pub(super) fn all(stage: &Stage, debug: &Unpublished, report: &mut Report) -> Re
     rows.extend(hostile_table(stage)?);
     rows.extend(other_peers(stage, &debug.release)?);
     rows.push(debug_td()?);
-    report.refusals = rows;
+    report.refusals.extend(rows);
     Ok(())
 }
 
@@ -72,8 +72,7 @@ fn corrupted(stage: &Stage) -> Result<Vec<Refusal>> {
 /// An image or a configuration that was not published: it boots, and is refused.
 fn other_boots(stage: &Stage, debug: &Artefacts) -> Result<Vec<Refusal>> {
     let mut line = stage.boot("other-command-line")?;
-    let text = line.artefacts.command_line()? + " cocoon.evil=1";
-    line.artefacts.command_line = written(stage, "other-cmdline", text.as_bytes())?;
+    line.artefacts.command_line = other_command_line(stage)?;
 
     let mut kernel = stage.boot("other-kernel")?;
     let bytes = restamped(read(&kernel.artefacts.kernel)?)?;
@@ -104,6 +103,12 @@ fn other_boots(stage: &Stage, debug: &Artefacts) -> Result<Vec<Refusal>> {
         step.done(verified.verdict);
     }
     Ok(rows)
+}
+
+/// One word more than is published.
+pub(super) fn other_command_line(stage: &Stage) -> Result<PathBuf> {
+    let text = stage.base.command_line()? + " cocoon.evil=1";
+    written(stage, "other-cmdline", text.as_bytes())
 }
 
 /// A table with a program in it, beside those of QEMU: measured, and powerless.
