@@ -256,6 +256,7 @@ const SLOW: Terms = Terms {
     ask: 1_000_000,
     pause: Duration::from_millis(20),
     manner: tests::stand_in::Manner::Honest,
+    answer: None,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);

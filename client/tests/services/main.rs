@@ -429,6 +429,7 @@ const SLOW: Terms = Terms {
     ask: 1_000_000,
     pause: Duration::from_millis(20),
     manner: Manner::Honest,
+    answer: None,
 };
 
 const TICK: Duration = Duration::from_millis(5);
