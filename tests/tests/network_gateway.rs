@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use paper_network::application::{COST, SECRET, ask, chat, gateway, get, purse};
 use paper_network::{Lie, PRICE, Scheduler};
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 
 #[tokio::test]
 async fn an_answer_comes_sealed_is_settled_and_says_what_it_cost() {
@@ -90,6 +91,18 @@ async fn whoever_cannot_serve_is_passed_over_before_an_answer_begins() {
             "{lie:?}: nothing goes to who proved nothing"
         );
     }
+}
+
+#[tokio::test]
+async fn a_scheduler_that_starts_again_is_waited_for() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gateway = gateway(&[listener.local_addr().unwrap()], Vec::new());
+    let again = async {
+        drop(listener.accept().await.unwrap());
+        Scheduler::serve(listener, 1, &[], true)
+    };
+    let ((status, _, body), _) = tokio::join!(ask(&gateway, chat(1, false)), again);
+    assert_eq!(status, StatusCode::OK, "{body:?}");
 }
 
 #[tokio::test]

@@ -88,10 +88,10 @@ impl Deal {
         }
     }
 
-    /// The scheduler counts otherwise than we do. Whether that was in doubt.
-    pub(super) async fn reconcile(&self, counted: Counted) -> bool {
-        let changed = self.paying(move |purse, _| purse.reconcile(counted)).await;
-        matches!(changed, Ok(Some(true)))
+    /// The scheduler counts otherwise than we do. Whether it is worth asking again.
+    pub(super) async fn refused(&self, sent: Option<Signed>, counted: Counted) -> bool {
+        let again = self.paying(move |purse, _| purse.refused(sent.as_ref(), counted));
+        matches!(again.await, Ok(Some(true)))
     }
 
     /// Checks what followed the last chunk, and counts it. `response` is the hash of

@@ -14,7 +14,7 @@ use axum::http::{HeaderMap, StatusCode, response};
 use futures_util::future::select_ok;
 use scheduler::retry::Patience;
 use sealed::{Assignment, AssignmentRequest, Envelope, Header, RequestHead, SealError, SizeClass};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::Network;
 use super::answer::{Answer, AnswerError};
@@ -79,21 +79,41 @@ impl Network {
         until: Option<Instant>,
         asking: &Asking,
     ) -> Result<Begun, Problem> {
-        let left = || until.and_then(|until| until.checked_duration_since(Instant::now()));
-        let mut last: Option<AttemptError> = None;
+        let (mut last, started) = (None, Instant::now());
+        loop {
+            let round = self.round(request, until, asking, &mut last);
+            if let Some(begun) = round.await {
+                return Ok(begun);
+            }
+            match &last {
+                Some(_) if left(until).is_none() => return Err(late()),
+                Some(error) if error.passes() && started.elapsed() < RESTART => {
+                    sleep(PAUSE).await;
+                }
+                _ => return Err(last.map_or_else(late, problem)),
+            }
+        }
+    }
+
+    /// Asks each scheduler. `last` is why the last attempt failed.
+    async fn round(
+        &self,
+        request: &Request,
+        until: Option<Instant>,
+        asking: &Asking,
+        last: &mut Option<AttemptError>,
+    ) -> Option<Begun> {
         for route in self.routes() {
             let mut except: BTreeSet<_> = self.shunned();
             for _ in 0..ATTEMPTS {
-                let Some(left) = left() else {
-                    return Err(late());
-                };
+                let left = left(until)?;
                 let mut asked = Asked::new(asking);
                 let others: BTreeSet<_> = except.union(&asked.others()).copied().collect();
                 let attempt = self.attempt(&route, request, &others, &mut asked, left);
                 let (error, next) = match attempt.await {
                     Ok(begun) => {
                         route.works();
-                        return Ok(begun);
+                        return Some(begun);
                     }
                     Err(failed) => failed,
                 };
@@ -103,7 +123,7 @@ impl Network {
                 // That nobody else is left says less than why the last one failed.
                 match error {
                     AttemptError::Unassigned(_) if last.is_some() => {}
-                    error => last = Some(error),
+                    error => *last = Some(error),
                 }
                 match next {
                     Next::Same => {}
@@ -119,10 +139,7 @@ impl Network {
                 }
             }
         }
-        Err(match last {
-            Some(error) if left().is_some() => problem(error),
-            _ => late(),
-        })
+        None
     }
 
     async fn attempt(
@@ -158,7 +175,7 @@ impl Network {
                         deal.release().await;
                         match counted {
                             None => Next::Worker(worker),
-                            Some(counted) if deal.reconcile(*counted).await => Next::Same,
+                            Some(counted) if deal.refused(voucher, *counted).await => Next::Same,
                             Some(_) => Next::Scheduler { broken: false },
                         }
                     }
@@ -310,6 +327,10 @@ fn elsewhere(error: impl Into<AttemptError>) -> Failed {
     (error.into(), Next::Scheduler { broken: false })
 }
 
+fn left(until: Option<Instant>) -> Option<Duration> {
+    until.and_then(|until| until.checked_duration_since(Instant::now()))
+}
+
 fn millis(left: Duration) -> u32 {
     u32::try_from(left.as_millis()).unwrap_or(u32::MAX)
 }
@@ -365,6 +386,12 @@ const MAX_EXCEPT: usize = 16;
 /// With each scheduler.
 const ATTEMPTS: usize = 4;
 
+/// In which a scheduler is back, if that was all.
+const RESTART: Duration = Duration::from_secs(5);
+
+/// Before all are asked again.
+const PAUSE: Duration = Duration::from_millis(250);
+
 /// Why an attempt came to nothing.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AttemptError {
@@ -390,4 +417,20 @@ pub(super) enum AttemptError {
     Seal(#[from] SealError),
     #[error("the scheduler names no worker")]
     Unassigned(#[source] Failure),
+}
+
+impl AttemptError {
+    /// Whether a scheduler that starts again is all that it takes.
+    fn passes(&self) -> bool {
+        match self {
+            Self::Route(RouteError::Terms(failure))
+            | Self::Scheduler(failure)
+            | Self::Unassigned(failure) => match failure {
+                Failure::Broken | Failure::Unreachable(_) => true,
+                Failure::Refused { code, .. } => code == "draining",
+                Failure::Garbled(_) | Failure::Late => false,
+            },
+            _ => false,
+        }
+    }
 }

@@ -206,6 +206,15 @@ impl Purse {
         })
     }
 
+    /// A scheduler refused `sent` for what it counts. Whether another voucher would say more:
+    /// of many that were refused at once, one alone finds something to reconcile.
+    pub fn refused(&self, sent: Option<&Signed>, counted: Counted) -> Result<bool, PurseError> {
+        let changed = self.reconcile(counted)?;
+        let state = self.state();
+        let newest = state.voucher.as_ref().map(|Kept(signed)| signed);
+        Ok(changed || state.held > 0 || newest != sent)
+    }
+
     /// The newest voucher, while there is something that the scheduler knows better.
     #[must_use]
     pub fn in_doubt(&self) -> Option<Signed> {

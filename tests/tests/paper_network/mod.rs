@@ -129,6 +129,17 @@ impl Scheduler {
         lies: &[(usize, Lie)],
         free: bool,
     ) -> (Arc<Self>, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        (Self::serve(listener, workers, lies, free), address)
+    }
+
+    pub(crate) fn serve(
+        listener: TcpListener,
+        workers: usize,
+        lies: &[(usize, Lie)],
+        free: bool,
+    ) -> Arc<Self> {
         let scheduler = Arc::new(Self {
             workers: (0..workers).map(Worker::new).collect(),
             lies: lies.iter().copied().collect(),
@@ -136,8 +147,6 @@ impl Scheduler {
             gate: Notify::new(),
             seen: Mutex::default(),
         });
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
         let router = Router::new()
             .route("/network/v1/models", get(models))
             .route("/network/v1/terms", get(terms))
@@ -147,7 +156,7 @@ impl Scheduler {
             .route("/network/v1/vouchers", post(voucher))
             .with_state(Arc::clone(&scheduler));
         tokio::spawn(async move { axum::serve(listener, router).await });
-        (scheduler, address)
+        scheduler
     }
 
     pub(crate) fn worker(&self, index: usize) -> Digest256 {

@@ -120,6 +120,33 @@ fn what_a_crash_left_open_is_in_doubt_and_the_voucher_is_not_lost() {
 }
 
 #[test]
+fn all_that_were_refused_at_once_ask_again() {
+    let (_folder, path) = folder();
+    let purse = Purse::open(&path, None).unwrap();
+    purse.reserve("lost", 1000, 1_000_000).unwrap();
+    purse.doubt("lost").unwrap();
+    purse.reserve("first", 100, 1_000_000).unwrap();
+    let sent = purse.reserve("second", 100, 1_000_000).unwrap();
+    purse.release("first").unwrap();
+    purse.release("second").unwrap();
+    let counted = Counted {
+        spent: 0,
+        reserved: 1000,
+    };
+    assert!(purse.refused(sent.as_ref(), counted).unwrap());
+    assert!(purse.refused(sent.as_ref(), counted).unwrap(), "it is held");
+    purse.reserve("third", 900, 1_000_000).unwrap();
+    let nothing = Counted {
+        spent: 0,
+        reserved: 0,
+    };
+    purse.reconcile(nothing).unwrap();
+    assert!(purse.refused(sent.as_ref(), nothing).unwrap(), "newer");
+    let newest = purse.in_doubt();
+    assert!(!purse.refused(newest.as_ref(), nothing).unwrap());
+}
+
+#[test]
 fn once_all_is_over_doubts_end_with_what_the_scheduler_counts_within_them() {
     for (spent, believed) in [(0, 100), (100, 100), (350, 350), (u64::MAX, 1100)] {
         let (_folder, path) = folder();
