@@ -19,6 +19,7 @@ pub mod place;
 pub mod progress;
 pub mod test;
 pub mod tools;
+mod town;
 pub mod up;
 pub mod vm;
 pub mod web;

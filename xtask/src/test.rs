@@ -144,6 +144,7 @@ fn processes(builder: &Builder) -> Result<()> {
     let up = Up::start(builder, Through::Scheduler, None)?;
     clients::api(builder, &up)?;
     let mut counts = up.counts()?;
+    ensure!(up.paid()? > 0, "the conversations cost nothing");
     drop(up);
     let up = Up::start(builder, Through::Session, None)?;
     chat::recite(&up.gateway.base)?;

@@ -6,6 +6,7 @@
 //! nothing about this machine.
 
 mod chaos;
+mod money;
 mod process;
 mod site;
 
@@ -14,9 +15,11 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 
 use crate::cocoon::{Cocoon, Gateway, cargo};
 use crate::demo::chat::agent;
@@ -25,8 +28,9 @@ use crate::image::Builder;
 use crate::vm::free_address;
 
 pub use self::chaos::run as chaos;
-use self::process::Process;
-use self::site::Site;
+use self::money::Money;
+pub(crate) use self::process::Process;
+use self::site::{Site, dials};
 
 /// Runs until Ctrl-C, SIGTERM, or the end of any part.
 pub fn run(builder: &Builder, through: Through) -> Result<()> {
@@ -74,8 +78,16 @@ pub struct Up {
     /// What applications connect to.
     pub gateway: Gateway,
     workers: Vec<(SocketAddr, Process)>,
-    scheduler: Option<(String, Process)>,
+    scheduler: Option<Paid>,
     site: Site,
+}
+
+/// A scheduler, and what it is paid from.
+#[derive(Debug)]
+struct Paid {
+    url: String,
+    process: Process,
+    _money: Money,
 }
 
 impl Up {
@@ -84,23 +96,35 @@ impl Up {
         let cocoon = Cocoon::with_test_root(&builder.place);
         let site = Site::start(builder, fault)?;
         let step = builder.progress.step("start");
-        let worker = |name, scheduler| site.worker(&builder.place, name, scheduler);
+        let worker = |name, scheduler: &str| site.worker(&builder.place, name, scheduler);
         let (workers, scheduler, upstream) = match through {
             Through::Session => {
-                let worker = worker("cocoon", None)?;
+                let worker = worker("cocoon", "")?;
                 let upstream = vec![format!("https://{}", worker.0)];
                 (vec![worker], None, upstream)
             }
             Through::Scheduler => {
-                let at = free_address()?;
-                let clients = free_address()?;
-                let scheduler = scheduler(&cocoon, clients, at, &site.trust())?;
-                let scheduler = (format!("http://{clients}"), scheduler);
-                let workers = ["one", "two", "three"].map(|name| worker(name, Some(at)));
-                let workers = workers.into_iter().collect::<Result<_>>()?;
-                let network = ["--network", &scheduler.0, "--max-price", "0"];
-                let upstream = network.map(str::to_owned).to_vec();
-                (workers, Some(scheduler), upstream)
+                let names = ["one", "two", "three"];
+                let money = Money::start(&builder.place, &names)?;
+                let (at, clients) = (free_address()?, free_address()?);
+                let paid = money.scheduler()?;
+                let process = scheduler(&cocoon, clients, at, &site.trust(), &paid)?;
+                let start = |name| worker(name, &dials(at, &money.terms(name)?));
+                let workers = names.into_iter().map(start).collect::<Result<_>>()?;
+                let url = format!("http://{clients}");
+                let channel = money.channel();
+                let network = ["--network", &url, "--max-price", Money::PRICE, "--channel"];
+                let upstream = network.into_iter().chain([channel.as_str()]);
+                let upstream = upstream.map(str::to_owned).collect();
+                (
+                    workers,
+                    Some(Paid {
+                        url,
+                        process,
+                        _money: money,
+                    }),
+                    upstream,
+                )
             }
         };
         let upstream: Vec<&str> = upstream.iter().map(String::as_str).collect();
@@ -124,32 +148,59 @@ impl Up {
     pub(crate) fn counts(&self) -> Result<Vec<String>> {
         let gateway = self.gateway.base.trim_end_matches("/v1");
         let behind = match &self.scheduler {
-            Some((clients, _)) => clients.as_str(),
+            Some(scheduler) => scheduler.url.as_str(),
             None => gateway,
         };
         let urls = [
             format!("{gateway}/cocoon/metrics"),
             format!("{behind}/metrics"),
         ];
-        let texts = urls.map(|url| Ok(agent().get(&url).call()?.body_mut().read_to_string()?));
-        texts.into_iter().collect()
+        urls.iter().map(|url| get(url)).collect()
+    }
+
+    /// Waits until the gateway's purse, and the scheduler's books on either side, say that
+    /// the same was paid, with nothing left open: how many nanotons.
+    pub(crate) fn paid(&self) -> Result<u64> {
+        let gateway = self.gateway.base.trim_end_matches("/v1");
+        let scheduler = self.scheduler.as_ref().context("nobody is paid")?;
+        let started = Instant::now();
+        loop {
+            let purse = get(&format!("{gateway}/cocoon/usage"))?;
+            let books = get(&format!("{}/status", scheduler.url))?;
+            let (purse, books) = (purse.parse::<Value>()?, books.parse::<Value>()?);
+            let sums = [
+                Some(&purse),
+                books.pointer("/money/earned"),
+                books.pointer("/money/paid"),
+            ];
+            let all = |name| sums.map(|sums| sums?.get(name)?.as_u64());
+            if let [Some(spent), ..] = all("spent")
+                && all("spent") == [Some(spent); 3]
+                && all("reserved") == [Some(0); 3]
+            {
+                return Ok(spent);
+            }
+            ensure!(started.elapsed() < SETTLED, "the books differ: {sums:?}");
+            thread::sleep(Duration::from_secs(1));
+        }
     }
 
     /// Makes sure that all parts still run.
     fn check(&mut self) -> Result<()> {
         self.site.check()?;
         let workers = self.workers.iter_mut().map(|(_, worker)| worker);
-        let scheduler = self.scheduler.iter_mut().map(|(_, scheduler)| scheduler);
+        let scheduler = self.scheduler.iter_mut().map(|paid| &mut paid.process);
         workers.chain(scheduler).try_for_each(Process::check)
     }
 }
 
-/// A scheduler that asks for nothing.
+/// A scheduler that asks for nothing, unless it is told what it is paid from.
 fn scheduler(
     cocoon: &Cocoon,
     clients: SocketAddr,
     workers: SocketAddr,
     trust: &[&OsStr],
+    paid: &[OsString],
 ) -> Result<Process> {
     let (clients, workers) = (clients.to_string(), workers.to_string());
     let fixed = [
@@ -161,10 +212,15 @@ fn scheduler(
         &workers,
     ];
     let mut command = cocoon.command(fixed.iter().map(OsStr::new).chain(trust.iter().copied()));
+    command.args(paid);
     command.stdout(Stdio::piped());
     let mut process = Process::start("the scheduler", command)?;
     process.line()?;
     Ok(process)
+}
+
+fn get(url: &str) -> Result<String> {
+    Ok(agent().get(url).call()?.body_mut().read_to_string()?)
 }
 
 impl fmt::Display for Up {
@@ -174,8 +230,11 @@ impl fmt::Display for Up {
             f,
             "gateway   {base}   (set it as base URL; any API key will do)"
         )?;
-        if let Some((clients, _)) = &self.scheduler {
-            writeln!(f, "scheduler {clients}/   sees only ciphertext")?;
+        if let Some(Paid { url, .. }) = &self.scheduler {
+            writeln!(
+                f,
+                "scheduler {url}/   sees only ciphertext, and is paid on a chain of its own"
+            )?;
         }
         for (worker, _) in &self.workers {
             writeln!(
@@ -195,6 +254,9 @@ impl fmt::Display for Up {
 }
 
 const POLL: Duration = Duration::from_millis(50);
+
+/// An answer that an application broke off is read to its end, and then asked about.
+const SETTLED: Duration = Duration::from_secs(60);
 
 /// What the agent links.
 const NEEDED: [(&str, &str); 3] = [

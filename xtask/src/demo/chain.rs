@@ -5,10 +5,8 @@
 //! The worker is an emulated TD, whose root of trust only the test build of Collateral
 //! believes. Everything is done by `cocoon chain`, as its users do it.
 
-use std::ffi::OsStr;
-use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::Path;
+use std::process::Output;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -16,10 +14,11 @@ use chain::wallet::Key;
 use tests::collateral::files;
 use tests::td::Td;
 
-use crate::cocoon::{Cocoon, cargo, target};
+use crate::cocoon::cargo;
 use crate::contracts;
 use crate::image::Builder;
 use crate::place::{Place, write};
+use crate::town::Town;
 
 use super::report::Expense;
 
@@ -56,7 +55,7 @@ pub(super) fn run(builder: &Builder) -> Result<Vec<Expense>> {
              --counts build --counts config --counts model"
         ),
     )?;
-    let owner = user.owner.clone();
+    let owner = user.town.wallet(1)?.to_owned();
     let node = user.made(
         "Node of the worker",
         &format!("deploy node --collateral {collateral} --registry {registry} --owner {owner}"),
@@ -124,58 +123,26 @@ pub(super) fn run(builder: &Builder) -> Result<Vec<Expense>> {
     Ok(std::mem::take(&mut user.expenses))
 }
 
-/// Who has a wallet on a chain of its own; both end with this.
+/// Who has a wallet on a chain of its own.
 struct User {
-    cocoon: Cocoon,
-    chain: Child,
-    folder: PathBuf,
-    wallet: String,
-    owner: String,
+    town: Town,
     builder: String,
     expenses: Vec<Expense>,
 }
 
 impl User {
     fn start(place: &Place, folder: &Path) -> Result<Self> {
-        for (name, byte) in [("key", 1), ("owner.key", 2), ("voucher.key", 3)] {
-            write(&folder.join(name), hex::encode([byte; 32]))?;
-        }
-        let mut chain = Command::new(target(place).join("debug/local-chain"))
-            .current_dir(folder)
-            .args(["--file", "chain", "--network", "network"])
-            .args(["--wallet", "key", "--wallet", "owner.key"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("cannot start the local chain")?;
-        let output = chain.stdout.take().context("the chain has no output")?;
-        let mut lines = BufReader::new(output).lines();
-        let mut next = |prefix: &str| -> Result<String> {
-            let line = lines.next().context("the chain has ended")??;
-            after(&line, prefix).with_context(|| format!("the chain says {line}"))
-        };
-        let user = Self {
-            cocoon: Cocoon::with_test_root(place),
-            folder: folder.into(),
-            wallet: next("wallet ")?,
-            owner: next("wallet ")?,
+        write(&folder.join("voucher.key"), hex::encode([3; 32]))?;
+        Ok(Self {
+            town: Town::start(place, folder, &["key", "owner.key"])?,
             builder: Key::from_seed([4; 32]).public().to_string(),
             expenses: Vec::new(),
-            chain,
-        };
-        next("ready")?;
-        Ok(user)
+        })
     }
 
     /// A step that has to succeed, and what it prints. Without a name it costs nothing.
     fn call(&mut self, what: &str, command: &str) -> Result<String> {
-        let output = self.output(command)?;
-        let said = String::from_utf8(output.stdout).context("cocoon does not print text")?;
-        ensure!(
-            output.status.success(),
-            "cocoon chain {command} failed: {said}{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        let said = self.town.call(0, command)?;
         if !what.is_empty() {
             self.expenses.push(expense(what, &said)?);
         }
@@ -192,29 +159,7 @@ impl User {
     }
 
     fn output(&self, command: &str) -> Result<Output> {
-        let who = [
-            "chain",
-            "--network",
-            "network",
-            "--key",
-            "key",
-            "--wallet",
-            &self.wallet,
-        ];
-        let words = command.split_whitespace();
-        let words = who.into_iter().chain(words).map(OsStr::new);
-        let mut command = self.cocoon.command(words);
-        command.current_dir(&self.folder);
-        command.output().context("cannot start cocoon")
-    }
-}
-
-impl Drop for User {
-    fn drop(&mut self) {
-        if self.chain.kill().is_ok() {
-            // Nothing is left to do with the status of what was killed.
-            drop(self.chain.wait());
-        }
+        self.town.output(0, command)
     }
 }
 

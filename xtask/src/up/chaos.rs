@@ -22,7 +22,7 @@ use tokio::runtime::Runtime;
 use self::link::{Link, Weather};
 use self::load::{Asked, Count, Ending, Load};
 use super::process::Process;
-use super::site::Site;
+use super::site::{Site, dials};
 use super::{build, scheduler};
 use crate::cocoon::{Cocoon, Gateway};
 use crate::image::Builder;
@@ -174,7 +174,8 @@ impl<'a> Network<'a> {
         self.started = self.started.saturating_add(1);
         // The kernel keeps the reports of who was killed.
         let name = format!("chaos-{}", self.started);
-        let (_, process) = self.site.worker(&self.builder.place, &name, Some(link))?;
+        let free = dials(link, "ask = 0\n");
+        let (_, process) = self.site.worker(&self.builder.place, &name, &free)?;
         *place = Some(process);
         Ok(())
     }
@@ -183,7 +184,7 @@ impl<'a> Network<'a> {
     fn schedule(&mut self) -> Result<()> {
         drop(self.scheduler.take());
         let trust = self.site.trust();
-        let process = scheduler(&self.cocoon, self.clients, self.dialled, &trust)?;
+        let process = scheduler(&self.cocoon, self.clients, self.dialled, &trust, &[])?;
         self.scheduler = Some(process);
         Ok(())
     }

@@ -54,21 +54,18 @@ impl Site {
         })
     }
 
-    /// An agent by this name, which connects to a scheduler if there is one.
+    /// An agent by this name. `scheduler` is that section of its configuration, if any.
     pub(crate) fn worker(
         &self,
         place: &Place,
         name: &str,
-        scheduler: Option<SocketAddr>,
+        scheduler: &str,
     ) -> Result<(SocketAddr, Process)> {
         let address = free_address()?;
-        let mut unmeasured = format!(
-            "version = 1\nlisten = \"{address}\"\ncollateral = \"{}\"\n\n[network]\nmode = \"dhcp\"\n",
+        let unmeasured = format!(
+            "version = 1\nlisten = \"{address}\"\ncollateral = \"{}\"\n\n[network]\nmode = \"dhcp\"\n{scheduler}",
             self.ready.pcs
         );
-        if let Some(scheduler) = scheduler {
-            unmeasured += &format!("\n[[scheduler]]\naddress = \"{scheduler}\"\nask = 0\n");
-        }
         let configuration = self.folder.join(format!("{name}.toml"));
         write(&configuration, unmeasured)?;
         let log = self.folder.join("eventlog");
@@ -105,6 +102,11 @@ impl Site {
             self.ready.root.as_os_str(),
         ]
     }
+}
+
+/// The section of a worker's configuration for a scheduler, to be asked at `terms`.
+pub(crate) fn dials(scheduler: SocketAddr, terms: &str) -> String {
+    format!("\n[[scheduler]]\naddress = \"{scheduler}\"\n{terms}")
 }
 
 /// The models, and a configuration that names them as disks would be named.
