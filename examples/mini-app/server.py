@@ -41,7 +41,8 @@ def serve(
     network = json.dumps({"scheduler": scheduler, "maxPrice": max_price}).encode()
     policy = (
         "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; "
-        f"connect-src 'self' {scheduler}; img-src data:; base-uri 'none'; form-action 'none'"
+        f"connect-src 'self' {scheduler}; img-src data:; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors https://web.telegram.org"
     )
 
     class Handler(BaseHTTPRequestHandler):

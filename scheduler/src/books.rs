@@ -166,7 +166,8 @@ impl Books {
     }
 
     /// The owner of a worker says what was earned in all: more than the ledger shows, where
-    /// a scheduler died before it wrote a receipt down. The next voucher covers it too.
+    /// a scheduler died before it wrote a receipt down. The next voucher covers it too, up to
+    /// the exposure: anybody may name the Channel.
     pub async fn earned(&self, owner: HashBytes, earned: u64) {
         let Self::Kept(kept) = self else {
             return;
@@ -178,6 +179,9 @@ impl Books {
         };
         let unseen = earned.saturating_sub(shown);
         tracing::warn!(%owner, unseen, "a worker has receipts that the ledger has not");
+        if unseen > kept.exposure {
+            return;
+        }
         let mut known = kept.unseen.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MAX_SEEN {
             known.clear();

@@ -174,7 +174,7 @@ impl Directory {
             seat.end();
             match outcome {
                 Outcome::Answered { .. } => seat.served(),
-                Outcome::Failed | Outcome::Lied => awake = seat.failed(now),
+                Outcome::Failed | Outcome::Lied | Outcome::Silent => awake = seat.failed(now),
                 Outcome::Full => seat.was_full(),
                 Outcome::Abandoned => (),
             }
@@ -378,6 +378,8 @@ pub enum Outcome {
     Lied,
     /// The client did not go through with it: that says nothing of the worker.
     Abandoned,
+    /// It did not begin in ample time, of which the client may have asked for more.
+    Silent,
 }
 
 impl Outcome {

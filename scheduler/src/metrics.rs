@@ -187,7 +187,7 @@ impl Metrics {
             (
                 "machines_shut_out",
                 "gauge",
-                "Machines that are asked nothing, since they lied.",
+                "Machines that are asked nothing: they lied, or failed too often.",
                 number(now.shut_out),
             ),
             (

@@ -143,11 +143,14 @@ impl Event {
     /// or where nothing was done for it: whoever asks for nothing would wash a record.
     pub fn of(outcome: &Outcome) -> impl Iterator<Item = Self> {
         let events = match *outcome {
-            Outcome::Answered { tokens: 0, .. } | Outcome::Abandoned => [None, None],
+            Outcome::Answered { tokens: 0, .. }
+            | Outcome::Abandoned
+            | Outcome::Full
+            | Outcome::Silent => [None, None],
             Outcome::Answered { tokens, .. } => {
                 [Some(Self::Answered), Some(Self::Settled { tokens })]
             }
-            Outcome::Failed | Outcome::Full => [Some(Self::Failed), None],
+            Outcome::Failed => [Some(Self::Failed), None],
             Outcome::Lied => [Some(Self::Lied), None],
         };
         events.into_iter().flatten()
@@ -279,12 +282,13 @@ mod tests {
             tokens,
         };
         let said = |outcome| Event::of(&outcome).collect::<Vec<_>>();
-        for outcome in [Outcome::Abandoned, answered(0)] {
+        let others = [Outcome::Abandoned, Outcome::Full, Outcome::Silent];
+        for outcome in others.into_iter().chain([answered(0)]) {
             assert_eq!(said(outcome), []);
         }
         let settled = Event::Settled { tokens: 7 };
         assert_eq!(said(answered(7)), [Event::Answered, settled]);
-        assert_eq!(said(Outcome::Full), [Event::Failed]);
+        assert_eq!(said(Outcome::Failed), [Event::Failed]);
         assert_eq!(said(Outcome::Lied), [Event::Lied]);
     }
 

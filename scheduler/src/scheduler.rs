@@ -49,15 +49,25 @@ impl Scheduler {
     /// Forgets what is over and writes down what is thought of machines, as long as it is
     /// polled.
     pub async fn keep(&self) {
-        let (mut tick, mut old, mut records) = (interval(TICK), interval(OLD), interval(RECORDS));
+        // A store that does not answer holds up nobody's choice.
+        tokio::join!(self.forget(), self.write());
+    }
+
+    async fn forget(&self) {
+        let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            self.workers.expire();
+            self.desk().tick();
+        }
+    }
+
+    async fn write(&self) {
+        let (mut old, mut records) = (interval(OLD), interval(RECORDS));
         records.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = tick.tick() => {
-                    self.workers.expire();
-                    self.desk().tick();
-                }
                 _ = records.tick() => self.keep_records().await,
                 _ = old.tick() => self.books.expire(MAX_DEADLINE.saturating_add(OLD)).await,
             }

@@ -107,7 +107,7 @@ async fn a_deadline_frees_the_worker_of_another_scheduler() {
     let workers = vec![members[0].worker(Terms::of(Manner::Endless)).await];
     know(&members, &workers).await;
     let mut asker = Asker::connect(members[1].clients).await.unwrap();
-    asker.deadline_ms = 300;
+    asker.deadline_ms = 2000;
     let cut = timeout(PATIENCE, asker.ask(texts(1))).await.unwrap();
     assert_eq!(cut.unwrap_err(), AskError::Broken);
     assert_eq!(members[1].scheduler.metrics.count(Ending::Late), 1);

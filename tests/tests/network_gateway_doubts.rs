@@ -101,7 +101,7 @@ async fn an_answer_that_nobody_reads_any_more_is_settled() {
             false => {
                 until(|| scheduler.seen.lock().unwrap().bodies.len() == 1).await;
                 // Its first bytes have to pass before it is an answer.
-                tokio::time::sleep(Duration::from_millis(200)).await;
+                tokio::time::sleep(Duration::from_secs(1)).await;
                 asked.abort();
                 assert!(asked.await.unwrap_err().is_cancelled());
             }

@@ -82,7 +82,7 @@ async fn where_nobody_is_left_the_application_is_told_so() {
 async fn an_answer_that_does_not_begin_in_time_is_given_up() {
     let (scheduler, address) = Scheduler::start(1, &[(0, Lie::Silent)], true).await;
     let options = Options {
-        deadline: Duration::from_millis(700),
+        deadline: Duration::from_secs(3),
         ..OPTIONS
     };
     let gateway = network(&[address], Vec::new(), options).router();
@@ -91,5 +91,5 @@ async fn an_answer_that_does_not_begin_in_time_is_given_up() {
     let error: Value = serde_json::from_str(&body.unwrap()).unwrap();
     assert_eq!(error["error"]["code"], "deadline_exceeded");
     let seen = scheduler.seen.lock().unwrap();
-    assert!(seen.envelopes[0].deadline_ms <= 700, "the worker knows");
+    assert!(seen.envelopes[0].deadline_ms <= 3000, "the worker knows");
 }

@@ -24,7 +24,6 @@ async fn what_is_signed_and_not_true_is_a_lie_and_what_is_not_signed_a_failure()
         (Manner::Stranger, Ending::Unsettled, "failed", 333),
         (Manner::Unsettled, Ending::Unsettled, "failed", 333),
         (Manner::Breaking, Ending::Failed, "failed", 333),
-        (Manner::Unwilling, Ending::Refused, "failed", 333),
     ] {
         let network = Network::start().await;
         let worker = network.link(StandIn::start(Terms::of(manner)).await).await;
@@ -59,6 +58,18 @@ async fn what_is_signed_and_not_true_is_a_lie_and_what_is_not_signed_a_failure()
         let line = format!("cocoon_scheduler_judged_total{{event=\"{event}\"}} 1\n");
         assert!(said.contains(&line), "{said}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_no_room_after_all_is_thought_nothing_of() {
+    let network = Network::start().await;
+    let terms = Terms::of(Manner::Unwilling);
+    let _worker = network.link(StandIn::start(terms).await).await;
+    let asker = network.asker().await;
+    let refused = asker.ask(texts(1)).await.unwrap_err();
+    assert!(matches!(refused, AskError::Refused(status, _) if status == 429));
+    assert_eq!(network.scheduler.metrics.count(Ending::Refused), 1);
+    assert_eq!(standings(&asker).await["machines"], json!([]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,7 @@
 // For node: whoever imports this has the verifier loaded.
 import "./node.js";
-import { closeSync, fsyncSync, openSync, readFileSync, renameSync, writeSync } from "node:fs";
+import { closeSync, fsyncSync, openSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { dirname } from "node:path";
 
 export * from "./client.js";
 
@@ -9,13 +10,21 @@ export function file(path) {
     return {
         async update(change) {
             const next = JSON.stringify(change(kept(path)));
-            const open = openSync(`${path}.new`, "w", 0o600);
-            writeSync(open, next);
-            fsyncSync(open);
-            closeSync(open);
+            synced(`${path}.new`, "w", (open) => writeFileSync(open, next));
             renameSync(`${path}.new`, path);
+            synced(dirname(path), "r", () => {});
         },
     };
+}
+
+function synced(path, flags, write) {
+    const open = openSync(path, flags, 0o600);
+    try {
+        write(open);
+        fsyncSync(open);
+    } finally {
+        closeSync(open);
+    }
 }
 
 function kept(path) {

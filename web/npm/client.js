@@ -127,6 +127,10 @@ export class CocoonClient {
                 return next(worker, signal)(error);
             },
         );
+        if (answer.body === null) {
+            await deal.doubt();
+            next(worker, signal)(new CocoonError("scheduler", "the scheduler says nothing"));
+        }
         if (!answer.ok) {
             return this.#refused(answer, worker, deal);
         }
@@ -178,7 +182,8 @@ export class CocoonClient {
 
     /** Asks what requests cost that broke off, if there are any. */
     async reconcile() {
-        const voucher = await this.#purse?.inDoubt();
+        const purse = await this.#payer();
+        const voucher = await purse?.inDoubt();
         if (voucher === undefined) {
             return;
         }
@@ -186,7 +191,7 @@ export class CocoonClient {
         const answer = await this.#ask("vouchers", undefined, { headers, body: bytes(voucher) });
         const counted = answer.ok ? await json(answer) : undefined;
         if (isCounted(counted)) {
-            await this.#purse.reconcile(counted);
+            await purse.reconcile(counted);
         }
     }
 

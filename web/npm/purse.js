@@ -77,7 +77,7 @@ export class Purse {
         return this.#change((state) => doubt(state, id));
     }
 
-    /** What the scheduler counts. Whether that was in doubt. */
+    /** What the scheduler counts. Whether there was something to mend, or another page did. */
     reconcile(counted) {
         return this.#change((state) => {
             const before = [state.spent, state.doubtful, state.held];
@@ -91,7 +91,8 @@ export class Purse {
                 const more = counted.spent + counted.reserved - taken(state);
                 state.held = Math.min(Math.max(more, 0), state.doubtful);
             }
-            return before.some((value, at) => value !== [state.spent, state.doubtful, state.held][at]);
+            const after = [state.spent, state.doubtful, state.held];
+            return state.held > 0 || before.some((value, at) => value !== after[at]);
         });
     }
 
@@ -217,7 +218,10 @@ export async function importKey(key) {
     return crypto.subtle.importKey("pkcs8", whole, "Ed25519", false, ["sign"]);
 }
 
-const fromHex = (text) => Uint8Array.from(text.match(/../g) ?? [], (digits) => parseInt(digits, 16));
+const fromHex = (text) =>
+    Uint8Array.from(/^([0-9a-f]{2})*$/i.test(text) ? (text.match(/../g) ?? []) : [], (digits) =>
+        parseInt(digits, 16),
+    );
 
 /** What {@link base64} gave the text of. */
 export const bytes = (text) =>

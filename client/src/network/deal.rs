@@ -30,6 +30,7 @@ pub(super) struct Deal {
     request: Digest256,
     most: Most,
     is_open: AtomicBool,
+    is_gone: Arc<AtomicBool>,
 }
 
 /// The most tokens that there can be: a token of a text has at least one byte.
@@ -54,7 +55,7 @@ pub(super) struct Paid {
 }
 
 impl Deal {
-    pub(super) const fn new(
+    pub(super) fn new(
         purse: Option<Arc<Purse>>,
         envelope: Envelope,
         receipt_key: [u8; 32],
@@ -68,16 +69,26 @@ impl Deal {
             request,
             most,
             is_open: AtomicBool::new(false),
+            is_gone: Arc::default(),
         }
     }
 
     /// Reserves what it may cost, and gives the voucher that covers it.
     pub(super) async fn reserve(&self) -> Result<Option<Signed>, PurseError> {
         let (limit, price) = (self.envelope.limit, self.envelope.price);
+        let is_gone = Arc::clone(&self.is_gone);
         self.is_open.store(true, Ordering::Relaxed);
-        self.paying(move |purse, id| purse.reserve(id, limit, price))
-            .await
-            .map(Option::flatten)
+        let reserved = self.paying(move |purse, id| {
+            let signed = purse.reserve(id, limit, price)?;
+            // Whoever gave up meanwhile may have found nothing to doubt.
+            if is_gone.load(Ordering::Relaxed) {
+                purse.doubt(id)?;
+            }
+            Ok(signed)
+        });
+        let reserved = reserved.await;
+        self.is_open.store(reserved.is_ok(), Ordering::Relaxed);
+        reserved.map(Option::flatten)
     }
 
     /// Nothing was done for it.
@@ -174,13 +185,13 @@ impl Deal {
 
 impl Drop for Deal {
     fn drop(&mut self) {
+        self.is_gone.store(true, Ordering::Relaxed);
         let purse = self.purse.take().filter(|_| *self.is_open.get_mut());
         if let (Some(purse), Ok(runtime)) = (purse, Handle::try_current()) {
             let id = hex::encode(self.envelope.id);
-            runtime.spawn_blocking(move || {
-                if let Err(error) = purse.doubt(&id) {
-                    tracing::warn!("what was reserved stays so: {error}");
-                }
+            runtime.spawn_blocking(move || match purse.doubt(&id) {
+                Ok(()) | Err(PurseError::Unknown) => {}
+                Err(error) => tracing::warn!("what was reserved stays so: {error}"),
             });
         }
     }

@@ -153,7 +153,9 @@ impl Network {
         let purse = route.purse(&self.purses).await.map_err(elsewhere)?;
         let assignment = self.assign(route, request, except, left).await?;
         let worker = assignment.worker;
-        asked.worker(worker);
+        if !asked.worker(worker) {
+            return Err((AttemptError::Again { worker }, Next::Worker(worker)));
+        }
         let proved = self.workers.proved(route.scheduler(), &assignment).await;
         let proved = proved.map_err(|error| (error.into(), Next::Worker(worker)))?;
         let (envelope, sealed, opener) = self
@@ -299,9 +301,11 @@ impl<'a> Asked<'a> {
         self.asking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn worker(&mut self, worker: Digest256) {
-        self.others().insert(worker);
-        self.worker = Some(worker);
+    /// Whether nobody else asks it.
+    fn worker(&mut self, worker: Digest256) -> bool {
+        let is_new = self.others().insert(worker);
+        self.worker = is_new.then_some(worker);
+        is_new
     }
 }
 

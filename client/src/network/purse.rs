@@ -8,9 +8,10 @@
 //!
 //! A request is paid for before it is sent: `voucher >= spent + reserved + its cost`.
 //! What broke off is in doubt until the scheduler has told what it counts; it is believed up
-//! to what was reserved. The state is on disk before a voucher leaves, so no crash signs a lower one, or
-//! another one beside it. A voucher can be redeemed whole whatever was served for it;
-//! what can be lost to a scheduler that lies is thus what is reserved at a time.
+//! to what was reserved. The state is on disk before a voucher leaves, so no crash signs a
+//! lower one, or another one beside it. A voucher can be redeemed whole whatever was served
+//! for it; what can be lost to a scheduler that lies is thus what is reserved at a time, and
+//! what is in doubt.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};

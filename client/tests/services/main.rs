@@ -117,7 +117,7 @@ async fn after_sigterm_answers_end_and_what_is_new_is_refused_by_name() {
     let mut worker = site.worker(SLOW, &scheduler).await;
     let asker = site.asker(&scheduler).await;
     let assignment = asker.assign(&json!({})).await.unwrap();
-    let texts = vec![vec![7; 9]; 100];
+    let texts = vec![vec![7; 9]; 300];
     let mut answer = asker.begin(&assignment, texts.clone()).await.unwrap();
     assert!(answer.next().await.unwrap().is_some());
 
@@ -137,7 +137,7 @@ async fn after_sigterm_answers_end_and_what_is_new_is_refused_by_name() {
     assert_eq!(health, unwell);
 
     let said = answer.whole().await.unwrap();
-    assert!(said.texts.len() > 90, "to its end: {}", said.texts.len());
+    assert!(said.texts.len() > 290, "to its end: {}", said.texts.len());
     assert!(said.settlement.tokens >= 900);
     let (code, logged) = scheduler.program.end().await;
     assert_eq!(code, 0, "{logged}");
@@ -223,14 +223,16 @@ async fn who_asks_a_scheduler_too_often_is_told_when_to_come_again() {
         keyset: String::new(),
         expires_ms: 0,
     };
-    let mut refused = Vec::new();
-    for _ in 0..=64 {
-        refused.push(asker.begin(&nobody, Vec::new()).await.unwrap_err());
-    }
     let gone = AskError::Refused(StatusCode::SERVICE_UNAVAILABLE, "worker_gone".into());
     let often = AskError::Refused(StatusCode::TOO_MANY_REQUESTS, "too_often".into());
-    assert!(refused[..64].iter().all(|error| *error == gone));
-    assert_eq!(refused[64], often);
+    let mut asked = 0;
+    while asker.begin(&nobody, Vec::new()).await.as_ref().err() == Some(&gone) {
+        asked += 1;
+    }
+    // One more a second.
+    assert!((64..128).contains(&asked), "{asked}");
+    let next = asker.begin(&nobody, Vec::new()).await;
+    assert_eq!(next.unwrap_err(), often);
 }
 
 #[tokio::test]

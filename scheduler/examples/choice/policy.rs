@@ -219,7 +219,7 @@ impl Policy for Baseline {
         known.under_way -= 1;
         let time = match outcome {
             Outcome::Answered { first, rest, .. } => (*first + *rest).as_secs_f64(),
-            Outcome::Failed | Outcome::Lied => 0.01,
+            Outcome::Failed | Outcome::Lied | Outcome::Silent => 0.01,
             Outcome::Full | Outcome::Abandoned => return,
         };
         known.time += (time - known.time) / 16.0;

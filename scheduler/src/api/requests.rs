@@ -78,10 +78,11 @@ pub(super) async fn relay(
             return Err(gone(&error));
         }
         Err(_) => {
-            match passed.whole() {
-                Some(_) if deadline >= AMPLE => order.end(Ending::Late, &Outcome::Failed).await,
-                _ => order.end(Ending::Late, &Outcome::Abandoned).await,
-            }
+            let outcome = match passed.whole() {
+                Some(_) if deadline >= AMPLE => Outcome::Silent,
+                _ => Outcome::Abandoned,
+            };
+            order.end(Ending::Late, &outcome).await;
             return Err(ApiError::new(Code::Late, "the deadline has passed"));
         }
     };
@@ -364,7 +365,7 @@ const VOUCHER: &str = "cocoon-voucher";
 /// Requests under way: of each, 64 KiB wait in either direction at most.
 const MAX_OPEN: u64 = 16_384;
 
-/// Who does not begin to answer for so long is to blame.
+/// Who does not begin to answer for so long rests.
 const AMPLE: Duration = Duration::from_secs(30);
 
 const SOON: Duration = Duration::from_secs(1);

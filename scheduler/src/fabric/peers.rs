@@ -175,7 +175,11 @@ async fn take(State(workers): State<Arc<Workers>>, mut request: Request) -> Resp
         return StatusCode::BAD_REQUEST.into_response();
     };
     match workers.send(worker, request).await {
-        Ok(response) => response.map(|body| Body::new(Sieve::new(body))),
+        Ok(mut response) => {
+            // Ours to say.
+            response.headers_mut().remove(GONE);
+            response.map(|body| Body::new(Sieve::new(body)))
+        }
         Err(error) => {
             tracing::info!(%worker, "{}", chain(&error));
             (StatusCode::SERVICE_UNAVAILABLE, [(GONE, "1")]).into_response()

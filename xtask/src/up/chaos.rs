@@ -52,6 +52,7 @@ fn disturb(builder: &Builder, seconds: u32, seed: u64) -> Result<Report> {
     let calm = Instant::now();
     while load.once().ending != Ending::Answered {
         ensure!(calm.elapsed() < RECOVERY, "nothing is served afterwards");
+        thread::sleep(load::PAUSE);
     }
     network.check()?;
     let report = Report::new(&asked, &done);

@@ -222,4 +222,4 @@ const QUESTIONS: [(&str, &str); 2] = [
 const AT_ONCE: usize = 6;
 
 /// After a request that was not answered.
-const PAUSE: Duration = Duration::from_millis(100);
+pub(super) const PAUSE: Duration = Duration::from_millis(100);
