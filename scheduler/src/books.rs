@@ -50,7 +50,8 @@ pub struct Kept {
 
 #[derive(Clone, Copy, Debug)]
 struct Seen {
-    side: Result<Side, ObserveError>,
+    /// None where there is no Channel.
+    side: Option<Result<Side, ObserveError>>,
     at: Instant,
 }
 
@@ -275,12 +276,18 @@ impl Kept {
             Arc::clone(seen.entry(channel.address).or_default())
         };
         let mut entry = entry.lock().await;
-        if let Some(known) = entry.filter(|known| known.at.elapsed() < age) {
-            return Ok(known.side);
+        // It may be opened at any moment.
+        let fresh = |known: &Seen| match known.side {
+            Some(_) => age,
+            None => age.min(RECENT),
+        };
+        if let Some(known) = entry.filter(|known| known.at.elapsed() < fresh(known)) {
+            return known.side.ok_or_else(|| LookError::None(channel.clone()));
         }
         let side = match (look(&self.chain, &self.ledger, channel).await, *entry) {
-            (Ok(side), _) => Ok(side),
-            (Err(LookError::Observe(Failed::Refused(refused))), _) => Err(refused),
+            (Ok(side), _) => Some(Ok(side)),
+            (Err(LookError::Observe(Failed::Refused(refused))), _) => Some(Err(refused)),
+            (Err(LookError::None(_) | LookError::Terms(_)), _) => None,
             (Err(error), None) => return Err(error),
             (Err(error), Some(known)) => {
                 tracing::warn!(%channel, "not looked at: {}", chain(&error));
@@ -289,7 +296,7 @@ impl Kept {
         };
         let at = Instant::now();
         *entry = Some(Seen { side, at });
-        Ok(side)
+        side.ok_or_else(|| LookError::None(channel.clone()))
     }
 }
 
