@@ -19,7 +19,7 @@ use futures_util::future::join_all;
 use member::{Member, within};
 use scheduler::metrics::Ending;
 use serde_json::json;
-use tests::asker::{AskError, Asker};
+use tests::asker::{AskError, Asker, texts};
 use tests::nats::Nats;
 use tests::stand_in::{Manner, StandIn, Terms};
 use tokio::time::timeout;
@@ -220,18 +220,6 @@ async fn know(members: &[Member], workers: &[StandIn]) {
             .all(|member| workers.iter().all(|worker| knows(member, worker)))
     })
     .await;
-}
-
-/// What nobody else asks.
-fn texts(index: usize) -> Vec<Vec<u8>> {
-    let count = index % 7 + 1;
-    (0..count)
-        .map(|part| {
-            format!("{index}/{part} ")
-                .repeat(part * 40 + 1)
-                .into_bytes()
-        })
-        .collect()
 }
 
 const STREAMS: usize = 200;

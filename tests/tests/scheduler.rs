@@ -16,11 +16,11 @@ use std::time::Duration;
 use attestation::register::Digest256;
 use axum::http::StatusCode;
 use futures_util::future::join_all;
-use one_scheduler::{Network, PATIENCE, TICK, texts};
+use one_scheduler::{Network, PATIENCE, TICK};
 use scheduler::metrics::Ending;
 use sealed::ChunkError;
 use serde_json::{Value, json};
-use tests::asker::AskError;
+use tests::asker::{AskError, texts};
 use tests::stand_in::{Manner, StandIn, Terms};
 use tokio::time::{sleep, timeout};
 

@@ -4,12 +4,12 @@
 
 mod one_scheduler;
 
-use one_scheduler::{Network, PATIENCE, TICK, texts};
+use one_scheduler::{Network, PATIENCE, TICK};
 use scheduler::machine::Machine;
 use scheduler::metrics::Ending;
 use scheduler::reputation::NEW;
 use serde_json::{Value, json};
-use tests::asker::{AskError, Asker};
+use tests::asker::{AskError, Asker, texts};
 use tests::stand_in::{Manner, StandIn, Terms};
 use tokio::time::{sleep, timeout};
 

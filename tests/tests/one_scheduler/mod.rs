@@ -115,18 +115,6 @@ async fn bind() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").await.unwrap()
 }
 
-/// What nobody else asks.
-pub(crate) fn texts(index: usize) -> Vec<Vec<u8>> {
-    let count = index % 7 + 1;
-    (0..count)
-        .map(|part| {
-            format!("{index}/{part} ")
-                .repeat(part * 40 + 1)
-                .into_bytes()
-        })
-        .collect()
-}
-
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) const TICK: Duration = Duration::from_millis(5);
