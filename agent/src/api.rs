@@ -23,6 +23,7 @@
 
 mod answers;
 mod asker;
+mod body;
 mod chat;
 mod classify;
 mod completions;
@@ -87,7 +88,6 @@ pub fn router(models: Models) -> Router {
         .route("/v1/responses", post(responses::create))
         .fallback(async || ApiError::unknown_url())
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
-        .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn(with_request_id))
         .layer(middleware::from_fn_with_state(metrics, Metrics::count))
         .with_state(models)
@@ -156,9 +156,6 @@ pub(crate) fn unix_time() -> u64 {
 }
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// Room for the longest list of texts that an embedder takes, and for 3 MiB of images.
-const MAX_BODY: usize = 4 << 20;
 
 #[cfg(test)]
 mod tests {

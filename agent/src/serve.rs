@@ -1,6 +1,5 @@
 //! Accepts connections, and serves HTTP/2 on those that passed the gate.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +14,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulConnection;
 use hyper_util::service::TowerToHyperService;
 use inference::Tenant;
 use session::server::{Attester, Worker};
@@ -104,20 +102,16 @@ pub(crate) async fn connection(
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(api));
     tokio::pin!(http);
     tokio::select! {
-        ended = &mut http => ended,
-        () = sleep(LIFETIME) => {
-            stop.cancel();
-            drain(http).await
-        }
-        () = stop.cancelled() => drain(http).await,
+        ended = &mut http => return ended.context("HTTP failed"),
+        () = sleep(LIFETIME) => stop.cancel(),
+        () = stop.cancelled() => {}
     }
-    .context("HTTP failed")
-}
-
-/// Lets requests under way finish, and takes no new ones.
-async fn drain<C: GracefulConnection>(mut http: Pin<&mut C>) -> Result<(), C::Error> {
+    // Requests under way may finish, and no new ones begin.
     http.as_mut().graceful_shutdown();
-    http.await
+    let ended = timeout(LAST, http).await;
+    ended
+        .context("requests outlived their connection")?
+        .context("HTTP failed")
 }
 
 /// One step of another conversation about the same TLS session.
@@ -143,6 +137,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// A session older than this makes room for one with a new handshake.
 const LIFETIME: Duration = Duration::from_secs(3600);
+
+/// For the last requests of a session: longer than any answer may take.
+const LAST: Duration = Duration::from_secs(900);
 
 const DRAIN: Duration = Duration::from_secs(8);
 

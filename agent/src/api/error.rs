@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderValue, StatusCode, header::RETRY_AFTER};
 use axum::response::{IntoResponse, Response};
 use inference::{AudioError, EngineError, RequestError};
@@ -203,15 +202,6 @@ impl From<EngineError> for ApiError {
             }
             EngineError::Stopped => Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message),
             _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, SERVER, message),
-        }
-    }
-}
-
-impl From<BytesRejection> for ApiError {
-    fn from(rejection: BytesRejection) -> Self {
-        match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => Self::too_large(super::MAX_BODY),
-            _ => Self::not_json("The body could not be read."),
         }
     }
 }

@@ -3,12 +3,13 @@
 //! `null` is the same as absent, as in the real API. What is left at the end was
 //! not understood, and is refused by name.
 
-use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::header::CONTENT_TYPE;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use tokio::sync::SemaphorePermit;
 
+use super::body;
 use super::error::ApiError;
 
 /// A JSON object whose fields have not all been understood.
@@ -16,12 +17,14 @@ pub(super) struct Fields {
     /// Where it is in the request, for `param`: empty or `messages[0].`.
     place: String,
     map: Map<String, Value>,
+    /// Held where it is the whole of a body.
+    _room: Option<SemaphorePermit<'static>>,
 }
 
 impl<S: Send + Sync> FromRequest<S> for Fields {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
         let kind = request.headers().get(CONTENT_TYPE);
         let kind = kind.and_then(|kind| kind.to_str().ok());
         let essence = kind
@@ -30,18 +33,11 @@ impl<S: Send + Sync> FromRequest<S> for Fields {
         if !essence.trim().eq_ignore_ascii_case("application/json") {
             return Err(ApiError::media_type("application/json"));
         }
-        let body = Bytes::from_request(request, state).await?;
-        let map = serde_json::from_slice(&body).map_err(|error| {
-            // The library's message may quote the body.
-            ApiError::not_json(format!(
-                "The body is not a JSON object: see line {}, column {}.",
-                error.line(),
-                error.column(),
-            ))
-        })?;
+        let (map, room) = body::read(request.into_body(), &body::ROOM).await?;
         Ok(Self {
             place: String::new(),
             map,
+            _room: Some(room),
         })
     }
 }
@@ -52,6 +48,7 @@ impl Fields {
         Self {
             place: String::new(),
             map,
+            _room: None,
         }
     }
 
@@ -61,6 +58,7 @@ impl Fields {
             Value::Object(map) => Ok(Self {
                 place: format!("{place}."),
                 map,
+                _room: None,
             }),
             _ => Err(wrong_type(place, "an object")),
         }

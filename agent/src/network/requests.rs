@@ -51,8 +51,8 @@ async fn answer(desk: Desk, request: Request) -> Result<Answer, Refusal> {
     if model.is_full() {
         return Err(Refusal::Full);
     }
-    let time = Duration::from_millis(envelope.deadline_ms.into());
-    let until = Instant::now().checked_add(time).ok_or(Refusal::Late)?;
+    let until = Instant::now().checked_add(time(&envelope));
+    let until = until.ok_or(Refusal::Late)?;
     let reservation = reserve(&desk, &head.headers, &envelope)?;
 
     let mut intake = Intake::new(body);
@@ -91,6 +91,11 @@ async fn answer(desk: Desk, request: Request) -> Result<Answer, Refusal> {
         Err(_) => Refusal::Slow.into_response(),
     };
     Answer::new(job, responder, response).map_err(|_| Refusal::Fault)
+}
+
+/// What the client has of it, within what anybody has.
+fn time(envelope: &Envelope) -> Duration {
+    Duration::from_millis(envelope.deadline_ms.into()).min(LONGEST)
 }
 
 /// Sets aside what the request costs at most.
@@ -165,3 +170,30 @@ pub(super) fn root(hex: Option<&str>) -> HashBytes {
 
 const ENVELOPE: &str = "cocoon-envelope";
 const VOUCHER: &str = "cocoon-voucher";
+
+/// As long as a scheduler waits for an answer.
+const LONGEST: Duration = Duration::from_secs(1800);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use attestation::register::Digest256;
+    use sealed::SizeClass;
+
+    #[test]
+    fn no_request_is_kept_for_weeks() {
+        let of = |deadline_ms| {
+            time(&Envelope {
+                worker: Digest256::ZERO,
+                model: "m".into(),
+                id: [0; 16],
+                limit: 1,
+                price: 0,
+                deadline_ms,
+                class: SizeClass::Small,
+            })
+        };
+        assert_eq!(of(1500), Duration::from_millis(1500));
+        assert_eq!(of(u32::MAX), LONGEST);
+    }
+}
