@@ -1,7 +1,7 @@
 //! Finds the calls of tools in an answer, across the pieces in which it comes.
 //!
 //! Text is passed on as soon as it cannot begin a call, arguments as they come. What
-//! begins like a call and is none was text after all.
+//! begins like a call and is none, or is of no tool that there is, was text after all.
 
 use crate::stop::overlap;
 use crate::tools::Style;
@@ -21,6 +21,8 @@ pub(crate) enum Part {
 #[derive(Debug)]
 pub(crate) struct Calls {
     style: &'static Style,
+    /// Names of the tools.
+    tools: Vec<String>,
     state: State,
     /// What has come and is not settled.
     held: String,
@@ -43,9 +45,10 @@ enum State {
 }
 
 impl Calls {
-    pub(crate) fn new(style: &'static Style) -> Self {
+    pub(crate) fn new(style: &'static Style, tools: Vec<String>) -> Self {
         Self {
             style,
+            tools,
             state: State::Text,
             held: String::new(),
             called: false,
@@ -170,10 +173,20 @@ impl Calls {
             left = rest(left, loosely(left, open)?);
         }
         left = rest(left, loosely(left, before_name)?);
-        let (name, after) = left
+        let Some((name, after)) = left
             .find(['"', '\n'])
             .and_then(|end| left.split_at_checked(end))
-            .ok_or(Mismatch::SoFar)?;
+        else {
+            let may_be = self.tools.iter().any(|tool| tool.starts_with(left));
+            return Err(if may_be {
+                Mismatch::SoFar
+            } else {
+                Mismatch::ForGood
+            });
+        };
+        if !self.tools.iter().any(|tool| tool == name) {
+            return Err(Mismatch::ForGood);
+        }
         left = rest(after, loosely(after, after_name)?);
         match left.chars().next() {
             None => Err(Mismatch::SoFar),
@@ -277,7 +290,8 @@ mod tests {
 
     /// What an answer comes to if it comes in pieces of `step` characters.
     fn parse(style: &'static Style, answer: &str, step: usize) -> (String, Vec<(String, String)>) {
-        let mut calls = Calls::new(style);
+        let tools = ["get_it", "b", "f"].map(String::from);
+        let mut calls = Calls::new(style, tools.into());
         let chars: Vec<_> = answer.chars().collect();
         let mut parts: Vec<_> = chars
             .chunks(step)
@@ -348,6 +362,9 @@ mod tests {
             "a <tool_cal",
             "<tool_call>{\"name\": \"f\", \"arguments\": 7}</tool_call>",
             "{\"name\": 7}",
+            "{\"name\": \"Alice\"}",
+            "{\"name\": \"fern\", \"parameters\": {}}",
+            "<tool_call>{\"name\": \"g\", \"arguments\": {}}</tool_call>",
             "{\"answer\": 42} and more",
             "",
         ] {
@@ -357,6 +374,15 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn text_is_not_held_back_once_it_names_no_tool() {
+        let mut calls = Calls::new(STYLES[1], vec!["look".into(), "alter".into()]);
+        assert_eq!(calls.push("{\"name\": \""), []);
+        assert_eq!(calls.push("al"), []);
+        let text = "{\"name\": \"alice";
+        assert_eq!(calls.push("ice"), [Part::Text(text.into())]);
     }
 
     #[test]

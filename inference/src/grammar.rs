@@ -5,23 +5,25 @@
 //! library counts its steps, so a grammar that is too costly ends its own answer. An
 //! answer that may call tools is any text, up to where a call begins.
 //!
-//! Where an answer must be JSON, that is written with at most one space after a comma or a colon, and a number has
-//! at most 18 digits in a row, an exponent 2: a small model might never end otherwise.
+//! Where an answer must be JSON, and in every call, that is written with at most one
+//! space after a comma or a colon, and a number has at most 18 digits in a row, an
+//! exponent 2: a small model might never end otherwise.
+
+mod form;
+mod numbers;
 
 use std::fmt;
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use llguidance::api::{ParserLimits, TopLevelGrammar};
 use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{Matcher, ParserFactory};
-use serde_json::{Value, json};
 
+pub(crate) use self::form::{Form, apart, literal, loosely};
+use self::numbers::Numbers;
 use crate::error::{EngineError, RequestError};
-use crate::request::{Format, Request};
-use crate::schema::{SchemaError, sanitise};
+use crate::schema::SchemaError;
 use crate::tokens::Tokens;
-use crate::tools::{Style, ToolChoice};
 
 /// Makes grammars for the tokens of one model.
 pub(crate) struct Grammars {
@@ -51,7 +53,7 @@ impl Grammars {
 
     /// Compiles what [`Form`] has put together.
     pub(crate) fn compile(&self, form: Form) -> Result<Grammar, RequestError> {
-        let numbers = (!form.lark.starts_with(TEXT)).then(Numbers::default);
+        let free = form.is_free();
         let parser = self
             .factory
             .create_parser(TopLevelGrammar::from_lark(form.lark));
@@ -69,7 +71,8 @@ impl Grammars {
             matcher,
             environment: self.factory.tok_env().clone(),
             ends: self.ends.clone(),
-            numbers,
+            free,
+            numbers: Numbers::after(form.marker),
         })
     }
 }
@@ -80,134 +83,15 @@ impl fmt::Debug for Grammars {
     }
 }
 
-/// A form in the library's dialect of Lark, rule by rule.
-pub(crate) struct Form {
-    lark: String,
-    rules: usize,
-    parameter: &'static str,
-}
-
-impl Form {
-    /// What an answer has to be, if it is not free; `style` is how it calls tools.
-    pub(crate) fn of(
-        request: &Request,
-        style: Option<&Style>,
-    ) -> Result<Option<Self>, RequestError> {
-        let free = matches!(request.format, Format::Text);
-        let must_call = request.tools.choice != ToolChoice::Auto;
-        let mut form = Self::new(if free { "tools" } else { "response_format" });
-        let json = match &request.format {
-            Format::Text => None,
-            Format::Json => Some(form.json(&json!({"type": "object"}))?),
-            Format::Schema(schema) => Some(form.json(schema)?),
-        };
-        form.parameter = "tools";
-        let start = match (json, style) {
-            (None, None) => return Ok(None),
-            (Some(json), None) => json,
-            (None, Some(style)) if !must_call => style.answers(&request.tools, &mut form)?,
-            (json, Some(style)) => match (json, style.calls(&request.tools, &mut form)?) {
-                (Some(json), calls) if !must_call => format!("{json} | {calls}"),
-                (_, calls) => calls,
-            },
-        };
-        Ok(Some(form.start(&start)))
-    }
-
-    /// One that was put together before; see [`Self::text`].
-    pub(crate) fn again(lark: String) -> Self {
-        Self {
-            lark,
-            ..Self::new("form")
-        }
-    }
-
-    /// All of it.
-    pub(crate) fn text(&self) -> &str {
-        &self.lark
-    }
-
-    /// `parameter` is what a refusal names.
-    fn new(parameter: &'static str) -> Self {
-        Self {
-            lark: String::new(),
-            rules: 0,
-            parameter,
-        }
-    }
-
-    /// Adds a rule for values of a schema; its name.
-    pub(crate) fn json(&mut self, schema: &Value) -> Result<String, RequestError> {
-        let schema = sanitise(schema).map_err(|source| RequestError::Schema {
-            parameter: self.parameter,
-            source,
-        })?;
-        let mut schema = match schema {
-            Value::Object(map) => map,
-            other => [("anyOf".to_owned(), json!([other]))].into_iter().collect(),
-        };
-        schema.insert(
-            "x-guidance".into(),
-            json!({
-                "whitespace_flexible": false,
-                "item_separator": ", ?",
-                "key_separator": ": ?",
-            }),
-        );
-        Ok(self.rule(&format!("%json {}", Value::Object(schema))))
-    }
-
-    /// Lets `TEXT` be any text, before anything else is added.
-    pub(crate) fn any_text(&mut self) {
-        self.lark.insert_str(0, TEXT);
-    }
-
-    /// Adds a rule; its name.
-    pub(crate) fn rule(&mut self, body: &str) -> String {
-        self.named("r", "", body)
-    }
-
-    /// Adds what ends where it first can; its name.
-    pub(crate) fn shortest(&mut self, body: &str) -> String {
-        self.named("r", "[lazy]", body)
-    }
-
-    /// Adds a pattern; its name.
-    pub(crate) fn pattern(&mut self, body: &str) -> String {
-        self.named("P", "", body)
-    }
-
-    fn named(&mut self, kind: &str, how: &str, body: &str) -> String {
-        self.rules = self.rules.saturating_add(1);
-        let name = format!("{kind}{}", self.rules);
-        // Writing to a string does not fail.
-        writeln!(self.lark, "{name}{how}: {body}").unwrap_or_default();
-        name
-    }
-
-    /// The rule that is the whole answer.
-    fn start(mut self, body: &str) -> Self {
-        writeln!(self.lark, "start: {body}").unwrap_or_default();
-        self
-    }
-}
-
-/// What a form begins with whose answers may be any text.
-const TEXT: &str = "TEXT: /(?s:.*)/\n";
-
-/// A text as it stands, in a rule.
-pub(crate) fn literal(text: &str) -> String {
-    Value::from(text).to_string()
-}
-
 /// A grammar, and how far an answer has come in it.
 #[derive(Clone)]
 pub(crate) struct Grammar {
     matcher: Matcher,
     environment: TokEnv,
     ends: Vec<u32>,
-    /// Nothing bounds those in a text.
-    numbers: Option<Numbers>,
+    /// Whether it may be any text, but for calls in it.
+    free: bool,
+    numbers: Numbers,
 }
 
 impl fmt::Debug for Grammar {
@@ -222,11 +106,10 @@ impl Grammar {
         let mask = self.matcher.compute_mask();
         let mask = mask.map_err(|_| EngineError::Constraint)?;
         let trie = self.environment.tok_trie();
+        // A text may end anywhere, and a call nowhere before its end.
+        let in_text = self.free && self.matcher.is_accepting().unwrap_or(false);
         // In a text anything fits; and unless something does, everything may come.
-        let fits = |token: u32| match self.numbers {
-            Some(numbers) => numbers.in_string || numbers.fit(trie.token(token)),
-            None => true,
-        };
+        let fits = |token: u32| in_text || self.numbers.fit(trie.token(token));
         let some_fit = mask.iter().any(fits);
         for (token, logit) in (0_u32..).zip(logits) {
             let known = usize::try_from(token).is_ok_and(|token| token < mask.len());
@@ -243,9 +126,7 @@ impl Grammar {
             return Ok(());
         }
         let bytes = self.environment.tok_trie().token(token);
-        if let Some(numbers) = &mut self.numbers {
-            numbers.push(bytes);
-        }
+        self.numbers.push(bytes);
         let accepted = self.matcher.consume_token(token);
         accepted.map_err(|_| EngineError::Constraint)
     }
@@ -256,65 +137,17 @@ impl Grammar {
     }
 }
 
-/// How long the number is that is being written.
-#[derive(Clone, Copy, Debug, Default)]
-struct Numbers {
-    in_string: bool,
-    escaped: bool,
-    /// Digits in a row.
-    digits: usize,
-    /// Whether they are an exponent.
-    exponent: bool,
-}
-
-impl Numbers {
-    fn push(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.step(*byte));
-    }
-
-    /// Whether no number is too long once these came.
-    fn fit(mut self, bytes: &[u8]) -> bool {
-        bytes.iter().all(|byte| {
-            self.step(*byte);
-            let most = if self.exponent {
-                MAX_EXPONENT
-            } else {
-                MAX_DIGITS
-            };
-            self.digits <= most
-        })
-    }
-
-    fn step(&mut self, byte: u8) {
-        match (self.in_string, byte) {
-            (true, _) if self.escaped => self.escaped = false,
-            (true, b'\\') => self.escaped = true,
-            (_, b'"') => self.in_string = !self.in_string,
-            _ => {}
-        }
-        match byte {
-            b'0'..=b'9' if !self.in_string => self.digits = self.digits.saturating_add(1),
-            b'e' | b'E' if self.digits > 0 => (self.digits, self.exponent) = (0, true),
-            b'+' | b'-' if self.exponent => {}
-            _ => (self.digits, self.exponent) = (0, false),
-        }
-    }
-}
-
-/// Of an integer or a fraction: more than any double needs.
-const MAX_DIGITS: usize = 18;
-
-/// Of an exponent: less than any double has.
-const MAX_EXPONENT: usize = 2;
-
 #[cfg(test)]
 mod tests {
+    use super::numbers::MAX_DIGITS;
     use super::*;
     use crate::calls::{Calls, Part};
     use crate::model_dir::ModelDir;
+    use crate::request::Format;
     use crate::tools::tests::STYLES;
-    use crate::tools::{Tool, Tools};
+    use crate::tools::{Style, Tool, ToolChoice, Tools};
     use proptest::prelude::*;
+    use serde_json::{Value, json};
 
     fn grammars() -> (Tokens, Grammars) {
         let tokens = Tokens::load(&ModelDir::new(&crate::self_test::tiny()), 3072).unwrap();
@@ -323,7 +156,7 @@ mod tests {
     }
 
     fn compile(grammars: &Grammars, schema: &Value) -> Result<Grammar, RequestError> {
-        let mut form = Form::new("response_format");
+        let mut form = Form::new("response_format", None);
         let json = form.json(schema)?;
         grammars.compile(form.start(&json))
     }
@@ -403,25 +236,23 @@ mod tests {
     }
 
     /// A form for answers that may call one tool, in one way of calling it.
-    fn may_call(style: &Style, parallel: bool) -> Form {
+    fn may_call(style: &Style, format: &Format, parallel: bool) -> Form {
         let tool = Tool {
             name: "look".into(),
             description: None,
             parameters: Some(json!({
                 "type": "object",
-                "properties": {"at": {"enum": ["sea", "sky"]}, "now": {"type": "boolean"}},
+                "properties": {"at": {"enum": ["sea", "sky"]}, "now": {"type": "integer"}},
                 "required": ["at", "now"],
             })),
+            strict: true,
         };
-        let request = Request {
-            tools: Tools {
-                list: vec![tool],
-                choice: ToolChoice::Auto,
-                parallel,
-            },
-            ..Request::default()
+        let tools = Tools {
+            list: vec![tool],
+            choice: ToolChoice::Auto,
+            parallel,
         };
-        Form::of(&request, Some(style)).unwrap().unwrap()
+        Form::of(format, &tools, Some(style)).unwrap().unwrap()
     }
 
     /// Has it say a text.
@@ -445,10 +276,12 @@ mod tests {
             .flat_map(|style| [(style, false), (style, true)])
             .flat_map(|(style, parallel)| (0..10).map(move |salt| (style, parallel, salt)))
         {
-            let mut grammar = grammars.compile(may_call(style, parallel)).unwrap();
+            let mut grammar = grammars
+                .compile(may_call(style, &Format::Text, parallel))
+                .unwrap();
             let begun = [style.open, style.before_name].concat();
             let (spoken, begun) = match style.marker {
-                "" => (String::new(), begun),
+                "" => (String::new(), begun + "look\""),
                 marker => (
                     format!("It is 7 \"or\" so. {marker}"),
                     begun.replace(marker, ""),
@@ -458,7 +291,7 @@ mod tests {
             assert!(style.marker.is_empty() || say(&tokens, &mut grammar.clone(), "{no").is_err());
             say(&tokens, &mut grammar, &begun).unwrap();
             let (said, _) = write(&tokens, grammar, salt).unwrap();
-            let mut calls = Calls::new(style);
+            let mut calls = Calls::new(style, vec!["look".into()]);
             let parts = calls.push(&[spoken, begun, said].concat());
             let call = parts.iter().position(|part| matches!(part, Part::Call(_)));
             let call = &parts[call.unwrap()..];
@@ -468,7 +301,7 @@ mod tests {
             };
             let value: Value = serde_json::from_str(arguments).unwrap();
             assert!(["sea", "sky"].contains(&value["at"].as_str().unwrap()));
-            assert!(value["now"].is_boolean(), "{value}");
+            assert!(value["now"].is_i64(), "{value}");
         }
     }
 
@@ -479,9 +312,13 @@ mod tests {
             .into_iter()
             .flat_map(|style| [(style, false), (style, true)])
         {
-            let mut grammar = grammars.compile(may_call(style, parallel)).unwrap();
+            let mut grammar = grammars
+                .compile(may_call(style, &Format::Text, parallel))
+                .unwrap();
             for text in [
                 "{\"names\": 1234567890123456789012345",
+                "{\"name\": \"Alice\", \"age\": 1234567890123456789012345, \"look\": \"look\"}",
+                "{\"name\": \"looks\", \"parameters\": 7}",
                 "}\n<tool <tool_cal> \u{fc}\n\n{\"name\": {\"no\"}",
             ] {
                 say(&tokens, &mut grammar, text).unwrap();
@@ -493,15 +330,113 @@ mod tests {
     }
 
     #[test]
+    fn json_that_names_no_tool_is_no_call_however_it_is_spaced() {
+        let (tokens, grammars) = grammars();
+        let llama = STYLES[1];
+        for (text, is_call) in [
+            ("{\"name\": \"Alice\"", false),
+            ("{\"name\":\"lookout\"", false),
+            ("\n { \"name\" :\"loo\"", false),
+            ("{\"name\": \"look\"", true),
+            ("{\"name\":\"look\"", true),
+            ("\n { \"name\" :\"look\"", true),
+        ] {
+            let form = may_call(llama, &Format::Text, true);
+            let mut grammar = grammars.compile(form).unwrap();
+            say(&tokens, &mut grammar, text).unwrap();
+            let other = say(&tokens, &mut grammar.clone(), ", \"age\": 3} is it.");
+            assert_eq!(other.is_err(), is_call, "{text}");
+            let call = ", \"parameters\": {\"at\": \"sea\", \"now\": 1}}";
+            say(&tokens, &mut grammar, call).unwrap();
+            let more = say(&tokens, &mut grammar, " and more");
+            assert_eq!(more.is_err(), is_call, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_answer_in_json_may_be_a_call_instead() {
+        let (tokens, grammars) = grammars();
+        for style in STYLES {
+            let call = [style.open, style.before_name, "look", style.after_name].concat();
+            for text in [
+                "{\"answer\": [1, \"a\"]}",
+                "{\"name\": \"Alice\", \"age\": 7}",
+                &call,
+            ] {
+                let form = may_call(style, &Format::Json, true);
+                let mut grammar = grammars.compile(form).unwrap();
+                say(&tokens, &mut grammar, text).unwrap_or_else(|_| panic!("{style:?} {text}"));
+            }
+        }
+    }
+
+    #[test]
+    fn a_number_in_a_call_within_text_ends_and_one_in_its_strings_may_go_on() {
+        let (tokens, grammars) = grammars();
+        let digits = "9".repeat(MAX_DIGITS);
+        for style in STYLES {
+            let said = ["I \"said ", &digits, "99 ", style.marker].concat();
+            let said = if style.marker.is_empty() { "" } else { &said };
+            let begun = [style.open, style.before_name, "look", style.after_name].concat();
+            let begun = begun.replacen(style.marker, "", 1);
+            let form = may_call(style, &Format::Text, true);
+            let mut grammar = grammars.compile(form).unwrap();
+            say(&tokens, &mut grammar, &[said, &begun].concat()).unwrap();
+            say(&tokens, &mut grammar, "{\"at\": \"sea\", \"now\": ").unwrap();
+            say(&tokens, &mut grammar, &digits).unwrap();
+            assert!(
+                say(&tokens, &mut grammar.clone(), "9").is_err(),
+                "{style:?}"
+            );
+            say(&tokens, &mut grammar, "}").unwrap();
+        }
+    }
+
+    #[test]
+    fn of_a_schema_that_cannot_be_followed_any_object_is_left_unless_it_must_be() {
+        let (tokens, grammars) = grammars();
+        let mut tool = Tool {
+            name: "look".into(),
+            description: None,
+            parameters: Some(json!({"type": "object", "not": {}})),
+            strict: false,
+        };
+        let form = |tool: &Tool| {
+            let tools = Tools {
+                list: vec![tool.clone()],
+                ..Tools::default()
+            };
+            Form::of(&Format::Text, &tools, Some(STYLES[0]))
+        };
+        let mut grammar = grammars.compile(form(&tool).unwrap().unwrap()).unwrap();
+        let begun = "<tool_call>\n{\"name\": \"look\", \"arguments\": ";
+        say(&tokens, &mut grammar, begun).unwrap();
+        assert!(say(&tokens, &mut grammar.clone(), "7").is_err());
+        say(&tokens, &mut grammar, "{\"what\": [7]}").unwrap();
+        tool.strict = true;
+        assert_eq!(
+            form(&tool).map(drop).unwrap_err(),
+            RequestError::Schema {
+                parameter: "tools",
+                source: SchemaError::Unsupported {
+                    keyword: "not".into()
+                },
+            }
+        );
+    }
+
+    #[test]
     fn after_the_only_call_there_is_no_other() {
         let (tokens, grammars) = grammars();
-        let arguments = r#"{"at": "sea", "now": true}"#;
+        let arguments = r#"{"at": "sea", "now": 1}"#;
         for style in STYLES {
             let call = [style.before_name, "look", style.after_name, arguments];
             let call = [&call.concat(), style.after_arguments].concat();
             let first = [style.open, &call].concat();
             for parallel in [false, true] {
-                let mut grammar = grammars.compile(may_call(style, parallel)).unwrap();
+                let mut grammar = grammars
+                    .compile(may_call(style, &Format::Text, parallel))
+                    .unwrap();
                 say(&tokens, &mut grammar, &first).unwrap();
                 let next = [style.between.unwrap_or_default(), &call].concat();
                 let more = say(&tokens, &mut grammar, &next).is_ok();

@@ -369,6 +369,7 @@ mod tests {
                 name: "f".into(),
                 description: Some("a <|im_end|> & 'b'".into()),
                 parameters: Some(json!({"type": "object", "properties": {"z": {}, "a": {}}})),
+                strict: false,
             }],
             ..Tools::default()
         };

@@ -13,7 +13,7 @@ use std::fmt;
 use serde_json::{Map, Value, json};
 
 use crate::error::RequestError;
-use crate::grammar::{Form, literal};
+use crate::grammar::{Form, apart, literal, loosely};
 
 /// What a model may call.
 #[derive(Clone, Default)]
@@ -35,12 +35,15 @@ pub struct Tool {
     pub description: Option<String>,
     /// JSON schema of its arguments; any object if there is none.
     pub parameters: Option<Value>,
+    /// Whether a schema that no grammar can be made of is refused. Otherwise the model
+    /// is shown it, and may call with any object.
+    pub strict: bool,
 }
 
 /// Whether an answer has to be a call.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub enum ToolChoice {
-    /// As the model likes; but a call that it begins is one.
+    /// As the model likes; but a call of one of the tools that it begins is one.
     #[default]
     Auto,
     /// At least one call, of any tool.
@@ -89,6 +92,14 @@ impl Tools {
             true => Ok(()),
             false => out_of_range("tool_choice", "no tool".into(), "one of the tools"),
         }
+    }
+
+    /// The same without the schemas that need not be followed, if there are any.
+    pub(crate) fn lenient(&self) -> Option<Self> {
+        let mut tools = self.clone();
+        let lenient = tools.list.iter_mut().filter(|tool| !tool.strict);
+        let loosened = lenient.filter_map(|tool| tool.parameters.take()).count();
+        (loosened > 0).then_some(tools)
     }
 
     /// What templates are written for: the tools as OpenAI lists them.
@@ -141,19 +152,33 @@ impl Style {
 
     /// A rule for answers that are calls.
     pub(crate) fn calls(&self, tools: &Tools, form: &mut Form) -> Result<String, RequestError> {
-        self.calls_after("", tools, form)
+        let write = if self.marker.is_empty() {
+            apart
+        } else {
+            literal
+        };
+        self.calls_after("", write, tools, form)
     }
 
-    /// A rule for answers that may have calls; what begins as one is one to its end.
+    /// A rule for answers that may have calls; what begins as one of a tool is one to its
+    /// end.
     pub(crate) fn answers(&self, tools: &Tools, form: &mut Form) -> Result<String, RequestError> {
         form.any_text();
-        let calls = self.calls_after(self.marker, tools, form)?;
         if self.marker.is_empty() {
-            let begun = self.before_name.chars().filter(|c| !c.is_whitespace());
-            let begun: String = begun.map(|c| format!(r"\s*[{c}]")).collect();
-            let text = form.pattern(&format!("TEXT & ~/{begun}(?s:.*)/"));
-            return Ok(format!(r"/\s*/ {calls} | {text}"));
+            // Once it names a tool, white space could go on for ever.
+            let rest = self.after_name.strip_prefix('"').unwrap_or_default();
+            let begun = |head: &str| loosely(r"\s*", head.strip_suffix(rest).unwrap_or(head));
+            let head = |head: &str| format!(r"/{}{}\s?/", begun(head), loosely(r"\s?", rest));
+            let calls = self.calls_after("", head, tools, form)?;
+            let begun = tools
+                .list
+                .iter()
+                .map(|tool| begun(&[self.before_name, &tool.name, "\""].concat()));
+            let begun: Vec<_> = begun.collect();
+            let text = form.pattern(&format!("TEXT & ~/({})(?s:.*)/", begun.join("|")));
+            return Ok(format!("{calls} | {text}"));
         }
+        let calls = self.calls_after(self.marker, literal, tools, form)?;
         let begun = form.shortest(&format!("/(?s:.*)/ {}", literal(self.marker)));
         Ok(match tools.parallel && self.open.is_empty() {
             true => format!("({begun} {calls})* TEXT"),
@@ -161,10 +186,12 @@ impl Style {
         })
     }
 
-    /// A rule for calls of which the `marker` has been said.
+    /// A rule for calls of which the `marker` has been said; what comes before arguments
+    /// is written as `write` has it.
     fn calls_after(
         &self,
         marker: &str,
+        write: impl Fn(&str) -> String,
         tools: &Tools,
         form: &mut Form,
     ) -> Result<String, RequestError> {
@@ -180,11 +207,10 @@ impl Style {
         };
         let mut calls = Vec::new();
         for tool in tools.list.iter().filter(named) {
-            let any = json!({"type": "object"});
-            let arguments = form.json(tool.parameters.as_ref().unwrap_or(&any))?;
+            let arguments = form.arguments(tool)?;
             let head = [before_name, &tool.name, self.after_name].concat();
             let tail = literal(self.after_arguments);
-            calls.push(form.rule(&format!("{} {arguments} {tail}", literal(&head))));
+            calls.push(form.rule(&format!("{} {arguments} {tail}", write(&head))));
         }
         let call = form.rule(&calls.join(" | "));
         let one_named = matches!(tools.choice, ToolChoice::Named(_));
@@ -266,6 +292,7 @@ pub(crate) mod tests {
             name: name.into(),
             description: None,
             parameters: None,
+            strict: false,
         };
         let tools = |list, choice| Tools {
             list,

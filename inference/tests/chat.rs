@@ -16,8 +16,10 @@ use futures_executor::{block_on, block_on_stream};
 use futures_util::StreamExt as _;
 use inference::{
     Answer, Engine, EngineError, Event, FinishReason, Format, Limits, LoadError, Message, Prompt,
-    Request, RequestError, Role, Sampling, Task, Tenant, Usage,
+    Request, RequestError, Role, Sampling, SchemaError, Task, Tenant, Tool, ToolChoice, Tools,
+    Usage,
 };
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 #[test]
@@ -52,6 +54,38 @@ fn it_says_what_it_is() {
     assert_eq!((info.parameters, info.context), (3_173_568, 1024));
     let known = std::fs::read(tiny_dir().join("selftest.json")).unwrap();
     assert_eq!(engine.card().self_test, Some(Sha256::digest(known).into()));
+}
+
+#[test]
+fn a_tool_whose_schema_gives_no_grammar_is_refused_only_if_it_is_strict() {
+    let engine = tiny();
+    for (strict, choice) in [
+        (false, ToolChoice::Auto),
+        (false, ToolChoice::Required),
+        (true, ToolChoice::Auto),
+    ] {
+        let tool = Tool {
+            name: "look".into(),
+            description: None,
+            parameters: Some(json!({"type": "string", "pattern": "^(?=a)"})),
+            strict,
+        };
+        let request = Request {
+            max_tokens: Some(1),
+            tools: Tools {
+                list: vec![tool],
+                choice,
+                parallel: true,
+            },
+            ..ask("Recite Genesis 1:1.")
+        };
+        let refused = RequestError::Schema {
+            parameter: "tools",
+            source: SchemaError::Costly,
+        };
+        let answer = engine.answer(request).map(drop);
+        assert_eq!(answer, if strict { Err(refused) } else { Ok(()) });
+    }
 }
 
 #[test]

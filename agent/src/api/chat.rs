@@ -12,8 +12,10 @@
 //! * Refused unless they say what happens anyway: [`neutral`].
 //! * Refused: everything else.
 //!
-//! A call that the request asks for follows the schema of its tool; one that the model
-//! chooses to make is passed on as it is. Tools need a model whose template has them.
+//! A call follows the schema of its tool, whether the request asks for one or the model
+//! chooses to make it. Of a schema that no grammar can be made of, the arguments are any
+//! object, and only a tool that is `strict` is refused for it, as OpenAI does it. JSON
+//! that names none of the tools is content. Tools need a model whose template has them.
 //!
 //! A model may come with its own defaults for `temperature`, `top_p`, `top_k`,
 //! `min_p` and `repetition_penalty` (generation_config.json). Choice `i` of several uses `seed + i`.

@@ -37,9 +37,8 @@ fn tool(place: &str, value: Value, nested: bool) -> Result<Tool, ApiError> {
         name: fields.require("name", "a string")?,
         description: fields.take("description", "a string")?,
         parameters: fields.take("parameters", "a JSON schema")?,
+        strict: fields.take("strict", "a boolean")?.unwrap_or(false),
     };
-    // Every call follows the schema anyway.
-    fields.ignore(&["strict"]);
     fields.finish()?;
     Ok(tool)
 }

@@ -25,6 +25,7 @@ use crate::request::{Prompt, Request, Tenant};
 use crate::scheduler::Job;
 use crate::stop::Stop;
 use crate::tokens::Tokens;
+use crate::tools::{Style, Tools};
 use crate::vision::{Placeholder, Sight};
 use crate::witness::{Attended, Executed, Witness};
 
@@ -44,6 +45,26 @@ pub(super) struct Chat {
 }
 
 impl Chat {
+    /// What an answer has to be, if it is not free, and the text of that. If all of it
+    /// costs too much, schemas that need not be followed are left out.
+    fn constrain(
+        &self,
+        request: &Request,
+        style: Option<&Style>,
+    ) -> Result<Option<(String, Grammar)>, RequestError> {
+        let constrain = |tools: &Tools| {
+            let Some(form) = Form::of(&request.format, tools, style)? else {
+                return Ok(None);
+            };
+            let text = form.text().to_owned();
+            Ok(Some((text, self.compile(form)?)))
+        };
+        constrain(&request.tools).or_else(|error| match request.tools.lenient() {
+            Some(tools) => constrain(&tools),
+            None => Err(error),
+        })
+    }
+
     fn compile(&self, form: Form) -> Result<Grammar, RequestError> {
         let grammars = self
             .grammars
@@ -65,12 +86,10 @@ impl Engine {
             true => None,
             false => Some(chat.template.style.ok_or(RequestError::Tools)?),
         };
-        let form = Form::of(&request, style)?;
+        let (form, grammar) = chat.constrain(&request, style)?.unzip();
         let prompt = self.prompt(chat, &request)?;
         let (prompt, sights) = self.place(chat.placeholder.as_ref(), prompt, &request.prompt)?;
         let room = self.check_context(prompt.len(), request.max_tokens)?;
-        let kept = form.as_ref().map(|form| form.text().to_owned());
-        let grammar = form.map(|form| chat.compile(form)).transpose()?;
         let own_seed = request.sampling.seed.is_none();
         let sampler = chat
             .defaults
@@ -86,7 +105,7 @@ impl Engine {
                 index: witness.ask(),
                 prompt: prompt.clone(),
                 images: sights.len(),
-                form: kept.map(Zeroizing::new),
+                form: form.map(Zeroizing::new),
                 answer: Zeroizing::default(),
                 sampling: sampler.sampling(),
                 own_seed,
@@ -97,6 +116,7 @@ impl Engine {
             },
             witness,
         });
+        let names = request.tools.list.into_iter().map(|tool| tool.name);
         let (events, answer) = mpsc::unbounded();
         let job = Job {
             prompt,
@@ -113,7 +133,7 @@ impl Engine {
         enqueue(&chat.queue, request.tenant, job)?;
         Ok(Answer {
             events: Some(answer),
-            calls: style.map(Calls::new),
+            calls: style.map(|style| Calls::new(style, names.collect())),
             ready: VecDeque::new(),
         })
     }
@@ -213,7 +233,7 @@ impl Engine {
             self.check_context(prompt.len(), Some(answer.len()))?;
             sampling.check()?;
             let grammar = form
-                .map(|form| chat.compile(Form::again(form)))
+                .map(|form| chat.compile(Form::again(form, chat.template.style)))
                 .transpose()?;
             let sampler = chat.defaults.sampler(sampling, &prompt)?.under(grammar);
             let (outcome, pending) = oneshot::channel();
