@@ -5,6 +5,7 @@
 //! keys stay here: the worker never sees an Authorization header.
 
 pub(crate) mod asked;
+pub(crate) mod bill;
 pub mod command;
 pub mod front;
 pub mod keys;

@@ -171,6 +171,7 @@ impl Network {
     fn ended(&self, place: Place, end: &Result<Paid, AnswerError>) {
         let Place {
             request,
+            user,
             worker,
             model,
             scheduler,
@@ -186,6 +187,7 @@ impl Network {
         }
         self.usage.ended(Record {
             request,
+            user,
             model,
             worker: worker.to_string(),
             scheduler,
@@ -202,6 +204,7 @@ impl Network {
 #[derive(Clone, Debug)]
 struct Place {
     request: String,
+    user: String,
     worker: Digest256,
     model: String,
     scheduler: String,

@@ -16,13 +16,18 @@ use tower::ServiceExt as _;
 
 const KEY: &str = "a long random key";
 
-/// A gateway whose answers take ten tokens, behind a front with one key.
+const OPERATOR: &str = "another long random key";
+
+/// A gateway whose answers take ten tokens, behind a front with two keys.
 fn gateway() -> Router {
-    let keys = format!(
-        "[[key]]\nname = \"bot\"\nsha256 = \"{}\"\nrequests_per_minute = 3\n\
-         tokens_per_day = 20\nmodels = [\"small\"]\n",
-        Digest256::of(KEY.as_bytes())
-    );
+    let key = |name: &str, key: &str, more: &str| {
+        let hash = Digest256::of(key.as_bytes());
+        format!(
+            "[[key]]\nname = \"{name}\"\nsha256 = \"{hash}\"\nrequests_per_minute = 3\n\
+             tokens_per_day = 20\nmodels = [\"small\"]\n{more}"
+        )
+    };
+    let keys = key("bot", KEY, "") + &key("watch", OPERATOR, "operator = true\n");
     let answer = async || Json(json!({ "usage": { "total_tokens": 10 } }));
     let gateway = Router::new()
         .route("/v1/chat/completions", post(answer))
@@ -61,7 +66,12 @@ fn error(body: &str) -> (String, String) {
 #[tokio::test]
 async fn nobody_asks_without_a_key() {
     let gateway = gateway();
-    for path in ["/v1/models", "/cocoon/trust", "/cocoon/usage"] {
+    for path in [
+        "/v1/models",
+        "/cocoon/trust",
+        "/cocoon/usage",
+        "/cocoon/metrics",
+    ] {
         let request = Request::get(path).body(Body::empty()).unwrap();
         let (status, _, body) = ask(&gateway, request).await;
         assert_eq!(status, StatusCode::UNAUTHORIZED, "{path}");
@@ -130,12 +140,40 @@ async fn pages_of_strangers_cannot_spend_the_users_coins() {
 }
 
 #[tokio::test]
+async fn no_name_of_a_strangers_is_shown_what_the_user_spent() {
+    let usage = Router::new().route("/cocoon/usage", get(async || "usage"));
+    let address = SocketAddr::from(([127, 0, 0, 1], 8080));
+    let origins = vec!["https://app.example".to_owned()];
+    let gateway = Front::new(address, None, origins).before(usage);
+    for (host, expected) in [
+        ("evil.example:8080", StatusCode::FORBIDDEN),
+        ("evil.example", StatusCode::FORBIDDEN),
+        ("localhost:8080", StatusCode::OK),
+        ("127.0.0.1:8080", StatusCode::OK),
+        ("192.0.2.7:8080", StatusCode::OK),
+        ("[::1]:8080", StatusCode::OK),
+        ("app.example", StatusCode::OK),
+    ] {
+        let request = Request::get("/cocoon/usage").header(header::HOST, host);
+        let request = request.body(Body::empty()).unwrap();
+        assert_eq!(ask(&gateway, request).await.0, expected, "{host}");
+    }
+}
+
+#[tokio::test]
 async fn counts_name_keys_and_nothing_of_what_was_asked() {
     let gateway = gateway();
     ask(&gateway, chat("small")).await;
     ask(&gateway, chat("a secret")).await;
-    let request = Request::get("/cocoon/metrics").body(Body::empty()).unwrap();
-    let (status, _, shown) = ask(&gateway, request).await;
+    let metrics = |key: &str| {
+        let request = Request::get("/cocoon/metrics");
+        let request = request.header(header::AUTHORIZATION, format!("Bearer {key}"));
+        request.body(Body::empty()).unwrap()
+    };
+    let (status, _, body) = ask(&gateway, metrics(KEY)).await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+    assert_eq!(error(&body).0, "not_an_operator");
+    let (status, _, shown) = ask(&gateway, metrics(OPERATOR)).await;
     assert_eq!(status, StatusCode::OK);
     for line in [
         "cocoon_gateway_requests_total{key=\"bot\",status=\"200\"} 1",

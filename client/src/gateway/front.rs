@@ -5,9 +5,9 @@
 //! the user's coins, and is refused. Logs have the key's name, the path, the model and
 //! numbers; never what was asked or answered.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
@@ -18,11 +18,12 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 
 use super::asked::Asked;
+use super::bill::Bill;
 use super::keys::{Exhausted, Key, Keys};
 use super::metrics::Metrics;
 use super::page;
 use super::problem::Problem;
-use super::tally::{Tally, Took};
+use super::tally::Tally;
 
 /// Stands before one gateway.
 #[derive(Debug)]
@@ -54,7 +55,7 @@ impl Front {
         let front = Arc::new(self);
         gateway
             .route("/", get(page::show))
-            .route("/cocoon/metrics", get(async move || metrics.show()))
+            .route(METRICS, get(async move || metrics.show()))
             .layer(middleware::from_fn_with_state(front, pass))
     }
 
@@ -70,6 +71,27 @@ impl Front {
                 StatusCode::FORBIDDEN,
                 "origin_not_allowed",
                 format!("pages of {origin:?} may not use this gateway: see --origin"),
+            )),
+        }
+    }
+
+    /// Whether what is shown of the user's is shown to the user: a page of somebody else's
+    /// can have its own name lead here, and a browser then takes this for its origin.
+    fn host(&self, request: &Request) -> Result<(), Problem> {
+        let is_shown = request.uri().path().starts_with("/cocoon/");
+        let host = request.headers().get(header::HOST);
+        let (None, true, Some(host)) = (&self.keys, is_shown, host) else {
+            return Ok(());
+        };
+        let host = host.to_str().unwrap_or_default();
+        let is_number = host.parse::<SocketAddr>().is_ok() || host.parse::<IpAddr>().is_ok();
+        let of = |origin: &String| origin.split_once("://").is_some_and(|(_, of)| of == host);
+        match is_number || self.origins.iter().any(of) {
+            true => Ok(()),
+            false => Err(Problem::new(
+                StatusCode::FORBIDDEN,
+                "host_not_allowed",
+                format!("{host:?} is no name of this gateway: see --origin"),
             )),
         }
     }
@@ -95,6 +117,9 @@ async fn pass(State(front): State<Arc<Front>>, request: Request, next: Next) -> 
         Ok(origin) => origin,
         Err(problem) => return problem.into_response(),
     };
+    if let Err(problem) = front.host(&request) {
+        return problem.into_response();
+    }
     let mut response = match (&origin, request.method()) {
         (Some(_), &Method::OPTIONS) => StatusCode::NO_CONTENT.into_response(),
         _ => match is_open(request.uri().path()) {
@@ -116,49 +141,43 @@ async fn pass(State(front): State<Arc<Front>>, request: Request, next: Next) -> 
 
 /// Shows nothing of anybody's.
 fn is_open(path: &str) -> bool {
-    matches!(path, "/" | "/health" | "/metrics" | "/cocoon/metrics")
+    matches!(path, "/" | "/health" | "/metrics")
 }
 
+const METRICS: &str = "/cocoon/metrics";
+
 async fn ask(front: &Front, request: Request, next: Next) -> Response {
-    let start = Instant::now();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let mut holder = None;
-    let mut model = String::new();
-    let response = match admitted(front, request, &mut holder, &mut model).await {
+    let bill = Arc::new(Bill::new(front.metrics.clone(), method, path));
+    let response = match admitted(front, request, &bill).await {
         Ok(request) => next.run(request).await,
         Err(problem) => problem.into_response(),
     };
-    let name = holder.as_ref().map_or("", |key| key.name()).to_owned();
-    let status = response.status();
-    front
-        .metrics
-        .answered(&name, status.as_u16(), start.elapsed());
-    let metrics = front.metrics.clone();
-    let (head, body) = response.into_parts();
-    let exact = head.extensions.get::<Took>().cloned();
-    let body = Tally::new(body, exact, move |tokens| {
-        metrics.took(&name, tokens);
-        if let Some(key) = holder {
-            key.took(tokens, since_1970());
-        }
-        let (status, millis) = (status.as_u16(), start.elapsed().as_millis());
-        tracing::info!(%method, path, key = name, model, status, tokens, millis, "answered");
-    });
-    Response::from_parts(head, Body::new(body))
+    bill.answered(response.status().as_u16());
+    response.map(|body| Body::new(Tally::new(body, bill)))
 }
 
-/// The request again, once its key is known to allow it; with the key goes what was read
+/// The request again, once its key is known to allow it; with its bill goes what was read
 /// of the body.
 async fn admitted(
     front: &Front,
-    request: Request,
-    holder: &mut Option<Arc<Key>>,
-    model: &mut String,
+    mut request: Request,
+    bill: &Arc<Bill>,
 ) -> Result<Request, Problem> {
-    *holder = front.admit(request.headers())?;
-    let Some(key) = holder else {
+    let key = front.admit(request.headers())?;
+    request.extensions_mut().insert(Arc::clone(bill));
+    let Some(key) = key else {
         return Ok(request);
     };
+    bill.to(&key);
+    if request.uri().path() == METRICS && !key.is_operator() {
+        let message = "counts of all keys are for keys with operator = true";
+        return Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "not_an_operator",
+            message,
+        ));
+    }
     if request.method() != Method::POST {
         return Ok(request);
     }
@@ -166,19 +185,17 @@ async fn admitted(
     let (head, body) = request.into_parts();
     let body = read(body).await?;
     let asked = Asked::read(&head.headers, &body).await;
-    *model = asked
-        .as_ref()
-        .map_or_else(String::new, |asked| asked.model.clone());
+    let model = asked.as_ref().map_or("", |asked| &asked.model);
+    let shown: String = model.chars().take(MAX_SHOWN).collect();
+    bill.of(shown.clone());
     if !key.may_ask(model) {
-        let message = format!("no model {model:?} that this key may ask");
+        let message = format!("no model {shown:?} that this key may ask");
         let code = "model_not_found";
         let problem = Problem::new(StatusCode::NOT_FOUND, code, message);
         return Err(problem.of_kind("invalid_request_error"));
     }
     let mut request = Request::from_parts(head, Body::from(body));
-    let extensions = request.extensions_mut();
-    extensions.insert(Arc::clone(key));
-    asked.map(|asked| extensions.insert(asked));
+    asked.map(|asked| request.extensions_mut().insert(asked));
     Ok(request)
 }
 
@@ -199,10 +216,13 @@ pub(crate) async fn read(body: Body) -> Result<Bytes, Problem> {
     })
 }
 
-fn since_1970() -> Duration {
+pub(super) fn since_1970() -> Duration {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.unwrap_or_default()
 }
 
 /// More than an agent takes: its longest is a form with sound.
 const MAX_BODY: usize = 32 << 20;
+
+/// Characters of a model's name that are repeated.
+const MAX_SHOWN: usize = 256;

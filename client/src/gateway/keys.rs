@@ -7,6 +7,7 @@
 //! requests_per_minute = 60         of which all may come at once
 //! tokens_per_day = 1000000         of the UTC day, prompts and answers
 //! models = ["cocoon-tiny"]         or ["*"]
+//! operator = false                 whether it may read the counts of all keys
 //! ```
 //!
 //! A key is random and long, so its hash needs no salt. Tokens are known when an answer
@@ -79,6 +80,12 @@ impl Key {
         &self.limits.name
     }
 
+    /// Whether it may read the counts of all.
+    #[must_use]
+    pub fn is_operator(&self) -> bool {
+        self.limits.operator
+    }
+
     /// Counts a request that comes at `now`, since 1970, or says why it may not pass.
     pub fn admit(&self, now: Duration) -> Result<(), Exhausted> {
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
@@ -136,6 +143,8 @@ struct Limits {
     requests_per_minute: u32,
     tokens_per_day: u64,
     models: Vec<String>,
+    #[serde(default)]
+    operator: bool,
 }
 
 #[derive(Debug, Default)]

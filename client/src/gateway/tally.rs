@@ -1,43 +1,32 @@
 //! A body whose tokens are counted as it passes.
 //!
-//! Who asked through the network knows them from the settlement. Else they are what the
-//! answer says of its usage; a stream that says nothing counts one for each event.
+//! They are what the answer says of its usage; a stream that says nothing counts one for
+//! each event.
 
-use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use axum::body::{Body, HttpBody};
 use hyper::body::{Bytes, Frame, SizeHint};
 
-/// What an answer took, once it is known.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Took(pub(crate) Arc<OnceLock<u64>>);
-
-type End = Box<dyn FnOnce(u64) + Send>;
+use super::bill::Bill;
 
 /// Tells what passed when it ends, or breaks off.
-pub(crate) struct Tally {
+pub(super) struct Tally {
     body: Body,
-    took: Option<Took>,
+    bill: Arc<Bill>,
     events: u64,
     tail: Vec<u8>,
-    end: Option<End>,
 }
 
 impl Tally {
-    pub(crate) fn new(
-        body: Body,
-        took: Option<Took>,
-        end: impl FnOnce(u64) + Send + 'static,
-    ) -> Self {
+    pub(super) fn new(body: Body, bill: Arc<Bill>) -> Self {
         Self {
             body,
-            took,
+            bill,
             events: 0,
             tail: Vec::new(),
-            end: Some(Box::new(end)),
         }
     }
 
@@ -49,13 +38,6 @@ impl Tally {
         self.tail.extend_from_slice(bytes);
         let extra = self.tail.len().saturating_sub(TAIL);
         self.tail.drain(..extra);
-    }
-
-    fn tokens(&self) -> u64 {
-        match &self.took {
-            Some(took) => took.0.get().copied().unwrap_or_default(),
-            None => total_tokens(&self.tail).unwrap_or(self.events),
-        }
     }
 }
 
@@ -97,15 +79,8 @@ impl HttpBody for Tally {
 
 impl Drop for Tally {
     fn drop(&mut self) {
-        if let Some(end) = self.end.take() {
-            end(self.tokens());
-        }
-    }
-}
-
-impl fmt::Debug for Tally {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tally").finish_non_exhaustive()
+        let tokens = total_tokens(&self.tail).unwrap_or(self.events);
+        self.bill.passed(tokens);
     }
 }
 
@@ -120,27 +95,31 @@ mod tests {
     use super::*;
 
     use axum::body::to_bytes;
-    use std::sync::mpsc;
+    use axum::http::Method;
 
-    async fn told(text: &'static str, took: Option<Took>) -> u64 {
-        let (tell, told) = mpsc::channel();
-        let body = Tally::new(text.into(), took, move |tokens| tell.send(tokens).unwrap());
-        assert_eq!(to_bytes(Body::new(body), 1 << 20).await.unwrap(), text);
-        told.recv().unwrap()
+    use crate::gateway::metrics::Metrics;
+
+    async fn told(text: &'static str, settled: Option<u64>) -> String {
+        let metrics = Metrics::default();
+        let bill = Bill::new(metrics.clone(), Method::POST, "/".into());
+        let bill = Arc::new(bill);
+        if let Some(tokens) = settled {
+            bill.pays(tokens);
+        }
+        let body = Body::new(Tally::new(text.into(), bill));
+        assert_eq!(to_bytes(body, 1 << 20).await.unwrap(), text);
+        let shown = metrics.show();
+        let line = shown.lines().find(|line| line.contains("tokens_total{"));
+        line.unwrap().rsplit_once(' ').unwrap().1.to_owned()
     }
 
     #[tokio::test]
     async fn an_answer_takes_what_it_says() {
         let answer = r#"{"usage":{"prompt_tokens":5,"total_tokens": 12}}"#;
-        assert_eq!(told(answer, None).await, 12);
+        assert_eq!(told(answer, None).await, "12");
         let stream = "data: {}\n\ndata: {}\n\ndata: [DONE]\n\n";
-        assert_eq!(told(stream, None).await, 2);
-        let took = Took::default();
-        took.0.set(40).unwrap();
-        assert_eq!(
-            told(answer, Some(took)).await,
-            40,
-            "a settlement knows better"
-        );
+        assert_eq!(told(stream, None).await, "2");
+        let settled = told(answer, Some(40)).await;
+        assert_eq!(settled, "40", "a settlement knows better");
     }
 }

@@ -4,7 +4,7 @@
 //! POST /v1/…            sealed, relayed, streamed back, settled
 //! GET  /v1/models       what all schedulers list
 //! GET  /cocoon/trust    what was verified of each worker
-//! GET  /cocoon/usage    what was spent, in nanotons, and the newest requests
+//! GET  /cocoon/usage    what was spent, in nanotons, and one's newest requests
 //! GET  /metrics         counts for Prometheus
 //! ```
 //!
@@ -21,7 +21,7 @@ use axum::extract::{Path, Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header, response};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -31,11 +31,10 @@ use super::exchange::{self, Begun};
 use super::purse::Balance;
 use super::{Network, Place, scheduler};
 use crate::gateway::asked::Asked;
+use crate::gateway::bill::Bill;
 use crate::gateway::front;
-use crate::gateway::keys::Key;
 use crate::gateway::problem::Problem;
 use crate::gateway::remove_hop_by_hop;
-use crate::gateway::tally::Took;
 
 impl Network {
     /// Its endpoint.
@@ -57,8 +56,8 @@ async fn ask(State(network): State<Arc<Network>>, request: Request) -> Response 
     let (mut head, body) = request.into_parts();
     // Where keys are asked for, it was read for them.
     let asked = head.extensions.remove::<Asked>();
-    let key = head.extensions.get::<Arc<Key>>();
-    let user = key.map_or("", |key| key.name());
+    let bill = head.extensions.remove::<Arc<Bill>>();
+    let user = bill.as_ref().map_or("", |bill| bill.name());
     let body = match front::read(body).await {
         Ok(body) => body,
         Err(problem) => return problem.into_response(),
@@ -81,9 +80,16 @@ async fn ask(State(network): State<Arc<Network>>, request: Request) -> Response 
         model: asked.model,
         body,
     };
+    if let Some(bill) = &bill {
+        // Of who leaves before an answer begins nobody else will know.
+        bill.pays(request.most.limit());
+    }
     match network.exchange(&request).await {
-        Ok(begun) => pass(network, begun).await,
-        Err(problem) => problem.into_response(),
+        Ok(begun) => pass(network, begun, bill).await,
+        Err(problem) => {
+            bill.inspect(|bill| bill.pays(0));
+            problem.into_response()
+        }
     }
 }
 
@@ -97,7 +103,7 @@ fn most(asked: &Asked, body: usize, answer: u64) -> Most {
 }
 
 /// Passes an answer on: as it comes, or, where it is one document, once it is settled.
-async fn pass(network: Arc<Network>, begun: Begun) -> Response {
+async fn pass(network: Arc<Network>, begun: Begun, bill: Option<Arc<Bill>>) -> Response {
     let Begun {
         mut head,
         answer,
@@ -106,22 +112,21 @@ async fn pass(network: Arc<Network>, begun: Begun) -> Response {
     let envelope = &answer.deal().envelope;
     let place = Place {
         request: hex::encode(envelope.id),
+        user: bill.as_ref().map_or("", |bill| bill.name()).into(),
         worker: envelope.worker,
         model: envelope.model.clone(),
         scheduler,
         price: envelope.price,
     };
     remove_hop_by_hop(&mut head.headers);
-    let took = Took::default();
-    head.extensions.insert(took.clone());
     name(&mut head, &REQUEST, &place.request);
     name(&mut head, &WORKER, &place.worker.to_string());
     let (send, mut receive) = mpsc::channel(1);
     // It goes on without the application, to the settlement.
     let end = tokio::spawn(async move {
         let end = forward(answer, &send).await;
-        if let Ok(paid) = &end {
-            took.0.set(paid.tokens).unwrap_or_default();
+        if let Some(bill) = bill {
+            bill.pays(end.as_ref().map_or(0, |paid| paid.tokens));
         }
         network.ended(place, &end);
         match end {
@@ -264,7 +269,11 @@ async fn trust(State(network): State<Arc<Network>>) -> Json<Value> {
     Json(json!({ "trusted": true, "workers": workers.collect::<Vec<_>>() }))
 }
 
-async fn spent(State(network): State<Arc<Network>>) -> Json<Value> {
+async fn spent(
+    State(network): State<Arc<Network>>,
+    bill: Option<Extension<Arc<Bill>>>,
+) -> Json<Value> {
+    let user = bill.as_ref().map_or("", |bill| bill.name());
     let mut all = Balance::default();
     for purse in &network.purses {
         let one = purse.balance();
@@ -279,7 +288,7 @@ async fn spent(State(network): State<Arc<Network>>) -> Json<Value> {
         "reserved": all.reserved,
         "budget": (!network.purses.is_empty()).then_some(all.budget),
         "tokens": all.tokens,
-        "requests": network.usage.newest(),
+        "requests": network.usage.newest(user),
     }))
 }
 

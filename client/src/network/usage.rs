@@ -39,10 +39,11 @@ impl Usage {
         newest.truncate(KEPT);
     }
 
-    /// The newest first.
-    pub(super) fn newest(&self) -> Vec<Record> {
+    /// A user's, the newest first.
+    pub(super) fn newest(&self, user: &str) -> Vec<Record> {
         let newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        newest.iter().cloned().collect()
+        let theirs = newest.iter().filter(|record| record.user == user);
+        theirs.cloned().collect()
     }
 
     /// As Prometheus reads them.
@@ -67,6 +68,9 @@ impl Usage {
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Record {
     pub(super) request: String,
+    /// The name of a key; empty where nobody needs one.
+    #[serde(skip)]
+    pub(super) user: String,
     pub(super) model: String,
     pub(super) worker: String,
     pub(super) scheduler: String,
