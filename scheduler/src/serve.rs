@@ -1,5 +1,6 @@
 //! Two listeners: workers dial in at one, clients at the other.
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -46,7 +47,7 @@ pub async fn workers(
             }
         }
     };
-    accept(&listener, MAX_WORKERS, &stop, follow).await;
+    accept(listener, MAX_WORKERS, &stop, follow).await;
 }
 
 /// Serves `api`, inside TLS if there is a certificate, until `stop`; then lets what is
@@ -70,7 +71,7 @@ pub async fn clients(
             }
         }
     };
-    accept(&listener, MAX_CLIENTS, &stop, serve).await;
+    accept(listener, MAX_CLIENTS, &stop, serve).await;
 }
 
 /// Serves `api` to other schedulers, as [`clients`] does to clients.
@@ -80,8 +81,10 @@ pub(crate) async fn peers(
     api: Router,
     stop: CancellationToken,
 ) {
+    let (mut newcomers, members) = (Newcomers::default(), Arc::new(Semaphore::new(MAX_PEERS)));
     let serve = |tcp, _| {
         let (tls, api, stop) = (tls.clone(), api.clone(), stop.clone());
+        let (turn, members) = (newcomers.next(), Arc::clone(&members));
         async move {
             let mut builder = builder(peers::MAX_STREAMS);
             builder
@@ -91,21 +94,41 @@ pub(crate) async fn peers(
                 .max_pending_accept_reset_streams(RESETS)
                 .keep_alive_interval(peers::KEEP_ALIVE)
                 .keep_alive_timeout(peers::KEEP_ALIVE);
-            if let Ok(Ok(tls)) = timeout(HANDSHAKE, tls.accept(tcp)).await {
+            let shaken = turn.run_until_cancelled(timeout(HANDSHAKE, tls.accept(tcp)));
+            if let (Some(Ok(Ok(tls))), Ok(_place)) = (shaken.await, members.try_acquire()) {
                 serve(tls, &builder, api, &stop).await;
             }
         }
     };
-    accept(&listener, MAX_PEERS, &stop, serve).await;
+    accept(listener, MAX_PEERS.saturating_add(NEWCOMERS), &stop, serve).await;
+}
+
+/// Who has not shown yet that it has the key. Where there are too many, the one that came
+/// first is let go: strangers that say nothing take nobody's place.
+#[derive(Debug, Default)]
+struct Newcomers(VecDeque<CancellationToken>);
+
+impl Newcomers {
+    /// One more, until it is cancelled.
+    fn next(&mut self) -> CancellationToken {
+        let newest = CancellationToken::new();
+        self.0.push_back(newest.clone());
+        if self.0.len() > NEWCOMERS
+            && let Some(oldest) = self.0.pop_front()
+        {
+            oldest.cancel();
+        }
+        newest
+    }
 }
 
 /// Has `handle` take each connection, `max` at a time, until `stop`, and then waits for
 /// them for a while.
 async fn accept<F>(
-    listener: &TcpListener,
+    listener: TcpListener,
     max: usize,
     stop: &CancellationToken,
-    handle: impl Fn(TcpStream, IpAddr) -> F,
+    mut handle: impl FnMut(TcpStream, IpAddr) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -132,6 +155,8 @@ async fn accept<F>(
         }
     };
     stop.run_until_cancelled(accepted).await;
+    // Who comes now is told so, or goes to another process.
+    drop(listener);
     tasks.close();
     if timeout(DRAIN, tasks.wait()).await.is_err() {
         tracing::warn!("{} connections outlived the drain", tasks.len());
@@ -188,6 +213,9 @@ const MAX_STREAMS: u32 = 1024;
 
 /// Other schedulers.
 const MAX_PEERS: usize = 256;
+
+/// Who may become one.
+const NEWCOMERS: usize = 256;
 
 /// Streams that their senders gave up before they were looked at.
 const RESETS: usize = 1 << 14;
