@@ -128,12 +128,12 @@ impl Desk {
         state.serve(now);
     }
 
-    /// A worker spoke, of this [`standing`](crate::reputation).
-    pub fn offered(&self, offer: &Offer, standing: u16) -> Result<(), OfferError> {
+    /// The worker that proved itself as `id` spoke, of this [`standing`](crate::reputation).
+    pub fn offered(&self, id: Digest256, offer: &Offer, standing: u16) -> Result<(), OfferError> {
         let now = self.now();
         let mut state = self.lock();
-        state.directory.update(offer.worker, offer, now)?;
-        state.directory.judge(&offer.worker, standing, now);
+        state.directory.update(id, offer, now)?;
+        state.directory.judge(&id, standing, now);
         state.serve(now);
         Ok(())
     }

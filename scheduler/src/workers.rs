@@ -143,18 +143,16 @@ impl Workers {
     pub fn announced(&self, announcement: Announcement, at: &str) -> Result<bool, Misfit> {
         let keyset = Keyset::parse(announcement.keyset.as_bytes()).map_err(Misfit::Keyset)?;
         let keys = Keys::of(&keyset)?;
-        check(&announcement.offer, &keys.id)?;
         let channels = announcement.channels.iter();
         let mut known = self.write();
-        if known
-            .get(&keys.id)
-            .is_some_and(|worker| worker.link != ELSEWHERE)
-        {
-            return Ok(false);
+        match known.get(&keys.id) {
+            Some(worker) if worker.link != ELSEWHERE => return Ok(false),
+            None if known.len() >= MOST => return Err(Misfit::Many),
+            _ => {}
         }
         let standing = self.standings.of(&announcement.proof.machine);
         self.desk
-            .offered(&announcement.offer, standing)
+            .offered(keys.id, &announcement.offer, standing)
             .map_err(Misfit::Offer)?;
         let worker = Worker {
             keyset: Arc::new(keyset),
@@ -179,9 +177,12 @@ impl Workers {
         self.read().get(id).cloned()
     }
 
-    /// What others have to know of one that is linked here.
+    /// What others have to know of one that is linked here, and may be asked.
     pub fn announcement(&self, id: &Digest256) -> Option<Announcement> {
         let worker = self.get(id).filter(|worker| worker.link != ELSEWHERE)?;
+        if self.standings.of(&worker.proof.machine) == 0 {
+            return None;
+        }
         Some(Announcement {
             keyset: worker.keyset.text().into(),
             proof: worker.proof,
@@ -304,7 +305,6 @@ impl Linked {
 
     /// It is there, and offers this. Its newest link is the one that counts.
     pub fn offered(&self, offer: Offer) -> Result<(), Misfit> {
-        check(&offer, &self.id)?;
         let (keyset, keys) = self
             .keys
             .read()
@@ -320,7 +320,7 @@ impl Linked {
         let standing = self.workers.standings.of(&self.proof.machine);
         self.workers
             .desk
-            .offered(&offer, standing)
+            .offered(self.id, &offer, standing)
             .map_err(Misfit::Offer)?;
         let worker = Worker {
             keyset,
@@ -378,19 +378,11 @@ impl Keys {
     }
 }
 
-/// Nobody offers for another.
-fn check(offer: &Offer, id: &Digest256) -> Result<(), Misfit> {
-    match offer.worker == *id {
-        true => Ok(()),
-        false => Err(Misfit::Worker {
-            found: offer.worker,
-            expected: *id,
-        }),
-    }
-}
-
 /// No keyset of another scheduler's tells of a link here.
 const ELSEWHERE: u64 = 0;
+
+/// Who has the fabric's key may make up any number of them.
+const MOST: usize = 1 << 16;
 
 /// Changes that a listener may be behind.
 const CHANGES: usize = 4096;
@@ -401,6 +393,9 @@ pub enum Misfit {
     /// What another scheduler passed on.
     #[error("no keyset was announced")]
     Keyset(#[source] KeysetError),
+    /// More than are remembered.
+    #[error("more than {MOST} workers are announced")]
+    Many,
     /// Nothing to seal to, or nothing to check a receipt with.
     #[error("the keyset has no seal key or no receipt key")]
     NoKeys,
@@ -418,4 +413,40 @@ pub enum Misfit {
         /// As proved.
         expected: Digest256,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_makes_up_workers_is_believed_so_many_and_those_that_are_known_stay() {
+        let workers = Workers::new(Desk::new([0; 32]));
+        let made_up = |number: usize| {
+            let number = u64::try_from(number).unwrap();
+            let seal = number.to_be_bytes();
+            let keyset = Keyset::new(&[1; 32], &seal, &Digest256::ZERO, 0).unwrap();
+            Announcement {
+                keyset: keyset.text().into(),
+                proof: Proof {
+                    machine: Machine(Digest256::ZERO),
+                    engine: None,
+                },
+                offer: Offer {
+                    worker: Digest256::of(&seal),
+                    draining: false,
+                    models: [].into(),
+                },
+                channels: Vec::new(),
+            }
+        };
+        for number in 0..MOST {
+            assert_eq!(workers.announced(made_up(number), "a:1"), Ok(true));
+        }
+        assert_eq!(workers.announced(made_up(MOST), "a:1"), Err(Misfit::Many));
+        assert_eq!(workers.announced(made_up(0), "b:1"), Ok(true));
+        workers.lost("a:1");
+        assert_eq!(workers.announced(made_up(MOST), "a:1"), Ok(true));
+        assert_eq!(workers.all().len(), 2);
+    }
 }
