@@ -125,7 +125,7 @@ pub async fn run(
     let prober = args.probes.open(&scheduler, &policy, address)?;
     let linked = serve::workers(sockets.workers, policy, known, end.clone());
     let linked = tokio::spawn(linked);
-    let joined = tokio::spawn(place.keep(stop.clone()));
+    let joined = tokio::spawn(place.keep(Arc::clone(&scheduler), stop.clone()));
     let api = api::router(Arc::clone(&scheduler));
     let served = tokio::spawn(serve::clients(sockets.clients, tls, api, stop.clone()));
     notify::tell(notify::READY)?;

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use attestation::appraisal::chain;
 use clap::Args;
 use scheduler::desk::Desk;
 use scheduler::fabric::Fabric;
 use scheduler::fabric::key::Key;
 use scheduler::fabric::peers::{self, Peers};
 use scheduler::fabric::registry::{self, Registry};
+use scheduler::scheduler::Scheduler;
 use scheduler::workers::Workers;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -102,14 +104,23 @@ impl FabricArgs {
 
 impl Place {
     /// Serves the other schedulers, and keeps up with them, until `stop`.
-    pub(super) async fn keep(self, stop: CancellationToken) -> Result<()> {
+    pub(super) async fn keep(
+        self,
+        scheduler: Arc<Scheduler>,
+        stop: CancellationToken,
+    ) -> Result<()> {
         let Some((listener, key, registry)) = self.joined else {
             return Ok(());
         };
-        let others = peers::listen(listener, &key, self.workers, stop.clone())?;
+        let others = peers::listen(listener, &key, scheduler, stop.clone())?;
         let kept = async {
             stop.run_until_cancelled(registry.keep()).await;
-            registry.leave().await;
+            if let Err(error) = registry.leave().await {
+                tracing::warn!(
+                    "the others learn later that this one leaves: {}",
+                    chain(&error)
+                );
+            }
         };
         tokio::join!(others, kept);
         Ok(())

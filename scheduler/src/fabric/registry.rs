@@ -14,14 +14,14 @@
 //! it each scheduler serves what is linked to it, and forgets the others' after 6 s. Who
 //! does not hear itself begins anew.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_nats::jetstream::context::{CreateStreamError, KeyValueError};
 use async_nats::jetstream::kv::{
-    DeleteError, Entry, Operation, PutError, Store, WatchError, WatcherError,
+    DeleteError, DeleteErrorKind, Entry, Operation, PutError, Store, WatchError, WatcherError,
 };
 use async_nats::jetstream::stream::{self, DiscardPolicy, StorageType};
 use async_nats::jetstream::{self, Context};
@@ -46,6 +46,8 @@ pub struct Registry {
     workers: Arc<Workers>,
     key: Key,
     at: String,
+    /// What was said of each worker, by its revision.
+    said: Mutex<HashMap<Digest256, u64>>,
 }
 
 /// Settings of the connection that are the same wherever NATS is.
@@ -77,6 +79,7 @@ impl Registry {
             workers,
             key,
             at,
+            said: Mutex::default(),
         }
     }
 
@@ -91,20 +94,19 @@ impl Registry {
         }
     }
 
-    /// Takes back what was said, so that nobody sends anything here any more.
-    pub async fn leave(&self) {
+    /// Takes back what was said, so that nobody sends anything here any more; else it is
+    /// forgotten in time.
+    pub async fn leave(&self) -> Result<(), RegistryError> {
         let taken = async {
             let store = self.context.get_key_value(BUCKET).await;
             let store = store.map_err(RegistryError::Bucket)?;
-            let here = self.workers.all().into_iter();
-            let here = here.filter(|(_, worker)| worker.requests.is_some());
-            let told = iter(here.map(|(id, _)| key(&self.at, Some(&id))).map(Ok));
-            told.try_for_each_concurrent(TOGETHER, |name| self.take_back(&store, name))
+            let said: Vec<_> = self.said().keys().copied().map(Ok).collect();
+            iter(said)
+                .try_for_each_concurrent(TOGETHER, |id| self.take_back(&store, id))
                 .await
         };
-        if let Err(error) = timeout(PATIENCE, taken).await.unwrap_or(Ok(())) {
-            tracing::warn!("the others learn it later: {}", chain(&error));
-        }
+        let taken = timeout(PATIENCE, taken).await;
+        taken.unwrap_or(Err(RegistryError::Late))
     }
 
     async fn follow(&self) -> Result<Infallible, RegistryError> {
@@ -131,8 +133,7 @@ impl Registry {
         loop {
             flush.tick().await;
             if beat <= Instant::now() {
-                let name = key(&self.at, None);
-                self.put(store, name, b"").await?;
+                self.put(store, key(&self.at, None), b"").await?;
                 beat = Instant::now().checked_add(BEAT).unwrap_or(beat);
             }
             self.collect(&mut changes, &mut changed);
@@ -157,24 +158,38 @@ impl Registry {
 
     /// How one worker is now; of one that is not linked here, that it is not.
     async fn tell(&self, store: &Store, id: Digest256) -> Result<(), RegistryError> {
+        let Some(announcement) = self.workers.announcement(&id) else {
+            return self.take_back(store, id).await;
+        };
+        let text = serde_json::to_vec(&announcement).map_err(RegistryError::Text)?;
+        let revision = self.put(store, key(&self.at, Some(&id)), &text).await?;
+        self.said().insert(id, revision);
+        Ok(())
+    }
+
+    /// What was said of a worker, unless the next process behind this address has said
+    /// something since, or it is forgotten.
+    async fn take_back(&self, store: &Store, id: Digest256) -> Result<(), RegistryError> {
+        let Some(revision) = self.said().remove(&id) else {
+            return Ok(());
+        };
         let name = key(&self.at, Some(&id));
-        match self.workers.announcement(&id) {
-            Some(announcement) => {
-                let text = serde_json::to_vec(&announcement).map_err(RegistryError::Text)?;
-                self.put(store, name, &text).await
-            }
-            None => self.take_back(store, name).await,
+        match store.delete_expect_revision(name, Some(revision)).await {
+            Err(error) if error.kind() == DeleteErrorKind::WrongLastRevision => Ok(()),
+            taken => taken.map_err(RegistryError::Delete),
         }
     }
 
-    async fn take_back(&self, store: &Store, name: String) -> Result<(), RegistryError> {
-        store.delete(name).await.map_err(RegistryError::Delete)
+    async fn put(&self, store: &Store, name: String, text: &[u8]) -> Result<u64, RegistryError> {
+        let entry = self.key.close(&name, text);
+        store
+            .put(name, entry.into())
+            .await
+            .map_err(RegistryError::Put)
     }
 
-    async fn put(&self, store: &Store, name: String, text: &[u8]) -> Result<(), RegistryError> {
-        let entry = self.key.close(&name, text);
-        let put = store.put(name, entry.into()).await;
-        put.map(drop).map_err(RegistryError::Put)
+    fn said(&self) -> MutexGuard<'_, HashMap<Digest256, u64>> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn hear(&self, store: &Store) -> Result<Infallible, RegistryError> {
@@ -275,6 +290,9 @@ pub enum RegistryError {
     /// A worker that is gone.
     #[error("an entry cannot be taken back")]
     Delete(#[source] DeleteError),
+    /// Nobody answers.
+    #[error("what was said is not taken back within {} s", PATIENCE.as_secs())]
+    Late,
     /// Nobody answers, or it is not allowed.
     #[error("the bucket {BUCKET} cannot be made")]
     Make(#[source] CreateStreamError),
