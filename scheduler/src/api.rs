@@ -41,7 +41,7 @@ use tokio::time::timeout;
 use crate::desk::{HOLD, Unassigned};
 use crate::directory::NoPick;
 use crate::limits::Limit;
-use crate::relay::of_worker;
+use crate::relay::{PROOFS, of_worker};
 use crate::reputation::FULL;
 use crate::scheduler::Scheduler;
 use crate::serve::Client;
@@ -179,7 +179,7 @@ async fn evidence(
     }
     let mut request = Request::new(Body::from(body));
     *request.method_mut() = Method::POST;
-    *request.uri_mut() = of_worker("/network/evidence");
+    *request.uri_mut() = of_worker(PROOFS);
     let exchange = async {
         let sent = scheduler.fabric.send(worker, request).await;
         let response = sent.map_err(|error| requests::gone(&error))?;

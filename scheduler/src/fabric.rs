@@ -3,6 +3,7 @@
 //! they tell each other over NATS ([`registry`]); requests and answers pass from scheduler to
 //! scheduler ([`peers`]), where each stream has flow control and an end.
 
+mod hop;
 pub mod key;
 pub mod peers;
 pub mod registry;

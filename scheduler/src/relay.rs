@@ -16,11 +16,13 @@ use attestation::register::Digest256;
 use axum::BoxError;
 use axum::body::{Body, HttpBody};
 use bytes::Bytes;
-use hyper::Uri;
 use hyper::body::{Frame, SizeHint};
+use hyper::{StatusCode, Uri};
 use sealed::{ChunkError, Transcript};
 use tokio::task::JoinHandle;
 use tokio::time::{Sleep, sleep, timeout};
+
+use crate::directory::Outcome;
 
 /// A request's body, hashed as it passes.
 #[derive(Debug)]
@@ -144,13 +146,15 @@ enum State {
 }
 
 impl Download {
-    /// Of a request that began at `started` and may take until `deadline` after that.
+    /// Of a request that began at `started` and may take until `deadline` after that. Once
+    /// nobody listens it is read on for `patience`.
     #[must_use]
     pub fn new(
         body: Body,
         request: Passed,
         started: Instant,
         deadline: Duration,
+        patience: Duration,
         close: Close,
     ) -> Self {
         Self(State::Passing(Box::new(Passage {
@@ -162,6 +166,7 @@ impl Download {
             started,
             first: None,
             deadline: Box::pin(sleep(deadline.saturating_sub(started.elapsed()))),
+            patience,
             close,
         })))
     }
@@ -225,6 +230,7 @@ struct Passage {
     started: Instant,
     first: Option<Duration>,
     deadline: Pin<Box<Sleep>>,
+    patience: Duration,
     close: Close,
 }
 
@@ -252,11 +258,12 @@ impl Passage {
 
     /// Nobody listens any more.
     async fn read_on(mut self: Box<Self>) {
+        let patience = self.patience;
         let end = async {
             while poll_fn(|context| self.poll(context)).await?.is_some() {}
             Ok(())
         };
-        let closed = match timeout(READ_ON, end).await {
+        let closed = match timeout(patience, end).await {
             Ok(Ok(())) => self.end(),
             Ok(Err(error)) => self.fail(error),
             Err(_) => (self.close)(Fate::Left),
@@ -410,10 +417,29 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const STALL: Duration = Duration::from_secs(30);
 
 /// For what comes after the client has left.
-const READ_ON: Duration = Duration::from_secs(20);
+pub(crate) const READ_ON: Duration = Duration::from_secs(20);
+
+/// Where a worker is asked, and where it proves itself.
+pub(crate) const REQUESTS: &str = "/network/requests";
+pub(crate) const PROOFS: &str = "/network/evidence";
+
+/// What a request's headers are called.
+pub(crate) const ENVELOPE: &str = "cocoon-envelope";
+pub(crate) const VOUCHER: &str = "cocoon-voucher";
 
 /// A request with images or sound.
 const MAX_REQUEST: u64 = 64 << 20;
+
+/// What it says of a worker that it answered so, in clear.
+pub(crate) fn refusal(status: StatusCode) -> Outcome {
+    match status {
+        StatusCode::TOO_MANY_REQUESTS => Outcome::Full,
+        // It says that it is about to go.
+        StatusCode::SERVICE_UNAVAILABLE => Outcome::Abandoned,
+        status if status.is_client_error() => Outcome::Abandoned,
+        _ => Outcome::Failed,
+    }
+}
 
 /// Why a request or its answer passes no further.
 #[derive(Debug, thiserror::Error)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use attestation::register::Digest256;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::books::Books;
 use crate::desk::Desk;
@@ -28,6 +29,8 @@ pub struct Scheduler {
     pub(crate) assignments: Limit,
     pub(crate) looks: Limit,
     pub(crate) draining: CancellationToken,
+    /// Requests that other schedulers have passed on to us.
+    pub(crate) passing: TaskTracker,
 }
 
 impl Scheduler {
@@ -43,6 +46,7 @@ impl Scheduler {
             assignments: Limit::new(ASSIGNMENTS, ASSIGNMENT_EVERY),
             looks: Limit::new(LOOKS, LOOK_EVERY),
             draining: CancellationToken::new(),
+            passing: TaskTracker::new(),
         })
     }
 
@@ -95,7 +99,7 @@ impl Scheduler {
 
     /// Comes back when no request is under way.
     pub async fn idle(&self) {
-        while self.metrics.open() > 0 {
+        while self.metrics.open() > 0 || !self.passing.is_empty() {
             sleep(TICK).await;
         }
     }

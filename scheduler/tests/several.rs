@@ -11,17 +11,29 @@
 
 mod member;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::StatusCode;
-use futures_util::future::join_all;
+use attestation::aci::Keyset;
+use attestation::register::Digest256;
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use futures_util::future::{join_all, try_join_all};
 use member::{Member, within};
+use scheduler::fabric::Fabric as _;
+use scheduler::fabric::key::Key;
+use scheduler::fabric::peers::Peers;
+use scheduler::fabric::registry::{self, Registry, RegistryError};
 use scheduler::metrics::Ending;
+use scheduler::workers::Change;
 use serde_json::json;
 use tests::asker::{AskError, Asker, texts};
 use tests::nats::Nats;
 use tests::stand_in::{Manner, StandIn, Terms};
+use tokio::net::TcpStream;
+use tokio::sync::broadcast::Receiver;
 use tokio::time::timeout;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -198,6 +210,198 @@ async fn who_has_another_key_is_neither_heard_nor_let_in() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_is_judged_by_the_scheduler_that_it_is_linked_to_and_by_no_other() {
+    for (manner, expected) in [
+        (Manner::Honest, [1000, 0, 0]),
+        (Manner::Breaking, [0, 1000, 0]),
+        (Manner::Stranger, [0, 1000, 0]),
+        (Manner::Mistaken, [0, 0, 1000]),
+        (Manner::Greedy, [0, 0, 1000]),
+    ] {
+        let Some((_nats, members)) = network(2).await else {
+            return;
+        };
+        let workers = [members[0].worker(Terms::of(manner)).await];
+        know(&members, &workers).await;
+        let asker = Asker::connect(members[1].clients).await.unwrap();
+        drop(asker.ask(texts(9)).await);
+        // To the other it is as if we had changed what it said.
+        let [here, there] = [0, 1].map(|place| members[place].scheduler.workers.standings());
+        within(|| {
+            let table = here.table().into_iter().map(|row| row.counts);
+            let counts = table.map(|it| [it.answered, it.failed, it.lied]);
+            counts.eq([expected])
+        })
+        .await;
+        members[1].scheduler.idle().await;
+        assert!(there.table().is_empty(), "{manner:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_lied_is_announced_no_more() {
+    let Some((_nats, members)) = network(2).await else {
+        return;
+    };
+    let workers = [members[0].worker(Terms::of(Manner::Mistaken)).await];
+    know(&members, &workers).await;
+    let asker = Asker::connect(members[0].clients).await.unwrap();
+    drop(asker.ask(texts(9)).await);
+    within(|| members[1].scheduler.workers.get(&workers[0].id).is_none()).await;
+    assert!(members[0].has(&workers[0].id));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_a_worker_passes_between_schedulers_but_what_clients_may_ask() {
+    let Some((_nats, members)) = network(2).await else {
+        return;
+    };
+    let workers = [members[0].worker(Terms::default()).await];
+    know(&members, &workers).await;
+    let member = Arc::clone(&members[1].scheduler.workers);
+    let peers = Peers::new(member, &Key::parse(&"11".repeat(32)).unwrap()).unwrap();
+    for (path, expected) in [
+        ("/network/vouchers", StatusCode::NOT_FOUND),
+        ("/network/offer", StatusCode::NOT_FOUND),
+        // Without an envelope, or another worker's.
+        ("/network/requests", StatusCode::BAD_REQUEST),
+    ] {
+        let request = Request::post(format!("http://worker{path}")).body(Body::empty());
+        let answer = peers.send(workers[0].id, request.unwrap()).await.unwrap();
+        assert_eq!(answer.status(), expected, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_a_member_makes_up_is_sealed_nothing_and_asked_once() {
+    let Some((_nats, members)) = network(2).await else {
+        return;
+    };
+    let workers = [members[0].worker(Terms::default()).await];
+    know(&members, &workers).await;
+    let known = &members[1].scheduler.workers;
+    let announcement = members[0].scheduler.workers.announcement(&workers[0].id);
+    let mut made_up = announcement.unwrap();
+    let keyset = Keyset::new(&[1; 32], &[2; 1216], &Digest256::ZERO, 0).unwrap();
+    let id = Digest256::of(&keyset.seal_key().unwrap());
+    made_up.keyset = keyset.text().into();
+    made_up.offer.worker = id;
+    let at = members[0].at.to_string();
+    assert!(known.announced(made_up, &at).unwrap());
+    let asker = Asker::connect(members[1].clients).await.unwrap();
+    let except = json!({"except": [workers[0].id]});
+    let assignment = asker.assign(&except).await.unwrap();
+    assert_eq!(assignment.worker, id);
+    let refused = asker.begin(&assignment, texts(1)).await.unwrap_err();
+    let gone = AskError::Refused(StatusCode::SERVICE_UNAVAILABLE, "worker_gone".into());
+    assert_eq!(refused, gone);
+    assert!(known.get(&id).is_none(), "until it is announced again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_that_say_nothing_take_no_schedulers_place() {
+    let Some((_nats, members)) = network(2).await else {
+        return;
+    };
+    let workers = [members[0].worker(Terms::default()).await];
+    know(&members, &workers).await;
+    let strangers = (0..300).map(|_| TcpStream::connect(members[0].at));
+    let strangers = try_join_all(strangers).await.unwrap();
+    let asker = Asker::connect(members[1].clients).await.unwrap();
+    assert_eq!(asker.ask(texts(6)).await.unwrap().texts, texts(6));
+    drop(strangers);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_an_old_connection_loses_nobody_who_came_with_a_newer_one() {
+    let Some((nats, mut members)) = network(2).await else {
+        return;
+    };
+    let old = members.remove(0);
+    let (at, asking) = (old.at, &members[0]);
+    let moving = old.worker(Terms::default()).await;
+    know(&members, std::slice::from_ref(&moving)).await;
+    let asker = Asker::connect(asking.clients).await.unwrap();
+    moving.hold(true);
+    let assignment = asker.assign(&json!({})).await.unwrap();
+    let answer = asker.begin(&assignment, texts(7)).await.unwrap();
+
+    drop(old);
+    within(|| asking.scheduler.workers.get(&moving.id).is_none()).await;
+    let next = Member::start_at(at, None, nats.url(), "11").await;
+    let worker = next.worker(Terms::default()).await;
+    know(&members, std::slice::from_ref(&worker)).await;
+    assert_eq!(asker.ask(texts(8)).await.unwrap().worker, worker.id);
+
+    let mut changes = asking.scheduler.workers.changes();
+    moving.hold(false);
+    assert_eq!(answer.whole().await.unwrap().texts, texts(7));
+    let gone = until(&mut changes, |change| change == Change::Gone(worker.id));
+    assert!(
+        timeout(MOMENT, gone).await.is_err(),
+        "it is there all the while"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_leaves_takes_back_what_it_said_and_not_what_the_next_one_at_its_address_said() {
+    let Some((nats, members)) = network(1).await else {
+        return;
+    };
+    let any = SocketAddr::new(LOCALHOST, 0);
+    let said = Some("10.9.9.9:1".parse().unwrap());
+    let [old, next] = [(); 2].map(|()| Member::start_at(any, said, nats.url(), "11"));
+    let (old, next) = (old.await, next.await);
+    // It says once what it offers, to the one and then to the other.
+    let mut workers = [
+        old.worker(Terms::of(Manner::Silent)).await,
+        old.worker(Terms::default()).await,
+    ];
+    know(&members, &workers).await;
+    let mut changes = members[0].scheduler.workers.changes();
+    let [moving, staying] = [0, 1].map(|place| workers[place].id);
+    workers[0].dial(next.workers);
+    until(&mut changes, |change| change == Change::Elsewhere(moving)).await;
+    drop(old);
+    let mut gone = BTreeSet::new();
+    let both = until(&mut changes, |change| {
+        gone.extend(
+            [moving, staying]
+                .map(Change::Gone)
+                .iter()
+                .position(|it| *it == change),
+        );
+        gone.len() == 2
+    });
+    assert!(timeout(MOMENT, both).await.is_err(), "the next one has it");
+    assert_eq!(gone, [1].into());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_cannot_take_back_what_it_said_says_so_in_time() {
+    let Some((mut nats, members)) = network(2).await else {
+        return;
+    };
+    know(&members, &[members[0].worker(Terms::default()).await]).await;
+    let client = registry::connect(&[nats.url()], registry::options()).await;
+    let known = Arc::clone(&members[0].scheduler.workers);
+    let key = Key::parse(&"11".repeat(32)).unwrap();
+    let registry = Registry::new(client.unwrap(), known, key, "10.9.9.9:1".into());
+    assert!(registry.leave().await.is_ok());
+    nats.kill();
+    let left = timeout(PATIENCE, registry.leave()).await.unwrap();
+    assert!(matches!(
+        left,
+        Err(RegistryError::Late | RegistryError::Bucket(_))
+    ));
+}
+
+/// Comes back once a change is told that is wanted.
+async fn until(changes: &mut Receiver<Change>, mut wanted: impl FnMut(Change) -> bool) {
+    while !wanted(changes.recv().await.unwrap()) {}
+}
+
 /// So many schedulers of one deployment. `None` where there is no NATS.
 async fn network(count: usize) -> Option<(Nats, Vec<Member>)> {
     let nats = Nats::start(LOCALHOST)?;
@@ -227,3 +431,6 @@ const STREAMS: usize = 200;
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// For what is not to happen.
+const MOMENT: Duration = Duration::from_secs(1);

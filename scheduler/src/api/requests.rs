@@ -26,7 +26,10 @@ use crate::ledger::account::AdmitError;
 use crate::ledger::receipts::SettleError;
 use crate::look::LookError;
 use crate::metrics::Ending;
-use crate::relay::{Download, Ended, Fate, RelayError, Upload, of_worker};
+use crate::relay::{
+    Download, ENVELOPE, Ended, Fate, READ_ON, REQUESTS, RelayError, Upload, VOUCHER, of_worker,
+    refusal,
+};
 use crate::reputation::Event;
 use crate::scheduler::{MAX_DEADLINE, Scheduler};
 use crate::settlement::Settled;
@@ -60,7 +63,7 @@ pub(super) async fn relay(
     let (upload, passed) = Upload::new(body);
     let mut request = Request::new(Body::new(upload));
     *request.method_mut() = Method::POST;
-    *request.uri_mut() = of_worker("/network/requests");
+    *request.uri_mut() = of_worker(REQUESTS);
     if let Some(envelope) = head.headers.get(ENVELOPE) {
         request.headers_mut().insert(ENVELOPE, envelope.clone());
     }
@@ -72,7 +75,7 @@ pub(super) async fn relay(
         Ok(Ok(response)) => response,
         Ok(Err(error)) => {
             match passed.blames_worker() {
-                true => order.broken().await,
+                true => order.end(Ending::Failed, &Outcome::Failed).await,
                 false => order.end(Ending::Left, &Outcome::Abandoned).await,
             }
             return Err(gone(&error));
@@ -90,7 +93,8 @@ pub(super) async fn relay(
         return refused(order, response).await;
     }
     let close = Box::new(move |fate| tokio::spawn(order.close(fate)));
-    let answer = Download::new(response.into_body(), passed, started, deadline, close);
+    let body = response.into_body();
+    let answer = Download::new(body, passed, started, deadline, READ_ON, close);
     let headers = [
         (header::CONTENT_TYPE, "application/cocoon-sealed"),
         (header::CACHE_CONTROL, "no-store"),
@@ -201,10 +205,7 @@ impl Order {
             Fate::Failed(RelayError::Late) => self.end(Ending::Late, &Outcome::Abandoned).await,
             Fate::Failed(error) => {
                 tracing::info!(worker = %self.envelope.worker, "{}", chain(&error));
-                match error {
-                    RelayError::Broken(_) => self.broken().await,
-                    _ => self.end(Ending::Failed, &Outcome::Failed).await,
-                }
+                self.end(Ending::Failed, &Outcome::Failed).await;
             }
             Fate::Ended(ended) => self.settle(&ended).await,
         }
@@ -238,15 +239,6 @@ impl Order {
         self.end(Ending::Settled, &outcome).await;
     }
 
-    /// What breaks off between two schedulers is held against no worker.
-    async fn broken(self) {
-        let outcome = match self.worker.at {
-            None => Outcome::Failed,
-            Some(_) => Outcome::Abandoned,
-        };
-        self.end(Ending::Failed, &outcome).await;
-    }
-
     /// Comes back once nothing is reserved for it any more: whoever is told may use that.
     async fn end(mut self, ending: Ending, outcome: &Outcome) {
         self.is_open = false;
@@ -266,7 +258,9 @@ impl Order {
             ?ending,
         );
         self.scheduler.metrics.ended(ending);
-        for event in Event::of(outcome) {
+        // Who is linked elsewhere is judged there: what comes from there may have been changed.
+        let is_seen = self.worker.at.is_none();
+        for event in Event::of(outcome).filter(|_| is_seen) {
             let machine = self.worker.proof.machine;
             self.scheduler.judged(&self.envelope.worker, machine, event);
         }
@@ -319,14 +313,7 @@ async fn refused(order: Order, response: Response) -> Result<Response, ApiError>
         let message = "the worker waits for a voucher";
         return Err(ApiError::new(Code::Full, message).after(SOON));
     }
-    let outcome = match head.status {
-        StatusCode::TOO_MANY_REQUESTS => Outcome::Full,
-        // It says that it is about to go.
-        StatusCode::SERVICE_UNAVAILABLE => Outcome::Abandoned,
-        status if status.is_client_error() => Outcome::Abandoned,
-        _ => Outcome::Failed,
-    };
-    order.end(Ending::Refused, &outcome).await;
+    order.end(Ending::Refused, &refusal(head.status)).await;
     let retry = head.headers.remove(header::RETRY_AFTER);
     let mut refused = (head.status, text).into_response();
     let headers = refused.headers_mut();
@@ -358,9 +345,6 @@ fn bytes_of(headers: &HeaderMap, name: &str, code: Code) -> Result<Option<Vec<u8
     let bytes = bytes.map_err(|error| ApiError::new(code, format!("{name}: {error}")))?;
     Ok(Some(bytes))
 }
-
-const ENVELOPE: &str = "cocoon-envelope";
-const VOUCHER: &str = "cocoon-voucher";
 
 /// Requests under way: of each, 64 KiB wait in either direction at most.
 const MAX_OPEN: u64 = 16_384;

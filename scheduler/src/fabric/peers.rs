@@ -1,14 +1,9 @@
 //! Between two schedulers of one deployment: HTTP/2 inside their TLS, a connection from
 //! each to each other that it needs.
 //!
-//! ```text
-//! cocoon-worker: ID            a request for a worker that is linked there; path, headers
-//!                              and body are the worker's
-//! cocoon-gone: 1               in an answer with status 503: it is not, or broke off
-//! ```
-//!
 //! Streams have windows of their own: one that nobody reads holds up no other, and keeps
-//! 64 KiB at either end. A request is passed on once; nothing goes in circles.
+//! 64 KiB at either end. A request is passed on once; nothing goes in circles. What is said
+//! beside it, and what becomes of it there: [`hop`].
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,9 +13,7 @@ use attestation::appraisal::chain;
 use attestation::register::Digest256;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Request, State};
-use axum::http::{HeaderValue, Response, StatusCode};
-use axum::response::IntoResponse as _;
+use axum::http::{HeaderValue, Request, Response};
 use futures_util::future::BoxFuture;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -32,9 +25,10 @@ use tokio_rustls::rustls;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_util::sync::CancellationToken;
 
+use super::hop::{self, GONE, WORKER};
 use super::key::Key;
 use super::{Fabric, SendError, tls};
-use crate::relay::Sieve;
+use crate::scheduler::Scheduler;
 use crate::serve::{self, STREAM_WINDOW};
 use crate::workers::Workers;
 
@@ -54,6 +48,15 @@ enum Link {
     Failed(Instant),
 }
 
+impl Link {
+    fn open(&self) -> Option<&SendRequest<Body>> {
+        match self {
+            Self::Open(requests) if !requests.is_closed() => Some(requests),
+            _ => None,
+        }
+    }
+}
+
 impl Peers {
     /// Of the deployment of `key`.
     pub fn new(workers: Arc<Workers>, key: &Key) -> Result<Arc<Self>, rustls::Error> {
@@ -70,36 +73,53 @@ impl Peers {
         worker: Digest256,
         mut request: Request<Body>,
     ) -> Result<Response<Body>, SendError> {
-        let link = self.link(&at).await.map_err(|error| {
-            self.workers.lost(&at);
-            SendError::Peer(error)
-        });
-        let mut requests = link?;
-        let worker = HeaderValue::try_from(worker.to_string());
-        let worker = worker.map_err(|_| SendError::Gone)?;
-        request.headers_mut().insert(WORKER, worker);
-        requests.ready().await.map_err(SendError::Http)?;
-        let response = requests.send_request(request).await;
-        let response = response.map_err(SendError::Http)?;
+        let name = HeaderValue::try_from(worker.to_string());
+        let name = name.map_err(|_| SendError::Gone)?;
+        request.headers_mut().insert(WORKER, name);
+        let mut requests = self.link(&at).await?;
+        let response = match requests.try_send_request(request).await {
+            Ok(response) => response,
+            Err(mut error) => match error.take_message() {
+                // Nothing of it was sent: the process there has ended, another may be there.
+                Some(request) => {
+                    let mut requests = self.link(&at).await?;
+                    let response = requests.send_request(request).await;
+                    response.map_err(SendError::Http)?
+                }
+                None => return Err(SendError::Http(error.into_error())),
+            },
+        };
         match response.headers().contains_key(GONE) {
-            true => Err(SendError::Gone),
+            true => {
+                self.workers.withdrawn(&worker, &at);
+                Err(SendError::Gone)
+            }
             false => Ok(response.map(Body::new)),
         }
     }
 
     /// The open connection, or a new one; where there was none a moment ago, none is tried.
-    async fn link(&self, at: &Arc<str>) -> Result<SendRequest<Body>, PeerError> {
-        let link = {
+    async fn link(&self, at: &Arc<str>) -> Result<SendRequest<Body>, SendError> {
+        let place = {
             let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+            if links.len() >= MAX_LINKS && !links.contains_key(at) {
+                // Others come with other addresses, and go.
+                links.retain(|_, link| link.try_lock().is_ok_and(|link| link.open().is_some()));
+            }
             Arc::clone(links.entry(Arc::clone(at)).or_default())
         };
-        let mut link = link.lock().await;
+        let mut link = place.lock().await;
+        if let Some(requests) = link.open() {
+            return Ok(requests.clone());
+        }
         match &*link {
-            Link::Open(requests) if !requests.is_closed() => return Ok(requests.clone()),
-            Link::Failed(when) if when.elapsed() < AGAIN => return Err(PeerError::Away),
+            Link::Failed(when) if when.elapsed() < AGAIN => {
+                self.workers.lost(at);
+                return Err(SendError::Peer(PeerError::Away));
+            }
             _ => {}
         }
-        let opened = timeout(CONNECT, self.open(at)).await;
+        let opened = timeout(CONNECT, self.open(at, &place)).await;
         match opened.unwrap_or(Err(PeerError::Late)) {
             Ok(requests) => {
                 *link = Link::Open(requests.clone());
@@ -108,12 +128,17 @@ impl Peers {
             Err(error) => {
                 *link = Link::Failed(Instant::now());
                 tracing::warn!("no connection to the scheduler at {at}: {}", chain(&error));
-                Err(error)
+                self.workers.lost(at);
+                Err(SendError::Peer(error))
             }
         }
     }
 
-    async fn open(&self, at: &Arc<str>) -> Result<SendRequest<Body>, PeerError> {
+    async fn open(
+        &self,
+        at: &Arc<str>,
+        place: &Arc<Turn<Link>>,
+    ) -> Result<SendRequest<Body>, PeerError> {
         let tcp = TcpStream::connect(&**at)
             .await
             .map_err(PeerError::Connect)?;
@@ -133,11 +158,15 @@ impl Peers {
             .await
             .map_err(PeerError::Http)?;
         let (workers, at) = (Arc::clone(&self.workers), Arc::clone(at));
+        let place = Arc::clone(place);
         tokio::spawn(async move {
-            if let Err(error) = driver.await {
-                tracing::info!("the connection to the scheduler at {at} ended: {error}");
+            // One that says so takes back what it has said.
+            let Err(error) = driver.await else { return };
+            tracing::info!("the connection to the scheduler at {at} broke off: {error}");
+            // What is there is known by the newest connection.
+            if place.lock().await.open().is_none() {
+                workers.lost(&at);
             }
-            workers.lost(&at);
         });
         Ok(requests)
     }
@@ -161,34 +190,12 @@ impl Fabric for Peers {
 pub fn listen(
     listener: TcpListener,
     key: &Key,
-    workers: Arc<Workers>,
+    scheduler: Arc<Scheduler>,
     stop: CancellationToken,
 ) -> Result<impl Future<Output = ()> + use<>, rustls::Error> {
-    let api = Router::new().fallback(take).with_state(workers);
+    let api = Router::new().fallback(hop::take).with_state(scheduler);
     Ok(serve::peers(listener, tls::acceptor(key)?, api, stop))
 }
-
-async fn take(State(workers): State<Arc<Workers>>, mut request: Request) -> Response<Body> {
-    let worker = request.headers_mut().remove(WORKER);
-    let worker = worker.and_then(|id| id.to_str().ok()?.parse().ok());
-    let Some(worker) = worker else {
-        return StatusCode::BAD_REQUEST.into_response();
-    };
-    match workers.send(worker, request).await {
-        Ok(mut response) => {
-            // Ours to say.
-            response.headers_mut().remove(GONE);
-            response.map(|body| Body::new(Sieve::new(body)))
-        }
-        Err(error) => {
-            tracing::info!(%worker, "{}", chain(&error));
-            (StatusCode::SERVICE_UNAVAILABLE, [(GONE, "1")]).into_response()
-        }
-    }
-}
-
-const WORKER: &str = "cocoon-worker";
-const GONE: &str = "cocoon-gone";
 
 /// Under way between two schedulers, in one direction.
 pub(crate) const MAX_STREAMS: u32 = 16_384;
@@ -197,6 +204,9 @@ pub(crate) const MAX_STREAMS: u32 = 16_384;
 pub(crate) const SEND_BUFFER: usize = 64 << 10;
 
 const CONNECT: Duration = Duration::from_secs(3);
+
+/// Others that are remembered.
+const MAX_LINKS: usize = 256;
 
 /// Between two tries.
 const AGAIN: Duration = Duration::from_secs(1);

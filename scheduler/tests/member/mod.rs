@@ -33,20 +33,27 @@ pub(crate) struct Member {
 impl Member {
     /// Listens on `address`; its key is a pair of digits, over and over.
     pub(crate) async fn start(address: IpAddr, nats: String, key: &str) -> Self {
+        Self::start_at(SocketAddr::new(address, 0), None, nats, key).await
+    }
+
+    /// The others reach it at that port, or as it says.
+    pub(crate) async fn start_at(
+        others: SocketAddr,
+        said: Option<SocketAddr>,
+        nats: String,
+        key: &str,
+    ) -> Self {
+        let any = SocketAddr::new(others.ip(), 0);
         let key = || Key::parse(&key.repeat(32)).unwrap();
         let known = Workers::new(Desk::new(key().seed()));
         let fabric = Peers::new(Arc::clone(&known), &key()).unwrap();
         let scheduler = Scheduler::new(Arc::clone(&known), fabric, Books::Free);
-        let [workers, clients, others] = [
-            bind(address).await,
-            bind(address).await,
-            bind(address).await,
-        ];
+        let [workers, clients, others] = [bind(any).await, bind(any).await, bind(others).await];
         let stop = CancellationToken::new();
         let member = Self {
             workers: workers.local_addr().unwrap(),
             clients: clients.local_addr().unwrap(),
-            at: others.local_addr().unwrap(),
+            at: said.unwrap_or(others.local_addr().unwrap()),
             scheduler: Arc::clone(&scheduler),
             _running: stop.clone().drop_guard(),
         };
@@ -54,7 +61,8 @@ impl Member {
         let at = member.at.to_string();
         let registry = Registry::new(nats.unwrap(), Arc::clone(&known), key(), at);
         let policy = Arc::new(Td::new().policy());
-        let listening = peers::listen(others, &key(), Arc::clone(&known), stop.clone()).unwrap();
+        let listening =
+            peers::listen(others, &key(), Arc::clone(&scheduler), stop.clone()).unwrap();
         tokio::spawn(listening);
         tokio::spawn(serve::workers(workers, policy, known, stop.clone()));
         let api = api::router(Arc::clone(&scheduler));
@@ -63,7 +71,7 @@ impl Member {
         tokio::spawn(async move { kept.run_until_cancelled(scheduler.keep()).await });
         tokio::spawn(async move {
             stop.run_until_cancelled(registry.keep()).await;
-            registry.leave().await;
+            registry.leave().await.unwrap_or_default();
         });
         member
     }
@@ -93,8 +101,8 @@ pub(crate) async fn within(mut holds: impl FnMut() -> bool) {
     timeout(PATIENCE, held).await.unwrap();
 }
 
-async fn bind(address: IpAddr) -> TcpListener {
-    TcpListener::bind((address, 0)).await.unwrap()
+async fn bind(address: SocketAddr) -> TcpListener {
+    TcpListener::bind(address).await.unwrap()
 }
 
 const PATIENCE: Duration = Duration::from_secs(20);
