@@ -1,6 +1,7 @@
 //! The network: requests are sealed to workers that proved themselves, through schedulers
 //! that see none of it, and paid by vouchers.
 
+pub mod agreed;
 mod answer;
 pub mod args;
 mod deal;
@@ -30,7 +31,7 @@ use tokio::time::sleep;
 
 use self::answer::AnswerError;
 use self::deal::Paid;
-use self::purse::Purse;
+use self::purse::{Doubts, Purse};
 use self::route::Route;
 use self::scheduler::Scheduler;
 use self::secret::Secret;
@@ -98,8 +99,8 @@ impl Network {
         network
     }
 
-    /// Has schedulers tell what they count of Channels with something in doubt: of requests
-    /// that broke off, or that a crash forgot.
+    /// Has schedulers tell how requests ended that are in doubt: that broke off, were not
+    /// settled as agreed, or that a crash forgot.
     pub async fn reconcile(&self) {
         if self.purses.iter().all(|purse| purse.in_doubt().is_none()) {
             return;
@@ -108,17 +109,22 @@ impl Network {
             let Ok(Some(purse)) = route.purse(&self.purses).await else {
                 continue;
             };
-            let Some(voucher) = purse.in_doubt() else {
+            let Some(Doubts { voucher, requests }) = purse.in_doubt() else {
                 continue;
             };
-            match route.scheduler().counted(&voucher).await {
-                Ok(counted) => {
-                    let reconciled = spawn_blocking(move || purse.reconcile(counted)).await;
-                    if let Ok(Err(error)) = reconciled {
-                        tracing::warn!("what is in doubt stays so: {error}");
+            for some in requests.chunks(MAX_ASKED) {
+                let told = match route.scheduler().told(&voucher, some).await {
+                    Ok(told) => told,
+                    Err(error) => {
+                        tracing::warn!("what is in doubt stays so: {}", chain(&error));
+                        break;
                     }
+                };
+                let (purse, some) = (Arc::clone(&purse), some.to_vec());
+                let ended = spawn_blocking(move || purse.told(&some, &told)).await;
+                if let Ok(Err(error)) = ended {
+                    tracing::warn!("what is in doubt stays so: {error}");
                 }
-                Err(error) => tracing::warn!("what is in doubt stays so: {}", chain(&error)),
             }
         }
     }
@@ -213,6 +219,9 @@ struct Place {
 
 /// Between two looks at what is in doubt: a scheduler reads on for as long.
 const RECONCILED: Duration = Duration::from_secs(20);
+
+/// Requests that a scheduler is asked about at a time.
+const MAX_ASKED: usize = 64;
 
 const MAX_MODELS: usize = 1024;
 

@@ -128,9 +128,13 @@ pub async fn run(
     let joined = tokio::spawn(place.keep(Arc::clone(&scheduler), stop.clone()));
     let api = api::router(Arc::clone(&scheduler));
     let served = tokio::spawn(serve::clients(sockets.clients, tls, api, stop.clone()));
+    let kept = CancellationToken::new();
+    let keep = {
+        let (scheduler, kept) = (Arc::clone(&scheduler), kept.clone());
+        tokio::spawn(async move { scheduler.keep(&kept).await })
+    };
     notify::tell(notify::READY)?;
     tokio::select! {
-        () = scheduler.keep() => {}
         () = probe(prober) => {}
         () = renew(certificate, asked) => {}
         () = settle(settler) => {}
@@ -152,7 +156,8 @@ pub async fn run(
     served.await.context("serving clients failed")?;
     joined.await.context("serving schedulers failed")??;
     linked.await.context("following workers failed")?;
-    scheduler.keep_records().await;
+    kept.cancel();
+    keep.await.context("keeping the records failed")?;
     Ok(Verdict::Trusted)
 }
 

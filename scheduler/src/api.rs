@@ -6,7 +6,7 @@
 //! POST /network/v1/assignments             which worker to seal to
 //! POST /network/v1/workers/{id}/evidence   what it proves, relayed
 //! POST /network/v1/requests                a sealed request, relayed
-//! POST /network/v1/vouchers                a newer voucher by itself
+//! POST /network/v1/vouchers                a newer voucher by itself; how requests ended
 //! GET  /health, /metrics, /status; / for people
 //! GET  /network/v1/standings               what is thought of workers' machines, and why
 //! ```
@@ -28,18 +28,21 @@ use attestation::protocol;
 use attestation::register::Digest256;
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, Extension, Path, Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use http_body_util::{BodyExt as _, Limited};
 use sealed::{Assignment, AssignmentRequest};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 
 use crate::desk::{HOLD, Unassigned};
 use crate::directory::NoPick;
+use crate::ledger::Told;
 use crate::limits::Limit;
 use crate::relay::{PROOFS, of_worker};
 use crate::reputation::FULL;
@@ -107,17 +110,31 @@ async fn terms(State(scheduler): State<Arc<Scheduler>>) -> Json<Value> {
     Json(scheduler.books.terms())
 }
 
-/// A bag of cells, as it is.
+/// A bag of cells, as it is; in a header the requests that its client wants to hear of.
 async fn voucher(
     State(scheduler): State<Arc<Scheduler>>,
+    headers: HeaderMap,
     body: Bytes,
 ) -> Result<Json<Value>, ApiError> {
-    let standing = scheduler.books.voucher(&body).await;
-    let standing = standing.map_err(|error| requests::uncovered(&error))?;
+    let asked = requests::named(&headers)?;
+    let told = scheduler.books.voucher(&body, asked).await;
+    let (standing, told) = told.map_err(|error| requests::uncovered(&error))?;
+    let requests = told.iter().map(|(id, told)| {
+        let told = match told {
+            Told::Open => json!({ "stage": "open" }),
+            Told::Released => json!({ "stage": "released" }),
+            Told::Settled(settlement) => {
+                let settlement = BASE64_STANDARD.encode(settlement.encode());
+                json!({ "stage": "settled", "settlement": settlement })
+            }
+        };
+        (hex::encode(id), told)
+    });
     Ok(Json(json!({
         "free": standing.free,
         "spent": standing.spent,
         "reserved": standing.reserved,
+        "requests": requests.collect::<Map<_, _>>(),
     })))
 }
 
@@ -263,7 +280,7 @@ async fn for_any_origin(request: Request, next: Next) -> Response {
         (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST"),
         (
             header::ACCESS_CONTROL_ALLOW_HEADERS,
-            "content-type, cocoon-envelope, cocoon-voucher",
+            "content-type, cocoon-envelope, cocoon-voucher, cocoon-requests",
         ),
         (header::ACCESS_CONTROL_EXPOSE_HEADERS, "retry-after"),
         (header::ACCESS_CONTROL_MAX_AGE, "86400"),

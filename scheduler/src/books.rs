@@ -21,7 +21,7 @@ use tycho_types::models::StdAddr;
 
 use crate::ledger::account::{AdmitError, MARGIN, Order, Standing, VoucherError};
 use crate::ledger::receipts::{Served, SettleError};
-use crate::ledger::{Failed, Identity, Ledger, ObserveError, RequestKey, Side};
+use crate::ledger::{Failed, Identity, Ledger, ObserveError, RequestKey, Side, Told};
 use crate::look::{LookError, look};
 use crate::relay::Ended;
 use crate::settlement::Settled;
@@ -209,8 +209,13 @@ impl Books {
         }
     }
 
-    /// Takes a client's newer voucher without a request; says how the client stands.
-    pub async fn voucher(&self, voucher: &[u8]) -> Result<Standing, NotAdmitted> {
+    /// Takes a client's newer voucher without a request; says how the client stands, and
+    /// those of its requests that were admitted.
+    pub async fn voucher(
+        &self,
+        voucher: &[u8],
+        requests: Vec<[u8; 16]>,
+    ) -> Result<(Standing, Vec<([u8; 16], Told)>), NotAdmitted> {
         let Self::Kept(kept) = self else {
             return Err(NotAdmitted::Free);
         };
@@ -218,7 +223,10 @@ impl Books {
         let client = signed.unverified().map_err(NotAdmitted::Voucher)?.channel;
         kept.side(&client, KNOWN).await??;
         let taken = kept.ledger.voucher(client.address, signed, now()).await;
-        taken.map_err(NotAdmitted::Ledger)
+        let standing = taken.map_err(NotAdmitted::Ledger)?;
+        let told = kept.ledger.told(client.address, requests).await;
+        let told = told.map_err(|error| NotAdmitted::Ledger(error.into()))?;
+        Ok((standing, told))
     }
 }
 

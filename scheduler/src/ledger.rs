@@ -20,6 +20,7 @@ mod audit;
 #[cfg(test)]
 mod cluster;
 mod due;
+mod endings;
 #[cfg(test)]
 #[allow(clippy::arithmetic_side_effects, reason = "a panic is a failure")]
 mod fixture;
@@ -52,6 +53,7 @@ use self::store::{Connection, Engine, Store};
 
 pub use self::audit::Flaw;
 pub use self::due::{CommitError, Costs, Due};
+pub use self::endings::Told;
 pub use self::rows::{RequestKey, Side};
 pub use self::store::StoreError;
 pub use self::usage::{Proof, Usage};

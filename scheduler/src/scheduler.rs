@@ -50,11 +50,11 @@ impl Scheduler {
         })
     }
 
-    /// Forgets what is over and writes down what is thought of machines, as long as it is
-    /// polled.
-    pub async fn keep(&self) {
+    /// Forgets what is over and writes down what is thought of machines, until `stop` and
+    /// once more then. Nothing is left half written.
+    pub async fn keep(&self, stop: &CancellationToken) {
         // A store that does not answer holds up nobody's choice.
-        tokio::join!(self.forget(), self.write());
+        tokio::join!(stop.run_until_cancelled(self.forget()), self.write(stop));
     }
 
     async fn forget(&self) {
@@ -67,13 +67,14 @@ impl Scheduler {
         }
     }
 
-    async fn write(&self) {
+    async fn write(&self, stop: &CancellationToken) {
         let (mut old, mut records) = (interval(OLD), interval(RECORDS));
         records.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = records.tick() => self.keep_records().await,
                 _ = old.tick() => self.books.expire(MAX_DEADLINE.saturating_add(OLD)).await,
+                () = stop.cancelled() => return self.keep_records().await,
             }
         }
     }
@@ -84,8 +85,8 @@ impl Scheduler {
         self.workers.record(worker, machine, event);
     }
 
-    /// Writes down what is thought of machines: to be called before the end, too.
-    pub async fn keep_records(&self) {
+    /// Writes down what is thought of machines.
+    async fn keep_records(&self) {
         let kept = self.workers.standings().keep(self.books.ledger());
         if let Err(error) = kept.await {
             tracing::warn!("what is thought of machines is not written down: {error}");

@@ -148,7 +148,7 @@ async fn a_lie_that_leaves_nobody_is_named() {
 }
 
 #[tokio::test]
-async fn a_settlement_that_lies_is_not_paid_and_is_named() {
+async fn a_settlement_that_lies_is_not_counted_and_is_named() {
     for (lie, said) in [
         (Lie::Counts, "signed for 43 tokens, and the answer says 42"),
         (

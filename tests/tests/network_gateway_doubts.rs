@@ -42,13 +42,83 @@ async fn what_the_scheduler_counts_ends_a_doubt() {
     let (status, _, body) = ask(&Arc::clone(&network).router(), chat(1, false)).await;
     assert_eq!(status, StatusCode::OK, "{body:?}");
     until(|| purse.in_doubt().is_some() && purse.balance().reserved == 0).await;
-    scheduler.seen.lock().unwrap().counted = Some((COST + 7, 0));
+    // Its answer was lost, and its worker signed for it.
+    scheduler.counts(2 * COST, false);
     network.reconcile().await;
     assert_eq!(
         (purse.balance().spent, purse.balance().reserved),
-        (COST + 7, 0)
+        (2 * COST, 0)
     );
     assert!(purse.in_doubt().is_none());
+}
+
+#[tokio::test]
+async fn what_only_the_client_sees_is_wrong_costs_what_the_worker_signed_and_stops_nobody() {
+    for (lie, charged) in [
+        (Lie::Counts, Some(COST + 2)),
+        (Lie::Unsettled, Some(COST)),
+        // These the scheduler refuses too.
+        (Lie::Tokens, None),
+        (Lie::Dear, None),
+        (Lie::Request, None),
+        (Lie::Key, None),
+    ] {
+        let (scheduler, address) = Scheduler::start(2, &[(0, lie)], false).await;
+        let folder = tempfile::tempdir().unwrap();
+        let purse = purse(&folder, BUDGET);
+        let network = network(&[address], vec![Arc::clone(&purse)], OPTIONS);
+        let gateway = Arc::clone(&network).router();
+        let (status, headers, _) = ask(&gateway, chat(1, false)).await;
+        assert_eq!(status, StatusCode::OK, "{lie:?}");
+        assert!(headers.contains_key("cocoon-problem"), "{lie:?}");
+        assert!(purse.in_doubt().is_some(), "{lie:?}");
+        scheduler.counts(charged.unwrap_or(0), charged.is_none());
+        // Before anybody asked how it ended.
+        for _ in 0..2 {
+            let (status, headers, body) = ask(&gateway, chat(1, false)).await;
+            assert_eq!(status, StatusCode::OK, "{lie:?}: {body:?}");
+            assert!(!headers.contains_key("cocoon-problem"), "{lie:?}");
+            let mut seen = scheduler.seen.lock().unwrap();
+            seen.counted = seen.counted.map(|(spent, _)| (spent + COST, 0));
+        }
+        network.reconcile().await;
+        assert!(purse.in_doubt().is_none(), "{lie:?}");
+        let spent = charged.unwrap_or(0) + 2 * COST;
+        assert_eq!(purse.balance().spent, spent, "{lie:?}");
+        assert_eq!(purse.balance().reserved, 0, "{lie:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_scheduler_charges_nothing_that_the_worker_did_not_sign_for_this_request() {
+    for lie in [Lie::Tokens, Lie::Dear, Lie::Request, Lie::Key] {
+        let (scheduler, address) = Scheduler::start(1, &[(0, lie)], false).await;
+        let folder = tempfile::tempdir().unwrap();
+        let purse = purse(&folder, BUDGET);
+        let network = network(&[address], vec![Arc::clone(&purse)], OPTIONS);
+        drop(ask(&Arc::clone(&network).router(), chat(1, false)).await);
+        scheduler.counts(COST, false);
+        network.reconcile().await;
+        assert!(purse.in_doubt().is_some(), "{lie:?}");
+        assert_eq!(purse.balance().spent, 0, "{lie:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_is_refused_as_sent_twice_is_in_doubt_and_goes_elsewhere() {
+    let (scheduler, address) = Scheduler::start(2, &[(0, Lie::Replayed)], false).await;
+    let folder = tempfile::tempdir().unwrap();
+    let purse = purse(&folder, BUDGET);
+    let network = network(&[address], vec![Arc::clone(&purse)], OPTIONS);
+    let (status, headers, body) = ask(&Arc::clone(&network).router(), chat(1, false)).await;
+    assert_eq!(status, StatusCode::OK, "{body:?}");
+    assert_eq!(headers["cocoon-worker"], scheduler.worker(1).to_string());
+    let first = hex::encode(scheduler.seen.lock().unwrap().envelopes[0].id);
+    assert_eq!(purse.in_doubt().unwrap().requests, [first]);
+    scheduler.counts(COST, true);
+    network.reconcile().await;
+    assert!(purse.in_doubt().is_none());
+    assert_eq!(purse.balance().spent, COST);
 }
 
 #[tokio::test]
@@ -63,7 +133,7 @@ async fn a_voucher_follows_that_covers_what_the_scheduler_counts_and_no_more() {
         .as_ref()
         .unwrap()
         .amount;
-    scheduler.seen.lock().unwrap().counted = Some((9, 0));
+    scheduler.counts(9, false);
     drop(ask(&gateway, chat(1, false)).await);
     let seen = scheduler.seen.lock().unwrap();
     let amounts = seen.vouchers.iter().flatten().map(|voucher| voucher.amount);
@@ -76,7 +146,7 @@ async fn a_scheduler_is_not_believed_beyond_what_is_in_doubt() {
     let folder = tempfile::tempdir().unwrap();
     let purse = purse(&folder, BUDGET);
     let gateway = gateway(&[address], vec![Arc::clone(&purse)]);
-    scheduler.seen.lock().unwrap().counted = Some((BUDGET / 2, 0));
+    scheduler.counts(BUDGET / 2, false);
     let (status, _, body) = ask(&gateway, chat(1, false)).await;
     assert_eq!(status, StatusCode::PAYMENT_REQUIRED, "{body:?}");
     assert_eq!(scheduler.seen.lock().unwrap().vouchers.len(), 1);
@@ -124,7 +194,7 @@ async fn a_request_whose_application_leaves_before_an_answer_is_in_doubt() {
     assert!(purse.balance().reserved > 0);
     asked.abort();
     until(|| purse.balance().reserved == 0).await;
-    scheduler.seen.lock().unwrap().counted = Some((0, 0));
+    scheduler.counts(0, true);
     network.reconcile().await;
     assert!(purse.in_doubt().is_none());
     assert_eq!(purse.balance().spent, 0);
@@ -146,10 +216,10 @@ async fn a_second_worker_answers_where_the_first_is_silent_and_both_are_accounte
     assert_eq!(headers["cocoon-worker"], scheduler.worker(1).to_string());
     until(|| purse.balance().reserved == 0).await;
     assert_eq!(purse.balance().spent, COST, "the slower one is in doubt");
-    scheduler.seen.lock().unwrap().counted = Some((COST + 3, 0));
+    scheduler.counts(2 * COST, false);
     network.reconcile().await;
-    assert_eq!(purse.balance().spent, COST + 3);
+    assert_eq!(purse.balance().spent, 2 * COST);
     let second = scheduler.seen.lock().unwrap().assignments[1].clone();
     assert_eq!(second.except, [scheduler.worker(0)]);
-    assert_eq!(get(&gateway, "/cocoon/usage").await["spent"], COST + 3);
+    assert_eq!(get(&gateway, "/cocoon/usage").await["spent"], 2 * COST);
 }

@@ -9,7 +9,8 @@ use hyper::body::Incoming;
 use sealed::{ChunkError, HeadError, Response as Opener, ResponseHead, Transcript};
 use tokio::time::timeout;
 
-use super::deal::{Deal, Paid, SettlementError};
+use super::agreed::SettlementError;
+use super::deal::{Deal, Paid};
 use crate::gateway::tally::total_tokens;
 
 /// An answer that has begun: its head came, and something of its body, under the key of the
@@ -180,7 +181,7 @@ pub(super) enum AnswerError {
     Left,
     #[error("the answer is too long")]
     Long,
-    #[error("the answer is not to be paid")]
+    #[error("the answer is not settled as agreed")]
     Settlement(#[source] SettlementError),
     #[error("the answer's head, of status {0}, is none of HTTP's")]
     Status(u16),

@@ -1,33 +1,30 @@
 //! One request's money: reserved before it is sent, settled by what the worker signed.
 //!
-//! A settlement counts if the receipt key of the proved keyset signed it, over the very
-//! bytes that went and came, at no more than the agreed price, for tokens that there
-//! can have been. Else nothing is owed for the request, and whoever lied is named. One
-//! that ends in neither way is in doubt: somebody may know what was done for it.
+//! A settlement counts at once if the receipt key of the proved keyset signed it, over the
+//! very bytes that went and came, at no more than the agreed price, for tokens that there
+//! can have been. Else whoever lied is named, and the request is in doubt, as is one that
+//! broke off: a scheduler sees no tokens, and may have paid by what the worker signed. Then
+//! it shows that, and is paid up to what was agreed upon.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use attestation::cbor::CborError;
 use attestation::register::Digest256;
-use contracts::receipt::{Receipt, ReceiptError};
+use contracts::receipt::Receipt;
 use contracts::voucher::Signed;
 use sealed::{Envelope, Settlement};
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
-use tycho_types::boc::Boc;
-use tycho_types::cell::HashBytes;
 
-use super::purse::{Counted, Purse, PurseError};
+use super::agreed::{Agreed, SettlementError};
+use super::purse::{self, Counted, Purse, PurseError};
 
 /// What was agreed upon for one request.
 #[derive(Debug)]
 pub(super) struct Deal {
     purse: Option<Arc<Purse>>,
     pub(super) envelope: Envelope,
-    receipt_key: [u8; 32],
-    /// Of the sealed request.
-    request: Digest256,
+    agreed: Agreed,
     most: Most,
     is_open: AtomicBool,
     is_gone: Arc<AtomicBool>,
@@ -62,11 +59,19 @@ impl Deal {
         request: Digest256,
         most: Most,
     ) -> Self {
+        let taken_up = envelope.deadline_ms.div_ceil(1000).saturating_add(SURELY);
+        let agreed = Agreed {
+            limit: envelope.limit,
+            price: envelope.price,
+            request,
+            receipt_key: Digest256::from_bytes(receipt_key),
+            // Without a clock nothing is reserved.
+            until: purse::now().unwrap_or_default().saturating_add(taken_up),
+        };
         Self {
             purse,
             envelope,
-            receipt_key,
-            request,
+            agreed,
             most,
             is_open: AtomicBool::new(false),
             is_gone: Arc::default(),
@@ -75,11 +80,11 @@ impl Deal {
 
     /// Reserves what it may cost, and gives the voucher that covers it.
     pub(super) async fn reserve(&self) -> Result<Option<Signed>, PurseError> {
-        let (limit, price) = (self.envelope.limit, self.envelope.price);
+        let agreed = self.agreed;
         let is_gone = Arc::clone(&self.is_gone);
         self.is_open.store(true, Ordering::Relaxed);
         let reserved = self.paying(move |purse, id| {
-            let signed = purse.reserve(id, limit, price)?;
+            let signed = purse.reserve(id, agreed)?;
             // Whoever gave up meanwhile may have found nothing to doubt.
             if is_gone.load(Ordering::Relaxed) {
                 purse.doubt(id)?;
@@ -93,10 +98,12 @@ impl Deal {
 
     /// Nothing was done for it.
     pub(super) async fn release(&self) {
-        self.is_open.store(false, Ordering::Relaxed);
-        if let Err(error) = self.paying(Purse::release).await {
-            tracing::warn!(worker = %self.envelope.worker, "what was reserved stays so: {error}");
-        }
+        self.end(Purse::release).await;
+    }
+
+    /// Somebody may know what was done for it.
+    pub(super) async fn doubt(&self) {
+        self.end(Purse::doubt).await;
     }
 
     /// The scheduler counts otherwise than we do. Whether it is worth asking again.
@@ -121,9 +128,16 @@ impl Deal {
                 Ok(Paid { tokens, cost })
             }
             Err(error) => {
-                self.release().await;
+                self.doubt().await;
                 Err(error)
             }
+        }
+    }
+
+    async fn end(&self, how: fn(&Purse, &str) -> Result<(), PurseError>) {
+        self.is_open.store(false, Ordering::Relaxed);
+        if let Err(error) = self.paying(how).await {
+            tracing::warn!(worker = %self.envelope.worker, "what was reserved stays so: {error}");
         }
     }
 
@@ -134,20 +148,9 @@ impl Deal {
         said: Option<u64>,
     ) -> Result<(Receipt, u64), SettlementError> {
         let settlement = Settlement::parse(settlement).map_err(SettlementError::Absent)?;
-        let receipt = Boc::decode(&settlement.receipt).map_err(|_| SettlementError::Receipt)?;
-        let receipt: Receipt = receipt.parse().map_err(|_| SettlementError::Receipt)?;
-        receipt.verify(&HashBytes(self.receipt_key), &settlement.signature)?;
-        if receipt.request.0 != *self.request.as_bytes() {
-            return Err(SettlementError::Request);
-        }
+        let receipt = self.agreed.receipt(&settlement)?;
         if receipt.response.0 != *response.as_bytes() {
             return Err(SettlementError::Response);
-        }
-        if receipt.price > self.envelope.price {
-            return Err(SettlementError::Price {
-                found: receipt.price,
-                agreed: self.envelope.price,
-            });
         }
         let work = receipt.work.load().map_err(|_| SettlementError::Receipt)?;
         let tokens = work.tokens();
@@ -190,36 +193,13 @@ impl Drop for Deal {
         if let (Some(purse), Ok(runtime)) = (purse, Handle::try_current()) {
             let id = hex::encode(self.envelope.id);
             runtime.spawn_blocking(move || match purse.doubt(&id) {
-                Ok(()) | Err(PurseError::Unknown) => {}
+                Ok(()) => {}
                 Err(error) => tracing::warn!("what was reserved stays so: {error}"),
             });
         }
     }
 }
 
-/// Why nothing is owed for an answer.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum SettlementError {
-    #[error("the answer ends without a settlement")]
-    Absent(#[source] CborError),
-    #[error("the worker signed for {signed} tokens, and the answer says {said}")]
-    Counts { signed: u64, said: u64 },
-    #[error("the receipt asks {found} for a million tokens, and {agreed} were agreed upon")]
-    Price { found: u64, agreed: u64 },
-    #[error("the settlement was not counted")]
-    Purse(#[from] PurseError),
-    #[error("the settlement has no receipt that can be read")]
-    Receipt,
-    #[error("the receipt is of another request")]
-    Request,
-    #[error("the receipt is of another answer")]
-    Response,
-    #[error("the worker's proved key did not sign the receipt")]
-    Signature(#[from] ReceiptError),
-    #[error("the receipt counts {found} tokens of {what}, and there can be {most}")]
-    Tokens {
-        what: &'static str,
-        found: u64,
-        most: u64,
-    },
-}
+/// Seconds beyond a deadline in which a request may still be on its way, and whoever is asked
+/// about it at work.
+const SURELY: u32 = 300;

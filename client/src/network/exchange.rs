@@ -174,7 +174,10 @@ impl Network {
             Err(failure) => {
                 let next = match &failure {
                     Failure::Refused { counted, .. } => {
-                        deal.release().await;
+                        match failure.is_final() {
+                            true => deal.release().await,
+                            false => deal.doubt().await,
+                        }
                         match counted {
                             None => Next::Worker(worker),
                             Some(counted) if deal.refused(voucher, *counted).await => Next::Same,

@@ -30,8 +30,8 @@ use clap::Args;
 use tokio::time::sleep;
 
 use self::question::{Prompts, Question, said};
+use super::agreed::SettlementError;
 use super::answer::{Answer, AnswerError};
-use super::deal::SettlementError;
 use super::purse::Purse;
 use super::scheduler::{Scheduler, Url};
 use super::secret::Secret;

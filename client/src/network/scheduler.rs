@@ -28,7 +28,7 @@ use tokio::time::timeout;
 use tycho_types::boc::Boc;
 use tycho_types::cell::CellBuilder;
 
-use super::purse::Counted;
+use super::purse::{Counted, Told};
 
 /// Where a scheduler is: `https://HOST[:PORT]`, or `http://` on a network of one's own.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -140,9 +140,17 @@ impl Scheduler {
         self.answer(request, patience).await
     }
 
-    /// What it counts of the Channel of this voucher, the newest.
-    pub(super) async fn counted(&self, voucher: &Signed) -> Result<Counted, Failure> {
-        self.json(Method::POST, "vouchers", bag(voucher)?).await
+    /// What it counts of the Channel of this voucher, the newest, and of some requests.
+    pub(super) async fn told(
+        &self,
+        voucher: &Signed,
+        requests: &[String],
+    ) -> Result<Told, Failure> {
+        let mut request = self.request(Method::POST, "vouchers", bag(voucher)?)?;
+        let asked = HeaderValue::try_from(requests.join(","));
+        let asked = asked.map_err(|_| Failure::Garbled("headers"))?;
+        request.headers_mut().insert("cocoon-requests", asked);
+        self.read(request, "vouchers").await
     }
 
     async fn json<T: DeserializeOwned>(
@@ -152,6 +160,14 @@ impl Scheduler {
         body: Vec<u8>,
     ) -> Result<T, Failure> {
         let request = self.request(method, path, body)?;
+        self.read(request, path).await
+    }
+
+    async fn read<T: DeserializeOwned>(
+        &self,
+        request: Request<Body>,
+        path: &'static str,
+    ) -> Result<T, Failure> {
         let body = self.document(request, MAX_DOCUMENT).await?;
         serde_json::from_slice(&body).map_err(|_| Failure::Garbled(path))
     }
@@ -304,6 +320,15 @@ pub enum Failure {
     /// TCP, TLS or HTTP.
     #[error("cannot reach the scheduler")]
     Unreachable(#[source] hyper_util::client::legacy::Error),
+}
+
+impl Failure {
+    /// Whether nothing is or will be counted for the request that was refused: it may have
+    /// been before, where it is refused as sent twice, or nobody can tell.
+    pub(super) fn is_final(&self) -> bool {
+        let uncertain = ["replayed", "unavailable"];
+        matches!(self, Self::Refused { code, .. } if !uncertain.contains(&code.as_str()))
+    }
 }
 
 #[cfg(test)]

@@ -346,6 +346,31 @@ fn bytes_of(headers: &HeaderMap, name: &str, code: Code) -> Result<Option<Vec<u8
     Ok(Some(bytes))
 }
 
+/// The identifiers that a header names, each 32 hex digits; none without it.
+pub(super) fn named(headers: &HeaderMap) -> Result<Vec<[u8; 16]>, ApiError> {
+    let bad = |message: String| ApiError::new(Code::BadRequest, message);
+    let Some(value) = headers.get(ASKED) else {
+        return Ok(Vec::new());
+    };
+    let text = value.to_str().map_err(|error| bad(error.to_string()))?;
+    let mut ids = Vec::new();
+    for one in text.split(',') {
+        let mut id = [0; 16];
+        hex::decode_to_slice(one, &mut id)
+            .map_err(|_| bad(format!("{ASKED}: {one:?} is no identifier")))?;
+        ids.push(id);
+    }
+    match ids.len() > MAX_NAMED {
+        true => Err(bad(format!("{ASKED}: more than {MAX_NAMED}"))),
+        false => Ok(ids),
+    }
+}
+
+const ASKED: &str = "cocoon-requests";
+
+/// Requests that a client asks about at a time.
+const MAX_NAMED: usize = 64;
+
 /// Requests under way: of each, 64 KiB wait in either direction at most.
 const MAX_OPEN: u64 = 16_384;
 

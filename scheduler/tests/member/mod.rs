@@ -68,7 +68,7 @@ impl Member {
         let api = api::router(Arc::clone(&scheduler));
         tokio::spawn(serve::clients(clients, None, api, stop.clone()));
         let kept = stop.clone();
-        tokio::spawn(async move { kept.run_until_cancelled(scheduler.keep()).await });
+        tokio::spawn(async move { scheduler.keep(&kept).await });
         tokio::spawn(async move {
             stop.run_until_cancelled(registry.keep()).await;
             registry.leave().await.unwrap_or_default();

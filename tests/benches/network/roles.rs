@@ -62,8 +62,13 @@ async fn scheduler() {
     let (policy, stop) = (Arc::new(Td::new().policy()), CancellationToken::new());
     tokio::join!(
         serve::workers(workers, policy, known, stop.clone()),
-        serve::clients(clients, None, api::router(Arc::clone(&scheduler)), stop),
-        scheduler.keep(),
+        serve::clients(
+            clients,
+            None,
+            api::router(Arc::clone(&scheduler)),
+            stop.clone()
+        ),
+        scheduler.keep(&stop),
     );
 }
 

@@ -74,7 +74,7 @@ impl Network {
         tokio::spawn(serve::workers(workers, policy, known, stop.clone()));
         let api = api::router(Arc::clone(&scheduler));
         tokio::spawn(serve::clients(clients, None, api, stop.clone()));
-        tokio::spawn(async move { stop.run_until_cancelled(scheduler.keep()).await });
+        tokio::spawn(async move { scheduler.keep(&stop).await });
         network
     }
 

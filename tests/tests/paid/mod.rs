@@ -15,10 +15,12 @@ use std::time::Duration;
 
 use agent::network::{NotCovered, Purse as Till};
 use attestation::config;
+use attestation::register::Digest256;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use client::network::agreed::Agreed;
 use client::network::purse::{ChannelFile, Purse};
 use client::network::scheduler::Scheduler as Way;
 use client::network::secret::Secret;
@@ -67,7 +69,7 @@ pub(crate) struct World {
     folder: TempDir,
     pub(crate) town: Town,
     client: Channel,
-    purse: Arc<Purse>,
+    pub(crate) purse: Arc<Purse>,
 }
 
 impl World {
@@ -136,7 +138,7 @@ impl World {
             let api = api::router(Arc::clone(&scheduler));
             tokio::spawn(serve::clients(clients, None, api, never));
             let kept = Arc::clone(&scheduler);
-            tokio::spawn(async move { kept.keep().await });
+            tokio::spawn(async move { kept.keep(&CancellationToken::new()).await });
             (at, ledger, scheduler)
         });
         let ((clients, workers), ledger, scheduler) = started.await.unwrap();
@@ -160,7 +162,14 @@ impl World {
 
     /// What the client signs for a request beside its gateway.
     pub(crate) fn voucher(&self, request: &str, limit: u64, price: u64) -> Vec<u8> {
-        let signed = self.purse.reserve(request, limit, price).unwrap();
+        let agreed = Agreed {
+            limit,
+            price,
+            request: Digest256::ZERO,
+            receipt_key: Digest256::ZERO,
+            until: u32::MAX,
+        };
+        let signed = self.purse.reserve(request, agreed).unwrap();
         Boc::encode(CellBuilder::build_from(signed.unwrap()).unwrap())
     }
 

@@ -31,7 +31,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use base64::Engine as _;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use contracts::receipt::{Receipt, Work};
 use contracts::voucher::{Signed, Voucher};
 use futures_util::{StreamExt as _, stream};
@@ -39,7 +39,7 @@ use sealed::{
     AssignmentRequest, Envelope, Header, RequestHead, ResponseHead, START, SecretKey, Settlement,
     Transcript,
 };
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use session::provider::Provider as _;
 use tests::td::Td;
 use tokio::net::TcpListener;
@@ -87,6 +87,8 @@ pub(crate) enum Lie {
     Unsettled,
     /// It knows of nothing that was paid.
     Uncovered,
+    /// It says that it had the request before.
+    Replayed,
     /// It takes requests and says nothing.
     Silent,
     /// It says something, and the rest when it is let go.
@@ -116,6 +118,10 @@ pub(crate) struct Seen {
     pub(crate) vouchers: Vec<Option<Voucher>>,
     /// What it says was spent and is reserved, and has covered.
     pub(crate) counted: Option<(u64, u64)>,
+    /// It charges nothing for what it is asked about later.
+    pub(crate) releases: bool,
+    /// What workers signed, by the requests.
+    settlements: HashMap<String, Vec<u8>>,
 }
 
 pub(crate) const PRICE: u64 = 2_000_000;
@@ -161,6 +167,12 @@ impl Scheduler {
 
     pub(crate) fn worker(&self, index: usize) -> Digest256 {
         self.workers[index].seal.public().id()
+    }
+
+    /// What it has counted so far, and whether it lets go what it is asked about.
+    pub(crate) fn counts(&self, spent: u64, releases: bool) {
+        let mut seen = self.seen.lock().unwrap();
+        (seen.counted, seen.releases) = (Some((spent, 0)), releases);
     }
 
     fn find(&self, id: &Digest256) -> (&Worker, Option<Lie>) {
@@ -234,14 +246,14 @@ impl Worker {
         encoded: &[u8],
         request: &[u8],
         lie: Option<Lie>,
-    ) -> (RequestHead, Vec<u8>, Vec<Bytes>) {
+    ) -> (RequestHead, Vec<u8>, Vec<Bytes>, Vec<u8>) {
         let (start, chunks) = request.split_at(START);
         let (mut opener, responder) = self.seal.open(encoded, start).unwrap();
         let mut opened = opener.push(chunks).unwrap().into_iter();
         opener.end().unwrap();
         let head = RequestHead::parse(&opened.next().unwrap()).unwrap();
         let sent: Vec<u8> = opened.flatten().collect();
-        let body: serde_json::Value = serde_json::from_slice(&sent).unwrap_or_default();
+        let body: Value = serde_json::from_slice(&sent).unwrap_or_default();
         let streams = body["stream"] == true;
         let asked = body["messages"].as_array().map_or(0, Vec::len);
         let text = format!("{} asked", asked);
@@ -293,9 +305,10 @@ impl Worker {
             Some(Lie::Changed) => *pieces[1].last_mut().unwrap() ^= 1,
             Some(Lie::Repeated) => pieces.insert(2, pieces[1].clone()),
             Some(Lie::Unsettled) => {}
-            _ => pieces.push(settlement),
+            _ => pieces.push(settlement.clone()),
         }
-        (head, sent, pieces.into_iter().map(Bytes::from).collect())
+        let pieces = pieces.into_iter().map(Bytes::from).collect();
+        (head, sent, pieces, settlement)
     }
 
     fn settle(
@@ -346,14 +359,14 @@ impl Worker {
 
 type Here = State<Arc<Scheduler>>;
 
-async fn models(State(scheduler): Here) -> Json<serde_json::Value> {
+async fn models(State(scheduler): Here) -> Json<Value> {
     let workers = scheduler.workers.len();
     let model =
         json!({ "name": "tiny", "root": null, "workers": workers, "price": PRICE, "free": 1 });
     Json(json!({ "models": [model] }))
 }
 
-async fn terms(State(scheduler): Here) -> Json<serde_json::Value> {
+async fn terms(State(scheduler): Here) -> Json<Value> {
     match scheduler.free {
         true => Json(json!({ "free": true })),
         false => Json(json!({ "global_id": -3, "payee": PAYEE.to_string(), "fee": 0 })),
@@ -434,13 +447,15 @@ async fn request(State(scheduler): Here, headers: HeaderMap, body: Bytes) -> Res
             let refused = refuse(StatusCode::TOO_MANY_REQUESTS, "full");
             return ([("retry-after", "7")], refused).into_response();
         }
-        Some(Lie::Silent) => return std::future::pending().await,
+        Some(Lie::Replayed) => return refuse(StatusCode::CONFLICT, "replayed"),
         Some(Lie::Uncovered) => return refuse(StatusCode::PAYMENT_REQUIRED, "not_covered"),
         _ => {}
     }
-    let (head, sent, mut pieces) = worker.answer(&envelope, &encoded, &body, lie);
+    let (head, sent, mut pieces, settlement) = worker.answer(&envelope, &encoded, &body, lie);
     {
         let mut seen = scheduler.seen.lock().unwrap();
+        seen.settlements
+            .insert(hex::encode(envelope.id), settlement);
         seen.heads.push(head);
         seen.bodies.push(sent);
         let before = seen.answered.replace(pieces.clone());
@@ -448,8 +463,10 @@ async fn request(State(scheduler): Here, headers: HeaderMap, body: Bytes) -> Res
             pieces = before;
         }
     }
-    if lie == Some(Lie::Gone) {
-        pieces.clear();
+    match lie {
+        Some(Lie::Silent) => return std::future::pending().await,
+        Some(Lie::Gone) => pieces.clear(),
+        _ => {}
     }
     let rest = pieces.split_off(pieces.len().min(2));
     let rest = stream::once(async move {
@@ -462,12 +479,25 @@ async fn request(State(scheduler): Here, headers: HeaderMap, body: Bytes) -> Res
     Body::from_stream(pieces.map(Ok::<_, std::io::Error>)).into_response()
 }
 
-async fn voucher(State(scheduler): Here, body: Bytes) -> Json<serde_json::Value> {
+async fn voucher(State(scheduler): Here, headers: HeaderMap, body: Bytes) -> Json<Value> {
     let signed: Signed = Boc::decode(body).unwrap().parse().unwrap();
     let amount = signed.unverified().unwrap().amount;
-    let (spent, reserved) = scheduler.seen.lock().unwrap().counted.unwrap();
+    let seen = scheduler.seen.lock().unwrap();
+    let (spent, reserved) = seen.counted.unwrap();
     let free = amount.saturating_sub(spent + reserved);
-    Json(json!({ "free": free, "spent": spent, "reserved": reserved }))
+    let asked = headers["cocoon-requests"].to_str().unwrap().split(',');
+    let told = asked.filter_map(|id| {
+        let told = match seen.settlements.get(id) {
+            _ if seen.releases => json!({ "stage": "released" }),
+            Some(settlement) => {
+                json!({ "stage": "settled", "settlement": BASE64_STANDARD.encode(settlement) })
+            }
+            None => return None,
+        };
+        Some((id.to_owned(), told))
+    });
+    let requests: Map<_, _> = told.collect();
+    Json(json!({ "free": free, "spent": spent, "reserved": reserved, "requests": requests }))
 }
 
 fn refuse(status: StatusCode, code: &str) -> Response {

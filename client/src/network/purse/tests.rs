@@ -1,8 +1,10 @@
 use super::*;
 
+use attestation::register::Digest256;
 use contracts::receipt::Work;
 use proptest::prelude::*;
 use tempfile::TempDir;
+use tycho_types::boc::BocRepr;
 use tycho_types::cell::Lazy;
 
 const DEPOSIT: u64 = 1_000_000;
@@ -21,6 +23,57 @@ fn folder() -> (TempDir, PathBuf) {
     std::fs::write(&path, serde_json::to_vec(&channel).unwrap()).unwrap();
     std::fs::write(folder.path().join("key"), "07".repeat(32)).unwrap();
     (folder, path)
+}
+
+fn agreed(limit: u64, price: u64) -> Agreed {
+    Agreed {
+        limit,
+        price,
+        request: Digest256::ZERO,
+        receipt_key: Digest256::from_bytes(worker().public().0),
+        until: u32::MAX,
+    }
+}
+
+fn worker() -> Key {
+    Key::parse(&"09".repeat(32)).unwrap()
+}
+
+/// What the worker signed for so many tokens, as a scheduler shows it.
+fn settled(tokens: u32) -> Stage {
+    signed_by(&worker(), &receipt(tokens))
+}
+
+fn signed_by(key: &Key, receipt: &Receipt) -> Stage {
+    let settlement = Settlement {
+        receipt: BocRepr::encode(receipt).unwrap(),
+        signature: key.sign(&HashBytes(receipt.hash().unwrap())),
+        tokens: receipt.work.load().unwrap().tokens(),
+    };
+    let settlement = BASE64_STANDARD.encode(settlement.encode());
+    Stage::Settled { settlement }
+}
+
+fn counted(spent: u64, reserved: u64) -> Counted {
+    Counted { spent, reserved }
+}
+
+/// Tells of these requests, and asks of all that is in doubt.
+fn tell(purse: &Purse, counted: Counted, requests: &[(&str, Stage)]) {
+    let requests = requests
+        .iter()
+        .map(|(id, stage)| ((*id).into(), stage.clone()));
+    let requests = requests.collect();
+    let asked = purse
+        .in_doubt()
+        .map_or(Vec::new(), |doubts| doubts.requests);
+    purse.told(&asked, &Told { counted, requests }).unwrap();
+}
+
+fn doubts(purse: &Purse) -> Vec<String> {
+    purse
+        .in_doubt()
+        .map_or(Vec::new(), |doubts| doubts.requests)
 }
 
 fn receipt(tokens: u32) -> Receipt {
@@ -51,21 +104,33 @@ fn read_voucher(purse: &Purse, signed: &Signed) -> Voucher {
 fn a_voucher_covers_what_was_spent_and_reserved() {
     let (_folder, path) = folder();
     let purse = Purse::open(&path, None).unwrap();
-    let one = purse.reserve("a", 1000, 2_000_000).unwrap().unwrap();
+    let one = purse
+        .reserve("a", agreed(1000, 2_000_000))
+        .unwrap()
+        .unwrap();
     assert_eq!(read_voucher(&purse, &one).amount, 2000);
-    let two = purse.reserve("b", 1000, 2_000_000).unwrap().unwrap();
+    let two = purse
+        .reserve("b", agreed(1000, 2_000_000))
+        .unwrap()
+        .unwrap();
     assert_eq!(read_voucher(&purse, &two).amount, 4000);
     assert_eq!(purse.settle("a", &receipt(100)).unwrap(), 200);
     purse.release("b").unwrap();
     // What was not used pays for the next one: the voucher stays.
-    let three = purse.reserve("c", 1000, 2_000_000).unwrap().unwrap();
+    let three = purse
+        .reserve("c", agreed(1000, 2_000_000))
+        .unwrap()
+        .unwrap();
     assert_eq!(three, two);
     let balance = purse.balance();
     assert_eq!(
         (balance.spent, balance.reserved, balance.tokens),
         (200, 2000, 100)
     );
-    let four = purse.reserve("d", 1000, 2_000_000).unwrap().unwrap();
+    let four = purse
+        .reserve("d", agreed(1000, 2_000_000))
+        .unwrap()
+        .unwrap();
     let four = read_voucher(&purse, &four);
     assert_eq!(four.amount, 4200);
     assert_ne!(four.receipts, HashBytes::ZERO, "of the receipt so far");
@@ -76,10 +141,16 @@ fn no_more_is_signed_than_deposit_and_budget_allow() {
     for (budget, most) in [(None, DEPOSIT), (Some(500), 500)] {
         let (_folder, path) = folder();
         let purse = Purse::open(&path, budget).unwrap();
-        purse.reserve("a", most - 1, 1_000_000).unwrap();
-        let refused = purse.reserve("b", 2, 1_000_000).unwrap_err().to_string();
-        assert_eq!(refused, "the request may cost 2 nanotons, and 1 are left");
-        assert!(purse.reserve("b", 1, 1_000_000).unwrap().is_some());
+        purse.reserve("a", agreed(most - 1, 1_000_000)).unwrap();
+        let refused = purse
+            .reserve("b", agreed(2, 1_000_000))
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            refused,
+            format!("the request may cost 2 nanotons, and 1 of {most} are left")
+        );
+        assert!(purse.reserve("b", agreed(1, 1_000_000)).unwrap().is_some());
     }
 }
 
@@ -87,7 +158,7 @@ fn no_more_is_signed_than_deposit_and_budget_allow() {
 fn a_receipt_for_more_than_was_agreed_moves_nothing() {
     let (_folder, path) = folder();
     let purse = Purse::open(&path, None).unwrap();
-    purse.reserve("a", 10, 1_000_000).unwrap();
+    purse.reserve("a", agreed(10, 1_000_000)).unwrap();
     let refused = purse.settle("a", &receipt(11)).unwrap_err().to_string();
     assert_eq!(
         refused,
@@ -103,19 +174,19 @@ fn a_receipt_for_more_than_was_agreed_moves_nothing() {
 fn what_a_crash_left_open_is_in_doubt_and_the_voucher_is_not_lost() {
     let (_folder, path) = folder();
     let purse = Purse::open(&path, None).unwrap();
-    let before = purse.reserve("a", 1000, 1_000_000).unwrap().unwrap();
+    let before = purse
+        .reserve("a", agreed(1000, 1_000_000))
+        .unwrap()
+        .unwrap();
     drop(purse);
     let purse = Purse::open(&path, None).unwrap();
-    assert_eq!(purse.reserve("b", 600, 1_000_000).unwrap(), Some(before));
-    let counted = Counted {
-        spent: 0,
-        reserved: 1300,
-    };
-    assert!(purse.reconcile(counted).unwrap());
-    assert!(!purse.reconcile(counted).unwrap(), "once");
+    assert_eq!(doubts(&purse), ["a"]);
+    let sent = purse.reserve("b", agreed(600, 1_000_000)).unwrap();
+    assert_eq!(sent, Some(before));
+    assert!(purse.refused(sent.as_ref(), counted(0, 1300)).unwrap());
     let balance = purse.balance();
     assert_eq!((balance.spent, balance.reserved), (0, 1300), "700 beside b");
-    let after = purse.reserve("c", 600, 1_000_000).unwrap().unwrap();
+    let after = purse.reserve("c", agreed(600, 1_000_000)).unwrap().unwrap();
     assert_eq!(read_voucher(&purse, &after).amount, 1900);
 }
 
@@ -123,73 +194,191 @@ fn what_a_crash_left_open_is_in_doubt_and_the_voucher_is_not_lost() {
 fn all_that_were_refused_at_once_ask_again() {
     let (_folder, path) = folder();
     let purse = Purse::open(&path, None).unwrap();
-    purse.reserve("lost", 1000, 1_000_000).unwrap();
+    purse.reserve("lost", agreed(1000, 1_000_000)).unwrap();
     purse.doubt("lost").unwrap();
-    purse.reserve("first", 100, 1_000_000).unwrap();
-    let sent = purse.reserve("second", 100, 1_000_000).unwrap();
+    purse.reserve("first", agreed(100, 1_000_000)).unwrap();
+    let sent = purse.reserve("second", agreed(100, 1_000_000)).unwrap();
     purse.release("first").unwrap();
     purse.release("second").unwrap();
-    let counted = Counted {
-        spent: 0,
-        reserved: 1000,
-    };
-    assert!(purse.refused(sent.as_ref(), counted).unwrap());
-    assert!(purse.refused(sent.as_ref(), counted).unwrap(), "it is held");
-    purse.reserve("third", 900, 1_000_000).unwrap();
-    let nothing = Counted {
-        spent: 0,
-        reserved: 0,
-    };
-    purse.reconcile(nothing).unwrap();
+    let lost = counted(0, 1000);
+    assert!(purse.refused(sent.as_ref(), lost).unwrap());
+    assert!(purse.refused(sent.as_ref(), lost).unwrap(), "it is held");
+    let newest = purse.reserve("third", agreed(900, 1_000_000)).unwrap();
+    purse.release("lost").unwrap();
+    let nothing = counted(0, 0);
     assert!(purse.refused(sent.as_ref(), nothing).unwrap(), "newer");
-    let newest = purse.in_doubt();
     assert!(!purse.refused(newest.as_ref(), nothing).unwrap());
 }
 
 #[test]
-fn once_all_is_over_doubts_end_with_what_the_scheduler_counts_within_them() {
-    for (spent, believed) in [(0, 100), (100, 100), (350, 350), (u64::MAX, 1100)] {
-        let (_folder, path) = folder();
-        let purse = Purse::open(&path, None).unwrap();
-        purse.reserve("a", 100, 1_000_000).unwrap();
-        purse.settle("a", &receipt(100)).unwrap();
-        purse.reserve("b", 1000, 1_000_000).unwrap();
-        purse.doubt("b").unwrap();
-        assert!(purse.in_doubt().is_some());
-        let counted = Counted { spent, reserved: 0 };
-        assert!(purse.reconcile(counted).unwrap());
-        assert_eq!(purse.balance().spent, believed, "{spent}");
-        assert!(purse.in_doubt().is_none());
-        assert!(!purse.reconcile(counted).unwrap());
-    }
+fn a_scheduler_is_believed_as_far_as_there_is_doubt() {
+    let (_folder, path) = folder();
+    let purse = Purse::open(&path, None).unwrap();
+    purse.reserve("a", agreed(1000, 1_000_000)).unwrap();
+    let sent = purse.reserve("b", agreed(100, 1_000_000)).unwrap();
+    assert!(!purse.refused(sent.as_ref(), counted(u64::MAX, 0)).unwrap());
+    purse.doubt("a").unwrap();
+    assert!(purse.refused(sent.as_ref(), counted(u64::MAX, 5)).unwrap());
+    assert_eq!(purse.balance().reserved, 1100);
+    purse.release("a").unwrap();
+    assert_eq!(purse.balance().reserved, 100);
 }
 
 #[test]
-fn while_something_is_under_way_no_doubt_ends() {
+fn each_doubt_ends_by_its_own_receipt_while_others_are_under_way() {
     let (_folder, path) = folder();
     let purse = Purse::open(&path, None).unwrap();
-    purse.reserve("a", 1000, 1_000_000).unwrap();
-    purse.doubt("a").unwrap();
-    purse.reserve("b", 500, 1_000_000).unwrap();
-    let counted = |spent, reserved| Counted { spent, reserved };
-    assert!(!purse.reconcile(counted(400, 0)).unwrap(), "it may be of b");
-    assert!(purse.reconcile(counted(400, 500)).unwrap());
-    assert_eq!(purse.balance().reserved, 900);
-    purse.settle("b", &receipt(500)).unwrap();
-    purse.reconcile(counted(900, 0)).unwrap();
+    for request in ["a", "b", "c", "busy"] {
+        purse.reserve(request, agreed(1000, 1_000_000)).unwrap();
+    }
+    for request in ["a", "b", "c"] {
+        purse.doubt(request).unwrap();
+    }
+    // Sums alone end none.
+    tell(&purse, counted(300, 0), &[]);
+    assert_eq!(doubts(&purse), ["a", "b", "c"]);
+    assert_eq!(purse.balance().spent, 0);
+    let all = [
+        ("a", settled(300)),
+        ("b", Stage::Open),
+        ("busy", settled(7)),
+    ];
+    tell(&purse, counted(300, 2000), &all);
+    assert_eq!(doubts(&purse), ["b", "c"]);
     let balance = purse.balance();
-    assert_eq!((balance.spent, balance.reserved), (900, 0));
+    assert_eq!((balance.spent, balance.tokens), (300, 300));
+    assert_eq!(balance.reserved, 2000, "busy, and b is held");
+    tell(&purse, counted(300, 1000), &[("b", Stage::Released)]);
+    assert_eq!(doubts(&purse), ["c"]);
+    assert_eq!(
+        (purse.balance().spent, purse.balance().reserved),
+        (300, 1000)
+    );
+    // Nor do they need the scheduler.
+    assert_eq!(purse.settle("c", &receipt(10)).unwrap(), 10);
+    assert_eq!(doubts(&purse), [""; 0]);
+    assert_eq!(
+        (purse.balance().spent, purse.balance().reserved),
+        (310, 1000)
+    );
+}
+
+#[test]
+fn an_old_answer_ends_no_doubt_that_it_was_not_asked_about() {
+    let (_folder, path) = folder();
+    let purse = Purse::open(&path, None).unwrap();
+    purse.reserve("old", agreed(1000, 1_000_000)).unwrap();
+    purse.doubt("old").unwrap();
+    let asked = purse.in_doubt().unwrap().requests;
+    purse.reserve("new", agreed(1000, 1_000_000)).unwrap();
+    purse.doubt("new").unwrap();
+    let requests = [("old", Stage::Released), ("new", Stage::Released)];
+    let requests = requests.map(|(id, stage)| (id.into(), stage)).into();
+    let counted = counted(0, 0);
+    purse.told(&asked, &Told { counted, requests }).unwrap();
+    assert_eq!(doubts(&purse), ["new"]);
+}
+
+#[test]
+fn what_a_scheduler_never_heard_of_is_in_doubt_until_it_is_too_late_for_it() {
+    let (_folder, path) = folder();
+    let purse = Purse::open(&path, None).unwrap();
+    for (request, until) in [("late", 1), ("soon", u32::MAX)] {
+        let agreed = Agreed {
+            until,
+            ..agreed(10, 1_000_000)
+        };
+        purse.reserve(request, agreed).unwrap();
+        purse.doubt(request).unwrap();
+    }
+    tell(&purse, counted(0, 0), &[]);
+    assert_eq!(doubts(&purse), ["soon"]);
+}
+
+#[test]
+fn no_doubt_ends_by_what_its_worker_did_not_sign_for_it() {
+    let (_folder, path) = folder();
+    let purse = Purse::open(&path, None).unwrap();
+    purse.reserve("a", agreed(1000, 1_000_000)).unwrap();
+    purse.doubt("a").unwrap();
+    let other = HashBytes([5; 32]);
+    let garbage = |settlement: &str| Stage::Settled {
+        settlement: settlement.into(),
+    };
+    for lie in [
+        garbage("?"),
+        garbage("AAAA"),
+        settled(1001),
+        signed_by(&purse.key, &receipt(10)),
+        signed_by(
+            &worker(),
+            &Receipt {
+                request: other,
+                ..receipt(10)
+            },
+        ),
+        signed_by(
+            &worker(),
+            &Receipt {
+                price: 1_000_001,
+                ..receipt(10)
+            },
+        ),
+    ] {
+        tell(&purse, counted(10, 0), &[("a", lie.clone())]);
+        assert_eq!(doubts(&purse), ["a"], "{lie:?}");
+        assert_eq!(purse.balance().spent, 0, "{lie:?}");
+    }
+    tell(&purse, counted(10, 0), &[("a", settled(10))]);
+    assert_eq!(purse.balance().spent, 10);
+}
+
+#[test]
+fn doubts_outlive_the_process() {
+    let (_folder, path) = folder();
+    let purse = Purse::open(&path, None).unwrap();
+    purse.reserve("a", agreed(1000, 1_000_000)).unwrap();
+    purse.doubt("a").unwrap();
+    purse.reserve("b", agreed(500, 1_000_000)).unwrap();
+    for _ in 0..2 {
+        let purse = Purse::open(&path, None);
+        assert!(purse.is_err(), "the other one is open");
+    }
+    drop(purse);
+    let purse = Purse::open(&path, None).unwrap();
+    assert_eq!(doubts(&purse), ["a", "b"]);
+    tell(
+        &purse,
+        counted(0, 0),
+        &[("a", settled(1)), ("b", Stage::Released)],
+    );
+    drop(purse);
+    let purse = Purse::open(&path, None).unwrap();
+    assert_eq!((doubts(&purse), purse.balance().spent), (Vec::new(), 1));
+}
+
+#[test]
+fn what_costs_nothing_is_never_in_doubt() {
+    let (_folder, path) = folder();
+    let purse = Purse::open(&path, None).unwrap();
+    assert_eq!(purse.reserve("a", agreed(1000, 0)).unwrap(), None);
+    purse.doubt("a").unwrap();
+    assert!(purse.in_doubt().is_none());
 }
 
 #[test]
 fn two_processes_cannot_sign_beside_each_other() {
     let (_folder, path) = folder();
     let _purse = Purse::open(&path, None).unwrap();
-    let error = Purse::open(&path, None).unwrap_err().to_string();
-    assert!(
-        error.ends_with("another process pays from this channel"),
-        "{error}"
-    );
+    let alias = path.with_extension("alias");
+    std::os::unix::fs::symlink(&path, &alias).unwrap();
+    for name in [path, alias] {
+        let error = Purse::open(&name, None).unwrap_err().to_string();
+        assert!(
+            error.ends_with("another gateway or prober pays from this channel"),
+            "{error}"
+        );
+    }
 }
 
 #[test]
@@ -197,16 +386,56 @@ fn nothing_leaves_that_is_not_on_disk() {
     let (folder, path) = folder();
     let purse = Purse::open(&path, None).unwrap();
     folder.close().unwrap();
-    let refused = purse.reserve("a", 10, 1_000_000).unwrap_err();
+    let refused = purse.reserve("a", agreed(10, 1_000_000)).unwrap_err();
     assert!(matches!(refused, PurseError::Disk(_)), "{refused}");
     assert_eq!(purse.balance().reserved, 0);
+}
+
+#[test]
+fn a_write_that_fails_has_happened_for_none_who_waited_for_it() {
+    let (folder, path) = folder();
+    let purse = Purse::open(&path, None).unwrap();
+    purse.reserve("kept", agreed(10, 1_000_000)).unwrap();
+    std::fs::remove_dir_all(folder.path()).unwrap();
+    std::thread::scope(|scope| {
+        for number in 0..8 {
+            let purse = &purse;
+            scope.spawn(move || {
+                let name = number.to_string();
+                let refused = purse.reserve(&name, agreed(10, 1_000_000)).unwrap_err();
+                assert!(matches!(refused, PurseError::Disk(_)), "{refused}");
+            });
+        }
+    });
+    assert_eq!(purse.balance().reserved, 10);
+    std::fs::create_dir(folder.path()).unwrap();
+    let signed = purse.reserve("more", agreed(10, 1_000_000)).unwrap();
+    assert_eq!(read_voucher(&purse, &signed.unwrap()).amount, 20);
+}
+
+#[test]
+fn a_state_that_is_half_written_by_others_is_refused_at_every_length() {
+    let (_folder, path) = folder();
+    let purse = Purse::open(&path, None).unwrap();
+    purse.reserve("a", agreed(10, 1_000_000)).unwrap();
+    drop(purse);
+    let state = beside(&path, "state");
+    let whole = std::fs::read(&state).unwrap();
+    for length in 0..whole.len() {
+        std::fs::write(&state, &whole[..length]).unwrap();
+        let error = Purse::open(&path, None).unwrap_err().to_string();
+        assert!(
+            error.contains("is no state of a channel"),
+            "{length}: {error}"
+        );
+    }
 }
 
 #[test]
 fn another_channels_state_is_refused() {
     let (_one, path) = folder();
     let purse = Purse::open(&path, None).unwrap();
-    purse.reserve("a", 10, 1_000_000).unwrap();
+    purse.reserve("a", agreed(10, 1_000_000)).unwrap();
     drop(purse);
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, text.replace(&"01".repeat(32), &"03".repeat(32))).unwrap();
@@ -220,7 +449,7 @@ fn an_ended_channel_pays_nothing() {
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, text.replace(&u32::MAX.to_string(), "5")).unwrap();
     let purse = Purse::open(&path, None).unwrap();
-    let refused = purse.reserve("a", 1, 1).unwrap_err().to_string();
+    let refused = purse.reserve("a", agreed(1, 1)).unwrap_err().to_string();
     assert_eq!(refused, "the channel has ended at 5");
 }
 
@@ -230,7 +459,7 @@ enum Step {
     Settle(u32),
     Release,
     Doubt,
-    Reconcile(u64, u64),
+    Tell(u32, u64),
     Restart,
 }
 
@@ -240,7 +469,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..5000u32).prop_map(Step::Settle),
         1 => Just(Step::Release),
         1 => Just(Step::Doubt),
-        1 => (0..90_000u64, 0..2u64).prop_map(|(spent, reserved)| Step::Reconcile(spent, reserved)),
+        1 => (0..5000u32, 0..9000u64).prop_map(|(tokens, reserved)| Step::Tell(tokens, reserved)),
         1 => Just(Step::Restart),
     ]
 }
@@ -256,7 +485,7 @@ proptest! {
             match step {
                 Step::Reserve(limit, price) => {
                     let name = number.to_string();
-                    let Ok(signed) = purse.reserve(&name, limit, price) else { continue };
+                    let Ok(signed) = purse.reserve(&name, agreed(limit, price)) else { continue };
                     open.push(name);
                     let Some(signed) = signed else { continue };
                     let voucher = read_voucher(&purse, &signed);
@@ -271,9 +500,12 @@ proptest! {
                     && purse.settle(name, &receipt(tokens)).is_ok() { open.pop(); },
                 Step::Release => if let Some(name) = open.pop() { purse.release(&name).unwrap() },
                 Step::Doubt => if let Some(name) = open.pop() { purse.doubt(&name).unwrap() },
-                Step::Reconcile(spent, reserved) => {
+                Step::Tell(tokens, reserved) => {
                     let before = purse.balance().spent;
-                    purse.reconcile(Counted { spent, reserved }).unwrap();
+                    let all = doubts(&purse);
+                    let half: Vec<_> = all.iter().step_by(2)
+                        .map(|id| (id.as_str(), settled(tokens))).collect();
+                    tell(&purse, counted(before, reserved), &half);
                     prop_assert!(purse.balance().spent >= before);
                 }
                 Step::Restart => {

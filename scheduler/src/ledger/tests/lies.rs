@@ -253,3 +253,29 @@ async fn whoever_writes_to_the_database_makes_nothing_up() {
         Err(OpenError::Url(_))
     ));
 }
+
+#[tokio::test]
+async fn a_client_is_told_how_its_requests_ended_and_shown_what_was_signed() {
+    let (_folder, ledger) = opened().await;
+    let told = async |ids: [u8; 2]| {
+        let ids = ids.map(|number| request(number).id).to_vec();
+        ledger.told(request(1).client, ids).await.unwrap()
+    };
+    assert_eq!(told([1, 2]).await, [(request(1).id, Told::Open)]);
+    settle(&ledger, 1, answer(101, 1, 400_000)).await.unwrap();
+    admit(&ledger, 2, order(MILLION / 2), None).await.unwrap();
+    ledger.release(request(2)).await.unwrap();
+    let ended = told([2, 1]).await;
+    assert_eq!(ended[0], (request(2).id, Told::Released));
+    let Told::Settled(settlement) = &ended[1].1 else {
+        panic!("{ended:?}");
+    };
+    let served = answer(101, 1, 400_000);
+    assert_eq!(settlement.tokens, 400_000);
+    assert_eq!(settlement.signature, served.signature);
+    let receipt = tycho_types::boc::BocRepr::decode(&settlement.receipt);
+    assert_eq!(receipt.ok(), Some(served.receipt));
+    // Another's are nobody's business.
+    let other = ledger.told(of(101), vec![request(1).id]).await.unwrap();
+    assert_eq!(other, []);
+}
