@@ -10,6 +10,7 @@ mod deploy;
 mod plan;
 mod propose;
 mod publish;
+mod redeem;
 mod status;
 
 use std::path::{Path, PathBuf};
@@ -63,8 +64,8 @@ enum Command {
     /// Pay a worker's owner through a channel.
     #[command(subcommand)]
     Channel(channel::Command),
-    /// Have a voucher paid to the payee.
-    Redeem(channel::Redeem),
+    /// Have vouchers paid to the payee.
+    Redeem(redeem::Redeem),
     /// Show what the chain says, with proofs.
     Status(status::Status),
 }

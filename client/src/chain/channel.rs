@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use chain::account::State;
 use clap::{Args, Subcommand};
-use contracts::channel::{At, Channel, Claim, Close, Open, REPORT_VALUE, Report, Terms};
+use contracts::channel::{At, Channel, Close, Open, REPORT_VALUE, Report, Terms};
 use contracts::code::Code;
 use contracts::reports::epoch;
 use contracts::voucher::{Signed, Voucher};
@@ -94,14 +94,6 @@ pub(super) struct VoucherArgs {
     /// Where the voucher goes.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-}
-
-/// What a payee, or anyone for it, does.
-#[derive(Args, Debug)]
-pub(super) struct Redeem {
-    /// The newest voucher.
-    #[arg(long, value_name = "FILE")]
-    voucher: PathBuf,
 }
 
 impl Command {
@@ -217,29 +209,6 @@ impl VoucherArgs {
             next.tokens
         );
         Ok(Verdict::Trusted)
-    }
-}
-
-impl Redeem {
-    pub(super) async fn run(self, chain: &Chain) -> Result<Verdict> {
-        let signed: Signed = load(&self.voucher)?;
-        let address = signed.unverified()?.channel;
-        let (mut channel, at, _) = known(chain, &address).await?;
-        let paid = channel.claim(&at, &signed).context("it would be refused")?;
-        println!("payment  {} to {}", coins(paid.into()), channel.terms.payee);
-        let plan = Plan {
-            what: "Claim",
-            to: address,
-            value: COIN / 100,
-            rest: Rest::Owner,
-            body: cell(&Claim {
-                query_id: 0,
-                voucher: signed,
-            })?,
-            init: None,
-            gas: &["channel_claim"],
-        };
-        plan.carry_out(chain).await
     }
 }
 
