@@ -350,7 +350,9 @@ fn late() -> Problem {
 /// What the application is told of the last failure.
 fn problem(error: AttemptError) -> Problem {
     let (status, code) = match &error {
-        AttemptError::Scheduler(failure) | AttemptError::Unassigned(failure)
+        AttemptError::Scheduler(failure)
+        | AttemptError::Unassigned(failure)
+        | AttemptError::Proof(ProofError::Scheduler(failure))
             if let Failure::Refused {
                 status,
                 code,
@@ -367,6 +369,7 @@ fn problem(error: AttemptError) -> Problem {
         }
         AttemptError::Scheduler(_)
         | AttemptError::Unassigned(_)
+        | AttemptError::Proof(ProofError::Scheduler(_))
         | AttemptError::Route(RouteError::Terms(_)) => {
             (StatusCode::BAD_GATEWAY, "scheduler_unreachable")
         }
@@ -431,6 +434,7 @@ impl AttemptError {
     fn passes(&self) -> bool {
         match self {
             Self::Route(RouteError::Terms(failure))
+            | Self::Proof(ProofError::Scheduler(failure))
             | Self::Scheduler(failure)
             | Self::Unassigned(failure) => match failure {
                 Failure::Broken | Failure::Unreachable(_) => true,
@@ -439,5 +443,23 @@ impl AttemptError {
             },
             _ => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scheduler_that_is_gone_says_nothing_against_the_worker_it_named() {
+        let gone = AttemptError::Proof(ProofError::Scheduler(Failure::Broken));
+        assert!(gone.passes(), "it may only be starting again");
+        assert_eq!(problem(gone).code, "scheduler_unreachable");
+        let lie = AttemptError::Proof(ProofError::Swapped {
+            found: Digest256::of(b"one"),
+            expected: Digest256::of(b"two"),
+        });
+        assert!(!lie.passes());
+        assert_eq!(problem(lie).code, "worker_not_trusted");
     }
 }
