@@ -89,7 +89,17 @@ impl Cocoon {
 
     /// The same to whatever its arguments say.
     pub fn gateway_to(&self, upstream: &[&str], trust: &[&OsStr]) -> Result<Gateway> {
-        let fixed = ["gateway", "--listen", "127.0.0.1:0"];
+        self.gateway_at(SocketAddr::from(([127, 0, 0, 1], 0)), upstream, trust)
+    }
+
+    /// The same at an address of its own.
+    pub fn gateway_at(
+        &self,
+        listen: SocketAddr,
+        upstream: &[&str],
+        trust: &[&OsStr],
+    ) -> Result<Gateway> {
+        let fixed = ["gateway", "--listen", &listen.to_string()];
         let upstream = fixed.iter().chain(upstream).map(OsStr::new);
         let mut child = self
             .command(upstream.chain(trust.iter().copied()))

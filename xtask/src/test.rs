@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::cocoon::{Cocoon, cargo, cargo_command};
 use crate::demo::{self, chat};
 use crate::image::{self, Builder, Profile};
-use crate::up::{Through, Up};
+use crate::up::{Through, Up, check_chaos};
 use crate::{clients, contracts, dashboard, host, models, web};
 
 /// Runs all of it; the first failure ends it.
@@ -24,6 +24,7 @@ pub fn run(builder: &Builder) -> Result<()> {
     stream(builder, "tests", &TESTS)?;
     contracts::test(builder)?;
     processes(builder)?;
+    check_chaos(builder)?;
     roots(builder)?;
     web::test(builder)?;
     demo::run(builder)?;
@@ -193,11 +194,12 @@ fn vectors(builder: &Builder) -> Result<Option<PathBuf>> {
 const GENUINE: &str = "tdx/Phala-Network__dcap-qvl/f1c85033_v4_sample-tdx_quote.quote.bin";
 
 /// What the workspace's tests run, and what the agent links.
-const NEEDED: [(&str, &str); 9] = [
+const NEEDED: [(&str, &str); 10] = [
     ("g++", "g++"),
     ("gcc", "gcc"),
     ("nats-server", "nats-server"),
     ("pkg-config", "pkg-config"),
+    ("promtool", "prometheus"),
     ("/usr/lib/postgresql/15/bin/postgres", "postgresql-15"),
     ("swtpm", "swtpm"),
     ("swtpm_setup", "swtpm-tools"),

@@ -81,13 +81,19 @@ impl Town {
 
     /// The same, whatever comes of it.
     pub(crate) fn output(&self, person: usize, command: &str) -> Result<Output> {
+        let output = self.command(person, command)?.output();
+        output.context("cannot start cocoon")
+    }
+
+    /// What somebody is about to say.
+    pub(crate) fn command(&self, person: usize, command: &str) -> Result<Command> {
         let Person { key, wallet } = self.person(person)?;
         let who = ["chain", "--network", Self::NETWORK];
         let who = who.into_iter().chain(["--key", key, "--wallet", wallet]);
         let words = who.chain(command.split_whitespace());
         let mut command = self.cocoon.command(words.map(OsStr::new));
         command.current_dir(&self.folder);
-        command.output().context("cannot start cocoon")
+        Ok(command)
     }
 
     fn person(&self, person: usize) -> Result<&Person> {

@@ -15,20 +15,19 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::mpsc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
+use anyhow::{Context as _, Result};
 
 use crate::cocoon::{Cocoon, Gateway, cargo};
 use crate::demo::chat::agent;
-use crate::host;
 use crate::image::Builder;
 use crate::vm::free_address;
+use crate::{contracts, host};
 
+pub(crate) use self::chaos::check as check_chaos;
 pub use self::chaos::run as chaos;
-use self::money::Money;
+use self::money::{Money, agreed};
 pub(crate) use self::process::Process;
 use self::site::{Site, dials};
 
@@ -40,7 +39,7 @@ pub fn run(builder: &Builder, through: Through) -> Result<()> {
         stop.send(()).unwrap_or_default();
     })
     .context("cannot watch for Ctrl-C")?;
-    build(builder)?;
+    build(builder, through)?;
     let mut up = Up::start(builder, through, None)?;
     println!("{up}");
     while stopped.recv_timeout(POLL).is_err() {
@@ -51,8 +50,12 @@ pub fn run(builder: &Builder, through: Through) -> Result<()> {
 }
 
 /// Builds the parts, with a client that can be given another root than Intel's.
-fn build(builder: &Builder) -> Result<()> {
+fn build(builder: &Builder, through: Through) -> Result<()> {
     host::need(&NEEDED)?;
+    if through == Through::Scheduler {
+        // The chain that pays for it runs the contracts.
+        contracts::prepare(&builder.place, &builder.progress)?;
+    }
     let step = builder.progress.step("build emulated TD, agent and client");
     let packages = [
         "build", "--locked", "-p", "tests", "-p", "agent", "-p", "client",
@@ -158,31 +161,11 @@ impl Up {
         urls.iter().map(|url| get(url)).collect()
     }
 
-    /// Waits until the gateway's purse, and the scheduler's books on either side, say that
-    /// the same was paid, with nothing left open: how many nanotons.
+    /// What the gateway has paid, once everyone's books agree: how many nanotons.
     pub(crate) fn paid(&self) -> Result<u64> {
         let gateway = self.gateway.base.trim_end_matches("/v1");
         let scheduler = self.scheduler.as_ref().context("nobody is paid")?;
-        let started = Instant::now();
-        loop {
-            let purse = get(&format!("{gateway}/cocoon/usage"))?;
-            let books = get(&format!("{}/status", scheduler.url))?;
-            let (purse, books) = (purse.parse::<Value>()?, books.parse::<Value>()?);
-            let sums = [
-                Some(&purse),
-                books.pointer("/money/earned"),
-                books.pointer("/money/paid"),
-            ];
-            let all = |name| sums.map(|sums| sums?.get(name)?.as_u64());
-            if let [Some(spent), ..] = all("spent")
-                && all("spent") == [Some(spent); 3]
-                && all("reserved") == [Some(0); 3]
-            {
-                return Ok(spent);
-            }
-            ensure!(started.elapsed() < SETTLED, "the books differ: {sums:?}");
-            thread::sleep(Duration::from_secs(1));
-        }
+        Ok(agreed(gateway, &scheduler.url, 0)?.spent)
     }
 
     /// Makes sure that all parts still run.
@@ -254,9 +237,6 @@ impl fmt::Display for Up {
 }
 
 const POLL: Duration = Duration::from_millis(50);
-
-/// An answer that an application broke off is read to its end, and then asked about.
-const SETTLED: Duration = Duration::from_secs(60);
 
 /// What the agent links.
 const NEEDED: [(&str, &str); 3] = [

@@ -1,13 +1,16 @@
 //! The network on one machine while its parts are killed, stopped, drained and cut off.
 //!
-//! Applications ask without end meanwhile. Each request has to be answered as always, to
-//! be refused by a name, or to break off so that the application can tell; and afterwards
-//! all is served again.
+//! Applications ask without end meanwhile. Each request has to be answered as it would be
+//! if nobody else asked, to be refused by a name, or to break off so that the application
+//! can tell why; afterwards all is served again, nothing is under way any more, and what
+//! the client has spent is what the scheduler has earned, what it owes to the owners of
+//! workers, and what the chain pays for it.
 
 mod link;
 mod load;
+mod report;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,43 +23,47 @@ use nix::sys::signal::Signal;
 use tokio::runtime::Runtime;
 
 use self::link::{Link, Weather};
-use self::load::{Asked, Count, Ending, Load};
+use self::load::Load;
+use self::report::{Done, Report};
+use super::money::{Money, agreed};
 use super::process::Process;
 use super::site::{Site, dials};
-use super::{build, scheduler};
+use super::{Through, build, scheduler};
 use crate::cocoon::{Cocoon, Gateway};
 use crate::image::Builder;
 use crate::vm::free_address;
 
 /// Builds, and disturbs for so many seconds, in the order that `seed` gives.
 pub fn run(builder: &Builder, seconds: u32, seed: u64) -> Result<()> {
-    build(builder)?;
-    let report = disturb(builder, seconds, seed)?;
-    println!("seed {seed}\n{report}");
-    report.count.judge()
+    build(builder, Through::Scheduler)?;
+    println!("seed {seed}\n{}", disturb(builder, seconds, seed)?);
+    Ok(())
 }
 
-/// What was built, for so long.
+/// What was built, until each disturbance has come once.
+pub(crate) fn check(builder: &Builder) -> Result<()> {
+    disturb(builder, 0, 1).map(drop)
+}
+
+/// What was built, for so long, or until each disturbance has come once.
 fn disturb(builder: &Builder, seconds: u32, seed: u64) -> Result<Report> {
     let mut network = Network::start(builder)?;
-    let load = Load::learn(&network.gateway.base)?;
+    let load = Load::learn(&network.base())?;
     let step = builder.progress.step("chaos");
     let (stop, until) = (AtomicBool::new(false), Duration::from_secs(seconds.into()));
-    let (asked, done) = thread::scope(|scope| {
+    let (mut asked, done) = thread::scope(|scope| {
         let asked = scope.spawn(|| load.run(&stop));
         let done = network.suffer(until, seed);
         stop.store(true, Ordering::Relaxed);
         let asked = asked.join().ok().context("the applications failed")?;
         Ok::<_, anyhow::Error>((asked, done?))
     })?;
-    let calm = Instant::now();
-    while load.once().ending != Ending::Answered {
-        ensure!(calm.elapsed() < RECOVERY, "nothing is served afterwards");
-        thread::sleep(load::PAUSE);
-    }
-    network.check()?;
+    asked.push(load.again(RECOVERY));
     let report = Report::new(&asked, &done);
-    step.done(format!("{} disturbances", done.len()));
+    let judged = report.judge().and_then(|()| network.settle(&load));
+    let paid = judged.with_context(|| format!("not as it has to be\n{report}"))?;
+    network.check()?;
+    step.done(format!("{} disturbances, {paid} nanotons", done.len()));
     Ok(report)
 }
 
@@ -64,14 +71,17 @@ fn disturb(builder: &Builder, seconds: u32, seed: u64) -> Result<Report> {
 struct Network<'a> {
     builder: &'a Builder,
     cocoon: Cocoon,
-    gateway: Gateway,
-    workers: Vec<Option<Process>>,
+    gateway: Option<Gateway>,
+    workers: Vec<Option<(SocketAddr, Process)>>,
     scheduler: Option<Process>,
     links: Vec<Link>,
     front: Link,
+    /// Where the gateway, the scheduler for clients, and the one for workers listen.
+    applications: SocketAddr,
     clients: SocketAddr,
     dialled: SocketAddr,
     site: Site,
+    money: Money,
     started: usize,
     _runtime: Runtime,
 }
@@ -81,53 +91,55 @@ impl<'a> Network<'a> {
         let runtime = Runtime::new().context("no runtime for the links")?;
         let site = Site::start(builder, None)?;
         let step = builder.progress.step("start the network");
-        let cocoon = Cocoon::with_test_root(&builder.place);
         let (clients, dialled) = (free_address()?, free_address()?);
         let link = |target| Link::to(target, runtime.handle());
-        let links = [dialled; WORKERS].into_iter().map(link);
-        let links = links.collect::<Result<_>>()?;
-        let front = link(clients)?;
-        let url = format!("http://{}", front.address);
-        let network = ["--network", &url, "--max-price", "0", "--deadline", "20"];
-        let gateway = cocoon.gateway_to(&network, &site.trust())?;
+        let links = [dialled; WORKERS.len()].into_iter().map(link);
         let mut network = Self {
             builder,
-            cocoon,
-            gateway,
-            workers: (0..WORKERS).map(|_| None).collect(),
+            cocoon: Cocoon::with_test_root(&builder.place),
+            gateway: None,
+            workers: WORKERS.map(|_| None).into(),
             scheduler: None,
-            links,
-            front,
+            links: links.collect::<Result<_>>()?,
+            front: link(clients)?,
+            applications: free_address()?,
             clients,
             dialled,
             site,
+            money: Money::start(&builder.place, &WORKERS)?,
             started: 0,
             _runtime: runtime,
         };
         network.schedule()?;
-        for worker in 0..WORKERS {
+        network.serve()?;
+        for worker in 0..WORKERS.len() {
             network.work(worker)?;
         }
-        step.done(&network.gateway.base);
+        step.done(network.base());
         Ok(network)
     }
 
-    /// One disturbance after the other.
-    fn suffer(&mut self, until: Duration, seed: u64) -> Result<Vec<(Disturbance, Instant)>> {
-        let (began, mut done) = (Instant::now(), Vec::new());
-        let mut left = Vec::new();
-        while began.elapsed() < until {
+    fn base(&self) -> String {
+        format!("http://{}", self.applications)
+    }
+
+    /// One disturbance after the other, each once before any comes again.
+    fn suffer(&mut self, until: Duration, seed: u64) -> Result<Vec<Done>> {
+        let (start, mut done, mut left) = (Instant::now(), Vec::new(), Vec::new());
+        while done.len() < Disturbance::ALL.len() || start.elapsed() < until {
             let chance = Digest256::of(format!("{seed}/{}", done.len()).as_bytes());
             let [kind, worker, ..] = *chance.as_bytes();
-            // Each once, before any comes again.
             if left.is_empty() {
                 left.extend(Disturbance::ALL);
             }
             let place = usize::from(kind).checked_rem(left.len());
             let kind = left.swap_remove(place.unwrap_or_default());
-            done.push((kind, Instant::now()));
-            self.disturb(kind, usize::from(worker) % WORKERS)
+            let began = Instant::now();
+            let worker = usize::from(worker).checked_rem(WORKERS.len());
+            self.disturb(kind, worker.unwrap_or_default())
                 .with_context(|| format!("{kind} failed"))?;
+            let ended = Instant::now();
+            done.push(Done { kind, began, ended });
             thread::sleep(BETWEEN);
         }
         Ok(done)
@@ -136,78 +148,128 @@ impl<'a> Network<'a> {
     fn disturb(&mut self, kind: Disturbance, worker: usize) -> Result<()> {
         match kind {
             Disturbance::KillWorker => {
-                signal(self.workers.get(worker), Signal::SIGKILL)?;
+                self.worker(worker)?.signal(Signal::SIGKILL)?;
                 self.work(worker)
             }
-            Disturbance::StopWorker => pause(self.workers.get(worker)),
+            Disturbance::StopWorker => pause(self.worker(worker)?),
             // Dropping it drains it.
             Disturbance::DrainWorker => self.work(worker),
-            Disturbance::CutWorker => self.weather(worker, Weather::Cut),
-            Disturbance::SlowWorker => self.weather(worker, SLOW),
+            Disturbance::CutWorker => pass(self.link(worker)?, Weather::Cut),
+            Disturbance::SlowWorker => pass(self.link(worker)?, SLOW),
             Disturbance::KillScheduler => {
-                signal(Some(&self.scheduler), Signal::SIGKILL)?;
+                self.scheduler()?.signal(Signal::SIGKILL)?;
                 self.schedule()
             }
-            Disturbance::StopScheduler => pause(Some(&self.scheduler)),
+            Disturbance::StopScheduler => pause(self.scheduler()?),
             Disturbance::DrainScheduler => self.schedule(),
-            Disturbance::CutGateway => {
-                self.front.set(Weather::Cut);
-                thread::sleep(WHILE);
-                self.front.set(Weather::Fair);
-                Ok(())
-            }
+            // Dropping it kills it.
+            Disturbance::KillGateway => self.serve(),
+            Disturbance::CutGateway => pass(&self.front, Weather::Cut),
         }
     }
 
-    fn weather(&self, worker: usize, weather: Weather) -> Result<()> {
-        let link = self.links.get(worker).context("no such link")?;
-        link.set(weather);
-        thread::sleep(WHILE);
-        link.set(Weather::Fair);
-        Ok(())
+    fn worker(&self, worker: usize) -> Result<&Process> {
+        let place = self.workers.get(worker).and_then(Option::as_ref);
+        place.map(|(_, process)| process).context("no such worker")
     }
 
-    /// The next process of a worker.
+    fn scheduler(&self) -> Result<&Process> {
+        self.scheduler.as_ref().context("no scheduler")
+    }
+
+    fn link(&self, worker: usize) -> Result<&Link> {
+        self.links.get(worker).context("no such link")
+    }
+
+    /// The next process of a worker, whose purse begins anew.
     fn work(&mut self, worker: usize) -> Result<()> {
-        let link = self.links.get(worker).context("no such worker")?.address;
+        let link = self.link(worker)?.address;
+        let name = WORKERS.get(worker).context("no such worker")?;
         let place = self.workers.get_mut(worker).context("no such worker")?;
         drop(place.take());
         self.started = self.started.saturating_add(1);
+        let dials = dials(link, &self.money.terms(name)?);
         // The kernel keeps the reports of who was killed.
         let name = format!("chaos-{}", self.started);
-        let free = dials(link, "ask = 0\n");
-        let (_, process) = self.site.worker(&self.builder.place, &name, &free)?;
-        *place = Some(process);
+        *place = Some(self.site.worker(&self.builder.place, &name, &dials)?);
         Ok(())
     }
 
-    /// The scheduler's next process.
+    /// The scheduler's next process, on the same books.
     fn schedule(&mut self) -> Result<()> {
         drop(self.scheduler.take());
-        let trust = self.site.trust();
-        let process = scheduler(&self.cocoon, self.clients, self.dialled, &trust, &[])?;
+        let (trust, paid) = (self.site.trust(), self.money.scheduler()?);
+        let process = scheduler(&self.cocoon, self.clients, self.dialled, &trust, &paid)?;
         self.scheduler = Some(process);
         Ok(())
+    }
+
+    /// The gateway's next process, with the same purse.
+    fn serve(&mut self) -> Result<()> {
+        drop(self.gateway.take());
+        let url = format!("http://{}", self.front.address);
+        let channel = self.money.channel();
+        let network = ["--network", &url, "--max-price", Money::PRICE];
+        let paid = ["--deadline", "20", "--channel", &channel];
+        let upstream = [&network[..], &paid].concat();
+        let gateway = self
+            .cocoon
+            .gateway_at(self.applications, &upstream, &self.site.trust())?;
+        self.gateway = Some(gateway);
+        Ok(())
+    }
+
+    /// Once all workers serve again, and nothing is under way or in doubt: what was spent.
+    /// The owners' vouchers and the client's are claimed, and the chain asked.
+    fn settle(&self, load: &Load) -> Result<u64> {
+        let (began, mut served) = (Instant::now(), BTreeSet::new());
+        for number in 0.. {
+            served.extend(load.other(number).ok());
+            if served.len() == WORKERS.len() {
+                break;
+            }
+            let late = || {
+                format!(
+                    "of {} workers, these serve afterwards: {served:?}",
+                    WORKERS.len()
+                )
+            };
+            ensure!(began.elapsed() < RECOVERY, late());
+            thread::sleep(BETWEEN);
+        }
+        let sums = agreed(&self.base(), &format!("http://{}", self.clients), LEFT)?;
+        let workers = self.workers.iter().flatten().map(|(address, _)| *address);
+        let paid = self
+            .money
+            .claim(&workers.collect::<Vec<_>>(), &self.site.trust())?;
+        ensure!(
+            paid == sums.signed(),
+            "the chain paid {paid:?}, and the books say {sums:?}"
+        );
+        Ok(sums.spent)
     }
 
     fn check(&mut self) -> Result<()> {
         self.site.check()?;
         let workers = self.workers.iter_mut().flatten();
         workers
+            .map(|(_, worker)| worker)
             .chain(&mut self.scheduler)
             .try_for_each(Process::check)
     }
 }
 
-fn signal(process: Option<&Option<Process>>, signal: Signal) -> Result<()> {
-    let process = process.and_then(Option::as_ref);
-    process.context("nobody is there")?.signal(signal)
+fn pass(link: &Link, weather: Weather) -> Result<()> {
+    link.set(weather);
+    thread::sleep(WHILE);
+    link.set(Weather::Fair);
+    Ok(())
 }
 
-fn pause(process: Option<&Option<Process>>) -> Result<()> {
-    signal(process, Signal::SIGSTOP)?;
+fn pause(process: &Process) -> Result<()> {
+    process.signal(Signal::SIGSTOP)?;
     thread::sleep(WHILE);
-    signal(process, Signal::SIGCONT)
+    process.signal(Signal::SIGCONT)
 }
 
 /// What is done to a part.
@@ -221,11 +283,12 @@ enum Disturbance {
     KillScheduler,
     StopScheduler,
     DrainScheduler,
+    KillGateway,
     CutGateway,
 }
 
 impl Disturbance {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::KillWorker,
         Self::StopWorker,
         Self::DrainWorker,
@@ -234,6 +297,7 @@ impl Disturbance {
         Self::KillScheduler,
         Self::StopScheduler,
         Self::DrainScheduler,
+        Self::KillGateway,
         Self::CutGateway,
     ];
 }
@@ -249,73 +313,24 @@ impl fmt::Display for Disturbance {
             Self::KillScheduler => "kill the scheduler",
             Self::StopScheduler => "stop the scheduler",
             Self::DrainScheduler => "drain the scheduler",
+            Self::KillGateway => "kill the gateway",
             Self::CutGateway => "cut the gateway off",
         })
     }
 }
 
-/// What came of it.
-#[derive(Debug)]
-struct Report {
-    count: Count,
-    /// From each disturbance to the end of the next answer that was asked for after it.
-    again: BTreeMap<Disturbance, Vec<Duration>>,
-}
-
-impl Report {
-    fn new(asked: &[Asked], done: &[(Disturbance, Instant)]) -> Self {
-        let mut again = BTreeMap::<_, Vec<_>>::new();
-        for (kind, at) in done {
-            let answered = asked.iter().filter(|one| one.ending == Ending::Answered);
-            let after = answered.filter(|one| one.began >= *at);
-            let next = after.map(|one| one.ended.duration_since(*at)).min();
-            again.entry(*kind).or_default().extend(next);
-        }
-        again.values_mut().for_each(|waits| waits.sort());
-        Self {
-            count: Count::of(asked),
-            again,
-        }
-    }
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "{:<22} {:>5} {:>20} {:>8}",
-            "", "times", "served again: p50", "worst"
-        )?;
-        for (kind, waits) in &self.again {
-            let seconds = |wait: Option<&Duration>| wait.map_or(f64::NAN, Duration::as_secs_f64);
-            let middle = seconds(waits.get(waits.len() / 2));
-            let worst = seconds(waits.last());
-            writeln!(
-                f,
-                "{kind:<22} {:>5} {middle:>18.1} s {worst:>6.1} s",
-                waits.len()
-            )?;
-        }
-        let mut all: Vec<_> = self.again.values().flatten().collect();
-        all.sort();
-        let at = |share: usize| all.get(all.len().saturating_mul(share) / 100).copied();
-        for (name, wait) in [("p50", at(50)), ("p99", at(99))] {
-            let wait = wait.map_or(f64::NAN, Duration::as_secs_f64);
-            writeln!(f, "{:<22} {name:>5} {wait:>18.1} s", "all")?;
-        }
-        write!(f, "{}", self.count)
-    }
-}
-
-const WORKERS: usize = 3;
+const WORKERS: [&str; 3] = ["one", "two", "three"];
 
 /// A cut, a stop or a slow link lasts so long.
-const WHILE: Duration = Duration::from_millis(1500);
+const WHILE: Duration = Duration::from_secs(1);
 
 /// Between two disturbances.
-const BETWEEN: Duration = Duration::from_millis(1500);
+const BETWEEN: Duration = Duration::from_millis(500);
 
 const SLOW: Weather = Weather::Slow(Duration::from_millis(100));
 
 /// Workers pause the longer the more often they lost their scheduler.
 const RECOVERY: Duration = Duration::from_secs(90);
+
+/// What a scheduler that was killed leaves reserved until no receipt can come, in nanotons.
+const LEFT: u64 = 10_000_000;
