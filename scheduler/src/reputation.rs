@@ -8,8 +8,9 @@
 //!
 //! Probes are requests of whoever runs the scheduler, sealed and paid like any other, since
 //! nobody else's can be read. The same one with the same seed goes to several machines: as
-//! an answer's tokens do not depend on the machine, who differs from most of three or more
-//! has not run the model.
+//! an answer's tokens do not depend on the machine, who differs from most
+//! has not run the model. Two thirds have to agree before anyone is blamed: of seven that are
+//! drawn, three who lie together get nobody shut out.
 
 mod record;
 
@@ -118,7 +119,7 @@ pub enum Event {
     Failed,
     /// A probe was answered as others answered it.
     Agreed,
-    /// A probe was answered unlike most, or what was signed is not what passed.
+    /// A probe was answered unlike two thirds, or what was signed is not what passed.
     Lied,
 }
 
@@ -157,8 +158,8 @@ impl Event {
     }
 }
 
-/// Who answered the same probe otherwise than more than half of at least three did; nobody,
-/// if there is no such majority.
+/// Who answered the same probe otherwise than two thirds or more did; nobody, if there are
+/// no such two thirds.
 #[must_use]
 pub fn liars<W>(answers: &[(W, Digest256)]) -> Option<impl Iterator<Item = &W>> {
     let same = |digest: &Digest256| {
@@ -167,10 +168,10 @@ pub fn liars<W>(answers: &[(W, Digest256)]) -> Option<impl Iterator<Item = &W>> 
             .filter(move |(_, other)| other == digest)
             .count()
     };
-    let truth = answers
-        .iter()
-        .map(|(_, digest)| *digest)
-        .find(|digest| answers.len() >= 3 && same(digest) > answers.len() / 2)?;
+    let truth = answers.iter().map(|(_, digest)| *digest).find(|digest| {
+        let (agree, all) = (same(digest), answers.len());
+        all >= 2 && agree.saturating_mul(3) >= all.saturating_mul(2)
+    })?;
     let others = answers.iter().filter(move |(_, digest)| *digest != truth);
     Some(others.map(|(who, _)| who))
 }
@@ -269,7 +270,11 @@ mod tests {
         };
         assert_eq!(found(&[truth, lie, truth]), Some(vec![1]));
         assert_eq!(found(&[truth, truth, truth]), Some(vec![]));
+        assert_eq!(found(&[truth, truth]), Some(vec![]));
+        let seven = [truth, truth, lie, truth, truth, other, truth];
+        assert_eq!(found(&seven), Some(vec![2, 5]));
         assert_eq!(found(&[truth, lie]), None, "one word against another");
+        assert_eq!(found(&[truth, lie, truth, lie, truth]), None);
         assert_eq!(found(&[truth, lie, other]), None);
         assert_eq!(found(&[truth, lie, truth, lie]), None);
     }

@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 use super::Network;
 use super::answer::{Answer, AnswerError};
 use super::deal::{Deal, Most};
-use super::purse::PurseError;
+use super::purse::{Purse, PurseError};
 use super::route::{Route, RouteError};
 use super::scheduler::Failure;
 use super::workers::{ProofError, Proved};
@@ -70,6 +70,37 @@ impl Network {
             patience.first(started.elapsed());
         });
         Ok(begun)
+    }
+
+    /// Asks the worker of that assignment, and nobody else.
+    pub(super) async fn ask(
+        &self,
+        request: &Request,
+        assignment: &Assignment,
+    ) -> Result<Begun, Problem> {
+        let mut last = None;
+        let until = Instant::now().checked_add(self.options.deadline);
+        for route in self.routes() {
+            // Once more, where what was in doubt is counted by now.
+            for _ in 0..ATTEMPTS {
+                let asked = async {
+                    let purse = route.purse(&self.purses).await.map_err(elsewhere)?;
+                    let left = left(until).unwrap_or_default();
+                    let asked = self.sealed(&route, purse, request, assignment, left);
+                    asked.await
+                };
+                match asked.await {
+                    Ok(begun) => return Ok(begun),
+                    Err((error, next)) => {
+                        last = Some(error);
+                        if !matches!(next, Next::Same) {
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+        Err(last.map_or_else(late, problem))
     }
 
     /// Nobody who is asked for the same request beside this.
@@ -156,10 +187,23 @@ impl Network {
         if !asked.worker(worker) {
             return Err((AttemptError::Again { worker }, Next::Worker(worker)));
         }
-        let proved = self.workers.proved(route.scheduler(), &assignment).await;
+        self.sealed(route, purse, request, &assignment, left).await
+    }
+
+    /// To the worker of an assignment, once it has proved itself.
+    async fn sealed(
+        &self,
+        route: &Route,
+        purse: Option<Arc<Purse>>,
+        request: &Request,
+        assignment: &Assignment,
+        left: Duration,
+    ) -> Result<Begun, Failed> {
+        let worker = assignment.worker;
+        let proved = self.workers.proved(route.scheduler(), assignment).await;
         let proved = proved.map_err(|error| (error.into(), Next::Worker(worker)))?;
         let (envelope, sealed, opener) = self
-            .seal(request, &assignment, &proved, left)
+            .seal(request, assignment, &proved, left)
             .map_err(elsewhere)?;
         let receipt_key = proved
             .receipt_key()

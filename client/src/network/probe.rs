@@ -1,22 +1,24 @@
 //! Probes: a question of the operator's own, asked of one machine and asked again of others
 //! that run the same, as a client like any other.
 //!
-//! Each goes the way of all requests, from a new client with other secrets: assigned, sealed,
+//! Each goes the way of all requests, from a new client with other secrets: proved, sealed,
 //! relayed, paid from a Channel, settled. So no worker can tell it by what it is shown; who
 //! reads along inside of a broken TD knows it only by its words, which are the operator's.
 //! With the same seed a model on the same engine says the same, token by token. Where two
-//! differ, a third decides; where there is none, nobody is to blame.
+//! differ, more are asked, and two thirds decide; a machine of the operator's own decides
+//! alone. A probe costs two requests, and seven where somebody differs.
 //!
-//! It does not establish that a machine which agrees is honest towards others, and of three
-//! that lie together the one who does not is blamed.
+//! It does not establish that a machine which agrees is honest towards others. Who has most
+//! of the machines has the say, unless there is one of the operator's.
 
 mod question;
+mod rounds;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ::scheduler::machine::{Machine, Proof};
@@ -27,9 +29,11 @@ use attestation::appraisal::chain;
 use attestation::policy::Policy;
 use attestation::register::Digest256;
 use clap::Args;
+use sealed::Assignment;
 use tokio::time::sleep;
 
 use self::question::{Prompts, Question, said};
+use self::rounds::{Candidate, Group, Rounds};
 use super::agreed::SettlementError;
 use super::answer::{Answer, AnswerError};
 use super::purse::Purse;
@@ -63,6 +67,10 @@ pub struct ProbeArgs {
     /// Nanotons for a million tokens, at most.
     #[arg(long, value_name = "NANOTONS", requires = "probes")]
     probe_max_price: Option<u64>,
+    /// The operator's own machine, as /network/v1/standings names it: what it says is true,
+    /// however many others say otherwise.
+    #[arg(long, value_name = "MACHINE", requires = "probes")]
+    probe_reference: Option<Digest256>,
     /// Where clients find the scheduler, if not where it listens.
     #[arg(long, value_name = "URL", requires = "probes")]
     probe_url: Option<Url>,
@@ -102,7 +110,9 @@ impl ProbeArgs {
             purses: purse.transpose()?.into_iter().map(Arc::new).collect(),
             prompts,
             max_price: self.probe_max_price.unwrap_or(u64::MAX),
-            every: Duration::from_secs(self.probe_every.into()),
+            reference: self.probe_reference.map(Machine),
+            rounds: Mutex::default(),
+            every: self.probe_every.into(),
         }))
     }
 }
@@ -115,14 +125,21 @@ pub struct Prober {
     purses: Vec<Arc<Purse>>,
     prompts: Prompts,
     max_price: u64,
-    every: Duration,
+    reference: Option<Machine>,
+    rounds: Mutex<Rounds>,
+    /// In seconds.
+    every: u64,
 }
 
 impl Prober {
     /// Probes at moments that nobody can foresee, as long as it is polled.
     pub async fn run(&self) {
         loop {
-            sleep(self.pause()).await;
+            sleep(SECOND).await;
+            // One second is as likely as any other, however long the last probe is ago.
+            if random().is_ok_and(|random| random.checked_rem(self.every) != Some(0)) {
+                continue;
+            }
             match self.probe().await {
                 Ok(Finding::Lied(machine)) => tracing::warn!(%machine, "a probe found a lie"),
                 Ok(finding) => tracing::info!("a probe: {finding}"),
@@ -131,77 +148,79 @@ impl Prober {
         }
     }
 
-    fn pause(&self) -> Duration {
-        let twice = self.every.saturating_mul(2).as_millis();
-        let twice = u64::try_from(twice).unwrap_or(u64::MAX);
-        let drawn = random().ok().and_then(|random| random.checked_rem(twice));
-        drawn.map_or(self.every, Duration::from_millis)
-    }
-
     /// Asks one question of as many machines as it takes, and has what it says judged.
     pub async fn probe(&self) -> Result<Finding, ProbeError> {
         let group = self.group()?;
         let question = Question::draw(&self.prompts, &group.model)?;
         let mut answers: Vec<(Candidate, Digest256)> = Vec::new();
-        while answers.len() < MOST {
-            let asked: Vec<_> = answers.iter().map(|(one, _)| one.machine).collect();
-            let left = |one: &Candidate| !asked.contains(&one.machine);
-            if !group.candidates.iter().any(left) {
-                return Ok(Finding::Undecided);
+        let mut failed = None;
+        for candidate in group.candidates.iter().take(MOST) {
+            match self.ask(*candidate, &question).await {
+                Ok(Heard::Said(digest)) => answers.push((*candidate, digest)),
+                Ok(Heard::Lied) => return Ok(self.lied(candidate)),
+                Err(error) => failed = Some(error),
             }
-            match self.ask(&group, &question, left).await? {
-                Heard::Said(candidate, digest) => answers.push((candidate, digest)),
-                Heard::Lied(candidate) => return Ok(self.lied(&candidate)),
-            }
-            if let [(_, one), (_, other)] = &answers[..]
-                && one == other
-            {
-                break;
+            match &answers[..] {
+                [(_, said), (_, otherwise)] if said == otherwise => break,
+                [(first, _), (other, _)] if Some(first.machine) == self.reference => {
+                    return Ok(self.lied(other));
+                }
+                _ => {}
             }
         }
-        let found: Option<Vec<_>> = match answers.len() < MOST {
-            true => Some(Vec::new()),
-            false => liars(&answers).map(|liars| liars.copied().collect()),
-        };
-        let Some(found) = found else {
+        if let (0 | 1, Some(error)) = (answers.len(), failed) {
+            return Err(error);
+        }
+        let liars = liars(&answers).map(|liars| liars.copied().collect::<Vec<_>>());
+        let Some(liars) = liars else {
             return Ok(Finding::Undecided);
         };
         for (candidate, _) in &answers {
-            if !found.contains(candidate) {
+            if !liars.contains(candidate) {
                 self.judged(candidate, Event::Agreed);
             }
         }
-        // Most agree, so it is one at most.
-        Ok(match found.first() {
-            Some(liar) => self.lied(liar),
+        for liar in &liars {
+            self.judged(liar, Event::Lied);
+        }
+        Ok(match liars.first() {
+            Some(liar) => Finding::Lied(liar.machine),
             None => Finding::Agreed,
         })
     }
 
-    /// Workers of several machines that have to say the same.
+    /// Workers of several machines that have to say the same, and have room.
     fn group(&self) -> Result<Group, ProbeError> {
         let mut groups: BTreeMap<_, Group> = BTreeMap::new();
         for (worker, known) in self.judge.workers.all() {
             let Proof { machine, engine } = known.proof;
+            let is_asked = self.judge.workers.standings().of(&machine) > 0;
+            if engine.is_none() || known.offer.draining || !is_asked {
+                continue;
+            }
             for model in &known.offer.models {
+                if model.free == 0 || model.ask > self.max_price {
+                    continue;
+                }
                 let kind = (model.name.clone(), model.root.clone(), engine);
                 let group = groups.entry(kind).or_default();
                 group.model.clone_from(&model.name);
-                group.candidates.push(Candidate { worker, machine });
+                group.candidates.push(Candidate {
+                    worker,
+                    machine,
+                    price: model.ask,
+                });
             }
         }
-        groups.retain(|(.., engine), group| engine.is_some() && group.is_of_several());
-        let drawn = draw(groups.len())?.and_then(|drawn| groups.into_values().nth(drawn));
+        let mut rounds = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
+        let groups = groups.into_values().collect();
+        let drawn = rounds.draw(groups, self.reference, || random().unwrap_or_default());
         drawn.ok_or(ProbeError::Nobody)
     }
 
-    /// As a client that was never here, and avoids all others.
-    async fn ask(
-        &self,
-        group: &Group,
-        question: &Question,
-        left: impl Fn(&Candidate) -> bool,
-    ) -> Result<Heard, ProbeError> {
+    /// As a client that was never here.
+    async fn ask(&self, candidate: Candidate, question: &Question) -> Result<Heard, ProbeError> {
+        let Candidate { worker, price, .. } = candidate;
         let options = Options {
             max_price: self.max_price,
             answer: question.answer,
@@ -212,30 +231,34 @@ impl Prober {
         let (policy, purses) = (Arc::clone(&self.policy), self.purses.clone());
         let secret = Secret::random().map_err(|_| ProbeError::Random)?;
         let network = Network::new(ways, policy, purses, options, &secret);
-        let wanted: Vec<_> = group.candidates.iter().filter(|one| left(one)).collect();
-        for (id, _) in self.judge.workers.all() {
-            if wanted.iter().all(|one| one.worker != id) {
-                network.shun(id);
-            }
+        let known = self.judge.workers.get(&worker);
+        let known = known.ok_or(ProbeError::Gone { worker })?;
+        let assignment = Assignment {
+            worker,
+            price,
+            keyset: known.keyset.text().into(),
+            expires_ms: 0,
+        };
+        let asked = network.ask(&question.request()?, &assignment).await?;
+        // Where another scheduler says that it is counts for nothing.
+        let proof = network.workers.all().first().and_then(|it| it.proof());
+        if proof != Some(known.proof) {
+            return Err(ProbeError::Elsewhere { worker });
         }
-        let begun = network.exchange(&question.request()?).await?;
-        let worker = begun.answer.deal().envelope.worker;
-        let candidate = wanted.into_iter().find(|one| one.worker == worker);
-        let candidate = candidate.copied().ok_or(ProbeError::Elsewhere { worker })?;
         let started = Instant::now();
-        match whole(begun.answer).await {
+        match whole(asked.answer).await {
             Ok(body) => {
                 // Nobody but a prober knows that it read all the while.
                 if started.elapsed() > LATE {
                     self.judged(&candidate, Event::Late);
                 }
                 let digest = said(&body).ok_or(ProbeError::Unread { worker })?;
-                Ok(Heard::Said(candidate, digest))
+                Ok(Heard::Said(digest))
             }
             // It counts otherwise than it says, which only a client can see.
             Err(AnswerError::Settlement(
                 SettlementError::Counts { .. } | SettlementError::Tokens { .. },
-            )) => Ok(Heard::Lied(candidate)),
+            )) => Ok(Heard::Lied),
             Err(error) => Err(ProbeError::Answer(chain(&error))),
         }
     }
@@ -246,8 +269,8 @@ impl Prober {
     }
 
     fn judged(&self, candidate: &Candidate, event: Event) {
-        let Candidate { worker, machine } = candidate;
-        self.judge.judged(worker, *machine, event);
+        self.judge
+            .judged(&candidate.worker, candidate.machine, event);
     }
 }
 
@@ -258,7 +281,7 @@ pub enum Finding {
     Agreed,
     /// One said otherwise than the others, or signed for other tokens than it said.
     Lied(Machine),
-    /// They differ, and nobody is left to ask.
+    /// They differ, and no two thirds of them agree.
     Undecided,
 }
 
@@ -267,36 +290,14 @@ impl fmt::Display for Finding {
         match self {
             Self::Agreed => f.write_str("all say the same"),
             Self::Lied(machine) => write!(f, "machine {machine} lied"),
-            Self::Undecided => f.write_str("two differ, and there is no third to ask"),
+            Self::Undecided => f.write_str("they differ, and too few agree"),
         }
     }
 }
 
-/// Who may be asked.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Candidate {
-    worker: Digest256,
-    machine: Machine,
-}
-
-/// Who has to say the same.
-#[derive(Debug, Default)]
-struct Group {
-    model: String,
-    candidates: Vec<Candidate>,
-}
-
-impl Group {
-    fn is_of_several(&self) -> bool {
-        let mut machines = self.candidates.iter().map(|one| one.machine);
-        let first = machines.next();
-        machines.any(|machine| Some(machine) != first)
-    }
-}
-
 enum Heard {
-    Said(Candidate, Digest256),
-    Lied(Candidate),
+    Said(Digest256),
+    Lied,
 }
 
 /// All of an answer, settled; else it is in doubt what it cost.
@@ -327,7 +328,9 @@ fn draw(count: usize) -> Result<Option<usize>, ProbeError> {
 }
 
 /// Machines for one question.
-const MOST: usize = 3;
+const MOST: usize = 7;
+
+const SECOND: Duration = Duration::from_secs(1);
 
 const DEADLINE: Duration = Duration::from_secs(300);
 
@@ -342,15 +345,24 @@ pub enum ProbeError {
     /// What there is to judge is judged as of any request.
     #[error("the answer did not come: {0}")]
     Answer(String),
-    /// The scheduler chose somebody who cannot be compared.
-    #[error("worker {worker} answered, which was not to be asked")]
+    /// It proved to be on another machine, or to run something else.
+    #[error("worker {worker} is not what another scheduler says")]
     Elsewhere {
+        /// Who it was.
+        worker: Digest256,
+    },
+    /// Just now.
+    #[error("worker {worker} is gone")]
+    Gone {
         /// Who it was.
         worker: Digest256,
     },
     /// One machine alone of each kind.
     #[error("no two machines have to say the same")]
     Nobody,
+    /// Not JSON.
+    #[error("a question cannot be written")]
+    Question(#[source] serde_json::Error),
     /// The system gives none.
     #[error("no randomness")]
     Random,

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use ::scheduler::machine::Proof;
 use attestation::aci::Keyset;
 use attestation::appraisal::Check;
 use attestation::binding::Nonce;
@@ -119,6 +120,11 @@ impl Proved {
     /// What it signs settlements with.
     pub(super) fn receipt_key(&self) -> Option<[u8; 32]> {
         self.peer.keyset.receipt_key(Keyset::RECEIPTS)
+    }
+
+    /// Where it runs, and what.
+    pub(super) fn proof(&self) -> Option<Proof> {
+        Proof::of(&self.peer.trusted)
     }
 
     pub(super) fn checks(&self) -> &[Check] {

@@ -2,6 +2,7 @@
 
 use attestation::register::Digest256;
 use axum::http::{HeaderMap, HeaderValue, header};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{ProbeError, draw, random};
@@ -35,32 +36,25 @@ impl Question {
     pub(super) fn draw(prompts: &Prompts, model: &str) -> Result<Self, ProbeError> {
         let prompt = draw(prompts.0.len())?.and_then(|drawn| prompts.0.get(drawn));
         let answer = 16_u64 << (random()? % 5);
-        let mut body = json!({
-            "model": model,
-            "messages": [{ "role": "user", "content": prompt }],
-            "max_tokens": answer,
-        });
-        let settings = match random()? % 2 {
-            0 => json!({ "temperature": 0 }),
+        let (temperature, seed) = match random()? % 2 {
+            0 => (0.0, None),
             // What JavaScript can hold.
-            _ => json!({ "temperature": 0.7, "seed": random()? >> 12 }),
+            _ => (0.7, Some(random()? >> 12)),
         };
-        let stream = match random()? % 2 {
-            0 => json!({}),
-            _ => json!({ "stream": true, "stream_options": { "include_usage": true } }),
+        let stream = (random()? % 2 == 0).then_some(true);
+        let body = Asked {
+            model,
+            messages: [json!({ "role": "user", "content": prompt })],
+            max_tokens: answer,
+            temperature,
+            seed,
+            stream,
+            stream_options: stream.map(|include_usage| json!({ "include_usage": include_usage })),
         };
-        for (name, value) in [settings, stream]
-            .iter()
-            .filter_map(Value::as_object)
-            .flatten()
-        {
-            if let Some(body) = body.as_object_mut() {
-                body.insert(name.clone(), value.clone());
-            }
-        }
+        let body = serde_json::to_string(&body).map_err(ProbeError::Question)?;
         Ok(Self {
             model: model.into(),
-            body: body.to_string(),
+            body,
             answer,
         })
     }
@@ -72,11 +66,11 @@ impl Question {
             aws_lc_rs::rand::fill(&mut secret).map_err(|_| ProbeError::Random)?;
             Ok(secret)
         };
-        let json = HeaderValue::from_static("application/json");
+        let json = |name| (name, HeaderValue::from_static("application/json"));
         let length = u64::try_from(self.body.len()).unwrap_or(u64::MAX);
         Ok(Request {
             path: "/v1/chat/completions".into(),
-            headers: HeaderMap::from_iter([(header::CONTENT_TYPE, json)]),
+            headers: HeaderMap::from_iter([header::ACCEPT, header::CONTENT_TYPE].map(json)),
             body: self.body.clone().into(),
             model: self.model.clone(),
             most: Most {
@@ -87,6 +81,21 @@ impl Question {
             tenant: secret()?,
         })
     }
+}
+
+/// In the order in which applications write it.
+#[derive(Serialize)]
+struct Asked<'a> {
+    model: &'a str,
+    messages: [Value; 1],
+    max_tokens: u64,
+    temperature: f32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream_options: Option<Value>,
 }
 
 /// What a chat's answer says and counts, streamed or not, without names and times. None of
