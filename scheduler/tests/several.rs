@@ -397,6 +397,40 @@ async fn who_cannot_take_back_what_it_said_says_so_in_time() {
     ));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_three_nats_servers_dies_and_what_is_said_is_still_heard_and_taken_back() {
+    let Some(mut cluster) = Nats::cluster(LOCALHOST) else {
+        return;
+    };
+    let urls: Vec<_> = cluster.iter().map(Nats::url).collect();
+    let urls = urls.join(",");
+    let [here, there] = [(); 2].map(|()| Member::start(LOCALHOST, urls.clone(), "11"));
+    let members = [here.await, there.await];
+    let staying = members[0].worker(Terms::default()).await;
+    let leaving = members[0].worker(Terms::default()).await;
+    know(&members, &[leaving]).await;
+    know(&members, std::slice::from_ref(&staying)).await;
+
+    let watcher = cluster.iter().map(Nats::url).collect::<Vec<_>>();
+    let watcher = registry::connect(&watcher, registry::options()).await;
+    let context = async_nats::jetstream::new(watcher.unwrap());
+    let stream = context.get_stream("KV_cocoon-workers").await.unwrap();
+    let info = stream.cached_info();
+    assert_eq!(info.config.num_replicas, 3);
+    let leader = info.cluster.clone().unwrap().leader.unwrap();
+    let leader: usize = leader.trim_start_matches('n').parse().unwrap();
+    cluster[leader].kill();
+
+    let asker = Asker::connect(members[0].clients).await.unwrap();
+    assert_eq!(asker.ask(texts(3)).await.unwrap().texts, texts(3));
+    let coming = members[0].worker(Terms::default()).await;
+    know(&members, &[coming]).await;
+    know(&members, std::slice::from_ref(&staying)).await;
+    let id = staying.id;
+    drop(staying);
+    within(|| members[1].scheduler.workers.get(&id).is_none()).await;
+}
+
 /// Comes back once a change is told that is wanted.
 async fn until(changes: &mut Receiver<Change>, mut wanted: impl FnMut(Change) -> bool) {
     while !wanted(changes.recv().await.unwrap()) {}

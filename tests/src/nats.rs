@@ -13,6 +13,8 @@ use tempfile::TempDir;
 pub struct Nats {
     /// Where it listens.
     pub at: SocketAddr,
+    /// What it is told beside that.
+    more: Vec<String>,
     folder: TempDir,
     server: Option<Child>,
 }
@@ -20,19 +22,36 @@ pub struct Nats {
 impl Nats {
     /// Listens on `address`. `None` where it is not installed, which CI is not allowed.
     pub fn start(address: IpAddr) -> Option<Self> {
+        Self::start_with(free(address), Vec::new())
+    }
+
+    /// Three that keep the same, as `n0` to `n2`.
+    #[must_use]
+    pub fn cluster(address: IpAddr) -> Option<Vec<Self>> {
+        let routes = [(); 3].map(|()| format!("nats://{}", free(address)));
+        let servers = routes.iter().enumerate().map(|(number, route)| {
+            let name = format!("n{number}");
+            let all = routes.join(",");
+            let told = ["--server_name", &name, "--cluster_name", "tests"];
+            let told = [&told[..], &["--cluster", route, "--routes", &all]].concat();
+            Self::start_with(free(address), told.into_iter().map(Into::into).collect())
+        });
+        servers.collect()
+    }
+
+    fn start_with(at: SocketAddr, more: Vec<String>) -> Option<Self> {
         let version = Command::new(PROGRAM).arg("--version").output();
         if version.is_err() {
             assert!(std::env::var_os("CI").is_none(), "no {PROGRAM} in CI");
             println!("skipped: no {PROGRAM} (apt-get install nats-server)");
             return None;
         }
-        let free = TcpListener::bind((address, 0)).expect("a free port");
         let mut nats = Self {
-            at: free.local_addr().expect("a port"),
+            at,
+            more,
             folder: TempDir::new().expect("a folder"),
             server: None,
         };
-        drop(free);
         nats.run();
         Some(nats)
     }
@@ -51,6 +70,7 @@ impl Nats {
             .args(["--port", &self.at.port().to_string()])
             .arg("--store_dir")
             .arg(self.folder.path())
+            .args(&self.more)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn();
@@ -76,6 +96,11 @@ impl Nats {
             .and_then(|stream| BufReader::new(stream).read_line(&mut line));
         greeted.is_ok() && line.starts_with("INFO")
     }
+}
+
+fn free(address: IpAddr) -> SocketAddr {
+    let free = TcpListener::bind((address, 0)).expect("a free port");
+    free.local_addr().expect("a port")
 }
 
 impl Drop for Nats {

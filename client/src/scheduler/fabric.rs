@@ -28,6 +28,9 @@ pub(super) struct FabricArgs {
     /// tls://…; may be repeated.
     #[arg(long, value_name = "URL", requires_all = ["fabric_key", "peers"])]
     nats: Vec<String>,
+    /// How many servers of a NATS cluster keep what is said, if nobody has made the bucket.
+    #[arg(long, value_name = "COUNT", requires = "nats", default_value_t = 1)]
+    nats_replicas: u8,
     /// NATS credentials of this scheduler.
     #[arg(long, value_name = "FILE", requires = "nats")]
     nats_credentials: Option<PathBuf>,
@@ -94,6 +97,7 @@ impl FabricArgs {
         println!("peers {at}");
         let workers = Workers::new(Desk::new(key.seed()).expecting(DIAL));
         let registry = Registry::new(nats, Arc::clone(&workers), key.clone(), at);
+        let registry = registry.replicated(self.nats_replicas.into());
         Ok(Place {
             fabric: Peers::new(Arc::clone(&workers), &key)?,
             workers,

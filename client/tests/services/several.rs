@@ -12,7 +12,7 @@ use tests::nats::Nats;
 use tests::stand_in::{StandIn, Terms};
 use tokio::time::{sleep, timeout};
 
-use crate::program::{PATIENCE, Program, Site};
+use crate::program::{PATIENCE, Program, Site, Sockets};
 use crate::{SLOW, TICK, text};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,6 +75,53 @@ async fn a_scheduler_that_is_killed_cuts_its_answers_and_the_others_go_on() {
         .await
         .unwrap();
     assert_eq!(answer.whole().await.unwrap().worker, moving.id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_process_takes_over_and_no_answer_of_another_schedulers_is_lost() {
+    let Some(nats) = Nats::start(LOCALHOST) else {
+        return;
+    };
+    let site = Site::new();
+    let key = key(&"5a".repeat(32));
+    let fabric = fabric(&nats, &key);
+    let fabric = fabric.each_ref().map(|it| &**it);
+    let other = site.scheduler(None, &fabric).await;
+    let sockets = Sockets::bind(2);
+    let old = site.scheduler(Some(&sockets), &fabric).await;
+    let moving = site.worker(SLOW, &old).await;
+    let staying = site.worker(Terms::default(), &other).await;
+    let asker = site.asker(&other).await;
+    know(&asker, &[&moving, &staying]).await;
+    let except = json!({"except": [staying.id]});
+    let mut answers = Vec::new();
+    for asker in [&asker, &site.asker(&old).await] {
+        let assignment = asker.assign(&except).await.unwrap();
+        // It takes longer than connections by themselves are waited for.
+        let mut answer = asker.begin(&assignment, vec![vec![7]; 350]).await.unwrap();
+        assert!(answer.next().await.unwrap().is_some());
+        answers.push(answer);
+    }
+
+    let next = site.scheduler(Some(&sockets), &fabric).await;
+    old.program.send(Signal::SIGTERM);
+    for answer in answers {
+        let whole = timeout(PATIENCE, answer.whole()).await.unwrap();
+        assert_eq!(whole.unwrap().worker, moving.id);
+    }
+    assert_eq!(old.program.end().await.0, 0);
+    let moved = async {
+        loop {
+            if let Ok(assignment) = asker.assign(&except).await
+                && let Ok(answer) = asker.begin(&assignment, vec![vec![1]; 3]).await
+            {
+                break answer.whole().await.unwrap().worker;
+            }
+            sleep(TICK).await;
+        }
+    };
+    assert_eq!(timeout(PATIENCE, moved).await.unwrap(), moving.id);
+    drop(next);
 }
 
 #[tokio::test]

@@ -46,6 +46,7 @@ pub struct Registry {
     workers: Arc<Workers>,
     key: Key,
     at: String,
+    replicas: usize,
     /// What was said of each worker, by its revision.
     said: Mutex<HashMap<Digest256, u64>>,
 }
@@ -79,8 +80,15 @@ impl Registry {
             workers,
             key,
             at,
+            replicas: 1,
             said: Mutex::default(),
         }
+    }
+
+    /// Has so many servers of a NATS cluster keep a bucket that is made.
+    #[must_use]
+    pub fn replicated(self, replicas: usize) -> Self {
+        Self { replicas, ..self }
     }
 
     /// Says what is linked here and hears what is elsewhere, as long as it is polled.
@@ -112,7 +120,7 @@ impl Registry {
     async fn follow(&self) -> Result<Infallible, RegistryError> {
         if let Err(missing) = self.context.get_key_value(BUCKET).await {
             tracing::info!("a bucket is made: {}", chain(&missing));
-            let made = self.context.create_stream(bucket()).await;
+            let made = self.context.create_stream(bucket(self.replicas)).await;
             made.map_err(RegistryError::Make)?;
         }
         let store = self.context.get_key_value(BUCKET).await;
@@ -234,7 +242,7 @@ impl Registry {
 /// that in other words.
 ///
 /// Source: NATS, ADR-8, "JetStream based Key-Value Stores".
-fn bucket() -> stream::Config {
+fn bucket(replicas: usize) -> stream::Config {
     stream::Config {
         name: format!("KV_{BUCKET}"),
         subjects: vec![format!("$KV.{BUCKET}.>")],
@@ -242,6 +250,7 @@ fn bucket() -> stream::Config {
         max_age: HEARTBEAT,
         duplicate_window: HEARTBEAT,
         storage: StorageType::Memory,
+        num_replicas: replicas,
         discard: DiscardPolicy::New,
         allow_rollup: true,
         deny_delete: true,
@@ -261,7 +270,7 @@ fn parse(key: &str) -> Option<(String, Digest256)> {
     Some((String::from_utf8(at).ok()?, worker.parse().ok()?))
 }
 
-/// One made beforehand, with replicas for instance, is taken as it is.
+/// One made beforehand is taken as it is.
 const BUCKET: &str = "cocoon-workers";
 
 /// What changes meanwhile is said once.

@@ -31,7 +31,7 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    /// Listens on `address`; its key is a pair of digits, over and over.
+    /// Listens on `address`, with the servers of NATS behind a comma; its key is a pair of digits, over and over.
     pub(crate) async fn start(address: IpAddr, nats: String, key: &str) -> Self {
         Self::start_at(SocketAddr::new(address, 0), None, nats, key).await
     }
@@ -57,9 +57,11 @@ impl Member {
             scheduler: Arc::clone(&scheduler),
             _running: stop.clone().drop_guard(),
         };
-        let nats = registry::connect(&[nats], registry::options()).await;
+        let urls: Vec<_> = nats.split(',').map(str::to_owned).collect();
+        let nats = registry::connect(&urls, registry::options()).await;
         let at = member.at.to_string();
-        let registry = Registry::new(nats.unwrap(), Arc::clone(&known), key(), at);
+        let registry =
+            Registry::new(nats.unwrap(), Arc::clone(&known), key(), at).replicated(urls.len());
         let policy = Arc::new(Td::new().policy());
         let listening =
             peers::listen(others, &key(), Arc::clone(&scheduler), stop.clone()).unwrap();
