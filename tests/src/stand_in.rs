@@ -3,6 +3,7 @@
 //!
 //! It speaks the wire as the agent does; its tokens are the bytes that it read and said.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -145,6 +146,7 @@ struct Served {
     till: Option<Arc<dyn Till>>,
     is_held: watch::Sender<bool>,
     busy: AtomicU32,
+    shown: std::sync::Mutex<Vec<(BTreeSet<String>, Envelope)>>,
 }
 
 impl StandIn {
@@ -180,6 +182,7 @@ impl StandIn {
             till,
             is_held: watch::Sender::new(false),
             busy: AtomicU32::new(0),
+            shown: std::sync::Mutex::default(),
         };
         Self {
             id,
@@ -203,6 +206,16 @@ impl StandIn {
     /// Says nothing but heads, until it is let go on.
     pub fn hold(&self, is_held: bool) {
         self.served.is_held.send_replace(is_held);
+    }
+
+    /// What it was shown of each request in clear: the names of its headers, and its envelope.
+    ///
+    /// # Panics
+    ///
+    /// If one that was writing it down has.
+    #[must_use]
+    pub fn shown(&self) -> Vec<(BTreeSet<String>, Envelope)> {
+        self.served.shown.lock().expect("nobody panicked").clone()
     }
 
     /// How many requests are under way.
@@ -288,6 +301,11 @@ async fn answer(State(served): State<Arc<Served>>, headers: HeaderMap, body: Bod
     let Some(envelope) = header("cocoon-envelope") else {
         return StatusCode::BAD_REQUEST.into_response();
     };
+    if let Ok(envelope) = Envelope::parse(&envelope) {
+        let names = headers.keys().map(ToString::to_string).collect();
+        let mut shown = served.shown.lock().expect("nobody panicked");
+        shown.push((names, envelope));
+    }
     if served.terms.manner == Manner::Unwilling {
         return StatusCode::TOO_MANY_REQUESTS.into_response();
     }

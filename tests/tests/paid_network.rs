@@ -15,10 +15,13 @@ mod paid;
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use client::network::probe::Finding;
+use client::network::purse::Purse;
 use paid::{Answer, Gateway, Worker, World, hold};
 use serde_json::json;
 use tests::asker::{AskError, Asker, LIMIT};
-use tests::stand_in::{Manner, Terms};
+use tests::stand_in::{Manner, StandIn, Terms};
+use tycho_types::models::StdAddr;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_streams_cost_the_same_in_every_book_and_on_the_chain() {
@@ -58,6 +61,56 @@ async fn a_thousand_streams_cost_the_same_in_every_book_and_on_the_chain() {
     }
     assert_eq!(to_owners, paid);
     assert_eq!(scheduler.ledger.audit().await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_are_paid_like_any_request_and_show_no_worker_that_they_are_probes() {
+    let Some(world) = World::start().await else {
+        return;
+    };
+    let scheduler = world.scheduler().await;
+    let workers = world.workers(&scheduler, SEA).await;
+    let (prober, channel, path) = world.prober(&scheduler).await;
+    for _ in 0..FEW {
+        assert_eq!(prober.probe().await.unwrap(), Finding::Agreed);
+    }
+    drop(prober);
+    let charged = async |channel: &StdAddr| {
+        let account = scheduler.ledger.account(channel.address).await.unwrap();
+        let account = account.map(|(_, account)| account).unwrap();
+        assert_eq!(account.reserved.amount, 0);
+        account.spent.amount
+    };
+    let mut earned = 0;
+    for worker in &workers {
+        assert!(worker.till.spent() > 0, "each has its turn");
+        assert_eq!(charged(worker.till.address()).await, worker.till.spent());
+        earned += worker.till.spent();
+    }
+    assert_eq!(charged(&channel.address).await, earned);
+    assert_eq!(Purse::open(&path, None).unwrap().balance().spent, earned);
+
+    // The same from an application, through a gateway.
+    let messages = [json!({ "role": "user", "content": "What is the sea?" })];
+    let body = json!({ "model": StandIn::MODEL, "messages": messages, "max_tokens": 256 });
+    let body = body.to_string();
+    let before: Vec<_> = workers.iter().map(|it| it.stand_in.shown()).collect();
+    let answer = world.gateway(&scheduler).say(body).await;
+    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+    let mut shown = workers.iter().zip(&before);
+    let shown =
+        shown.find_map(|(worker, before)| worker.stand_in.shown().get(before.len()).cloned());
+    let (headers, asked) = shown.unwrap();
+    for (names, probe) in before.into_iter().flatten() {
+        assert_eq!(names, headers);
+        assert_eq!(
+            (probe.model, probe.price),
+            (asked.model.clone(), asked.price)
+        );
+        assert_eq!(probe.class, asked.class);
+        assert!(probe.limit.abs_diff(asked.limit) < 512, "what it asks for");
+        assert!(probe.deadline_ms < 300_000, "what is left, as always");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -205,6 +258,16 @@ const SOME: usize = 240;
 const FEW: usize = 30;
 
 const STREAMS: usize = 1000;
+
+const SEA: Terms = Terms {
+    manner: Manner::Honest,
+    answer: Some((
+        r#"{"choices":[{"message":{"content":"wide"},"finish_reason":"stop"}],"usage":
+            {"prompt_tokens":5,"completion_tokens":2,"total_tokens":7}}"#,
+        7,
+    )),
+    ..THOROUGH
+};
 
 const THOROUGH: Terms = Terms {
     slots: 512,

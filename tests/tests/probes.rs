@@ -40,7 +40,7 @@ async fn a_machine_with_another_model_under_the_same_name_is_found_and_asked_no_
         machines.push(machine);
         running.push(guard);
     }
-    let prober = prober(&network, &folder);
+    let prober = prober(&network, &folder, None);
     let found = async {
         loop {
             match prober.probe().await.unwrap() {
@@ -80,7 +80,7 @@ async fn a_machine_with_another_model_under_the_same_name_is_found_and_asked_no_
 async fn of_two_that_differ_nobody_is_blamed_and_one_alone_is_not_asked() {
     let network = Network::start().await;
     let folder = TempDir::new().unwrap();
-    let prober = prober(&network, &folder);
+    let prober = prober(&network, &folder, None);
     let (_, _honest) = dial(&network, 1, &tiny()).await;
     // Another worker on the same machine is no other opinion.
     let (_, _same) = dial(&network, 1, &tiny()).await;
@@ -95,7 +95,42 @@ async fn of_two_that_differ_nobody_is_blamed_and_one_alone_is_not_asked() {
     );
 }
 
-fn prober(network: &Network, folder: &TempDir) -> Prober {
+#[tokio::test(flavor = "multi_thread")]
+async fn two_that_lie_alike_outvote_an_honest_one_but_not_the_operators_own() {
+    let network = Network::start().await;
+    let folder = TempDir::new().unwrap();
+    let other = other_model(&folder);
+    let (own, _own) = dial(&network, 1, &tiny()).await;
+    let (one, _one) = dial(&network, 2, &other).await;
+    let (two, _two) = dial(&network, 3, &other).await;
+    let prober = prober(&network, &folder, Some(own));
+    let mut liars = Vec::new();
+    for _ in 0..2 {
+        liars.push(prober.probe().await.unwrap());
+    }
+    for liar in [one, two] {
+        assert!(liars.contains(&Finding::Lied(liar)), "{liars:?}");
+    }
+    assert!(matches!(prober.probe().await, Err(ProbeError::Nobody)));
+
+    let network = Network::start().await;
+    let (honest, _honest) = dial(&network, 1, &tiny()).await;
+    let (_, _one) = dial(&network, 2, &other).await;
+    let (_, _two) = dial(&network, 3, &other).await;
+    let prober = self::prober(&network, &folder, None);
+    let found = async {
+        loop {
+            match prober.probe().await.unwrap() {
+                Finding::Agreed => {}
+                finding => break finding,
+            }
+        }
+    };
+    let found = timeout(6 * PATIENCE, found).await.unwrap();
+    assert_eq!(found, Finding::Lied(honest));
+}
+
+fn prober(network: &Network, folder: &TempDir, reference: Option<Machine>) -> Prober {
     #[derive(Parser)]
     struct Cli {
         #[command(flatten)]
@@ -103,7 +138,9 @@ fn prober(network: &Network, folder: &TempDir) -> Prober {
     }
     let prompts = folder.path().join("prompts");
     fs::write(&prompts, "What is the sea?\nWrite a line about rain.\n").unwrap();
-    let cli = Cli::parse_from(["run", "--probes", prompts.to_str().unwrap()]);
+    let reference = reference.map(|machine| format!("--probe-reference={machine}"));
+    let run = ["run", "--probes", prompts.to_str().unwrap()];
+    let cli = Cli::parse_from(run.into_iter().chain(reference.as_deref()));
     let policy = Arc::new(Td::new().policy());
     let prober = cli
         .probes

@@ -10,6 +10,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,9 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use clap::Parser;
 use client::network::agreed::Agreed;
+use client::network::probe::{ProbeArgs, Prober};
 use client::network::purse::{ChannelFile, Purse};
 use client::network::scheduler::Scheduler as Way;
 use client::network::secret::Secret;
@@ -53,6 +56,7 @@ use tycho_types::models::StdAddr;
 
 const SCHEDULER: u8 = 1;
 const CLIENT: u8 = 2;
+const PROBER: u8 = 6;
 pub(crate) const OWNERS: [u8; 3] = [3, 4, 5];
 
 const COIN: u64 = 1_000_000_000;
@@ -75,23 +79,9 @@ pub(crate) struct World {
 impl World {
     pub(crate) async fn start() -> Option<Self> {
         let folder = TempDir::new().unwrap();
-        let people = [&[SCHEDULER, CLIENT][..], &OWNERS].concat();
+        let people = [&[SCHEDULER, CLIENT, PROBER][..], &OWNERS].concat();
         let town = Town::start(folder.path(), &people).await?;
-        let client = town
-            .open(CLIENT, SCHEDULER, None, DEPOSIT + COIN / 50)
-            .await;
-        let path = folder.path().join("channel.json");
-        let file = ChannelFile {
-            channel: client.address.to_string(),
-            global_id: GLOBAL_ID,
-            payee: client.terms.payee.to_string(),
-            deposit: DEPOSIT,
-            until: client.terms.until,
-            voucher_key: "key".into(),
-        };
-        std::fs::write(&path, serde_json::to_vec(&file).unwrap()).unwrap();
-        let seed = hex::encode([CLIENT; 32]);
-        std::fs::write(folder.path().join("key"), seed).unwrap();
+        let (client, path) = channel(&town, folder.path(), CLIENT).await;
         Some(Self {
             purse: Arc::new(Purse::open(&path, None).unwrap()),
             folder,
@@ -189,6 +179,28 @@ impl World {
         Gateway {
             network: Network::new(vec![way], policy, purses, options, &secret),
         }
+    }
+
+    /// Asks for a sea, out of a Channel of the operator's, in that file.
+    pub(crate) async fn prober(&self, scheduler: &Running) -> (Prober, Channel, PathBuf) {
+        #[derive(Parser)]
+        struct Cli {
+            #[command(flatten)]
+            probes: ProbeArgs,
+        }
+        let (opened, path) = channel(&self.town, self.folder.path(), PROBER).await;
+        let prompts = self.folder.path().join("prompts");
+        std::fs::write(&prompts, "What is the sea?").unwrap();
+        let cli = Cli::parse_from([
+            "run",
+            &format!("--probes={}", prompts.display()),
+            &format!("--probe-channel={}", path.display()),
+            &format!("--probe-max-price={PRICE}"),
+        ]);
+        let policy = Arc::new(Td::new().policy());
+        let clients = scheduler.clients;
+        let prober = cli.probes.open(&scheduler.scheduler, &policy, clients);
+        (prober.unwrap().unwrap(), opened, path)
     }
 
     /// What everyone has written down.
@@ -321,6 +333,24 @@ pub(crate) struct Owner {
     /// By the scheduler's ledger.
     pub(crate) shown: u64,
     pub(crate) reserved: u64,
+}
+
+/// A Channel to the scheduler, in a file.
+async fn channel(town: &Town, folder: &Path, payer: u8) -> (Channel, PathBuf) {
+    let opened = town.open(payer, SCHEDULER, None, DEPOSIT + COIN / 50).await;
+    let (path, key) = (format!("channel{payer}.json"), format!("key{payer}"));
+    let file = ChannelFile {
+        channel: opened.address.to_string(),
+        global_id: GLOBAL_ID,
+        payee: opened.terms.payee.to_string(),
+        deposit: DEPOSIT,
+        until: opened.terms.until,
+        voucher_key: key.clone().into(),
+    };
+    let path = folder.join(path);
+    std::fs::write(&path, serde_json::to_vec(&file).unwrap()).unwrap();
+    std::fs::write(folder.join(key), hex::encode([payer; 32])).unwrap();
+    (opened, path)
 }
 
 /// A scheduler in a runtime of its own.
@@ -468,9 +498,17 @@ impl Gateway {
     }
 
     async fn ask(&self, index: usize) -> Answer {
+        let answer = self.say(Self::body(index)).await;
+        if answer.status == StatusCode::OK {
+            assert_eq!(answer.said, Self::body(index), "nothing is mixed");
+        }
+        answer
+    }
+
+    pub(crate) async fn say(&self, body: String) -> Answer {
         let request = Request::post("/v1/chat/completions")
             .header("content-type", "application/json")
-            .body(Body::from(Self::body(index)));
+            .body(Body::from(body));
         let response = Arc::clone(&self.network)
             .router()
             .oneshot(request.unwrap())
@@ -480,9 +518,6 @@ impl Gateway {
         let cost = head.headers.get("cocoon-cost");
         let cost = cost.map(|cost| cost.to_str().unwrap().parse().unwrap());
         let said = body.collect().await.unwrap().to_bytes();
-        if head.status == StatusCode::OK {
-            assert_eq!(said, Self::body(index), "nothing is mixed");
-        }
         Answer {
             status: head.status,
             said: String::from_utf8_lossy(&said).into(),
