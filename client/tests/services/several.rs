@@ -58,12 +58,16 @@ async fn a_scheduler_that_is_killed_cuts_its_answers_and_the_others_go_on() {
     let gone = AskError::Refused(StatusCode::SERVICE_UNAVAILABLE, "worker_gone".into());
     assert_eq!(refused.unwrap_err(), gone);
     for asker in &askers {
-        let said = loop {
-            match asker.ask(vec![vec![9]]).await {
-                Ok(said) => break said,
-                Err(error) => assert_eq!(error, gone, "until it is noticed"),
+        let said = async {
+            loop {
+                match asker.ask(vec![vec![9]]).await {
+                    Ok(said) => return said,
+                    Err(error) => assert_eq!(error, gone, "until it is noticed"),
+                }
+                sleep(TICK).await;
             }
         };
+        let said = timeout(PATIENCE, said).await.unwrap();
         assert_eq!(said.worker, staying.id, "the others' workers are there");
     }
 
