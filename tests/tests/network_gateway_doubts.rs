@@ -24,7 +24,7 @@ async fn until(what: impl Fn() -> bool) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), done)
+    tokio::time::timeout(Duration::from_secs(30), done)
         .await
         .unwrap();
 }

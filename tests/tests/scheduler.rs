@@ -11,7 +11,7 @@
 
 mod one_scheduler;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use attestation::register::Digest256;
 use axum::http::StatusCode;
@@ -148,7 +148,7 @@ async fn an_answer_without_end_is_cut_at_its_deadline() {
     let network = Network::start().await;
     let workers = network.workers(1, Terms::of(Manner::Endless)).await;
     let mut asker = network.asker().await;
-    asker.deadline_ms = 300;
+    asker.deadline_ms = 2000;
     let cut = timeout(PATIENCE, asker.ask(texts(1))).await.unwrap();
     assert_eq!(cut.unwrap_err(), AskError::Broken);
     assert_eq!(network.scheduler.metrics.count(Ending::Late), 1);
@@ -200,7 +200,7 @@ async fn a_worker_that_offers_for_another_or_falls_silent_is_asked_nothing() {
     let asker = network.asker().await;
     let heard = asker.assign(&json!({})).await.unwrap();
     assert_eq!(heard.worker, silent[0].id);
-    timeout(PATIENCE, network.gone(silent[0].id)).await.unwrap();
+    network.gone(silent[0].id).await;
     assert!(network.scheduler.workers.get(&impostor.id).is_none());
 }
 
@@ -209,12 +209,13 @@ async fn a_worker_that_floods_is_heard_as_often_as_the_scheduler_likes() {
     let network = Network::start().await;
     let _flood = network.workers(1, Terms::of(Manner::Flooding)).await;
     let mut changes = network.scheduler.workers.changes();
+    let (began, mut heard) = (Instant::now(), 0);
     sleep(Duration::from_millis(500)).await;
-    let mut heard = 0;
     while changes.try_recv().is_ok() {
         heard += 1;
     }
-    assert!(heard <= 40, "{heard} offers were heard in half a second");
+    let most = began.elapsed().as_millis() / 12;
+    assert!(heard <= most, "{heard} offers were heard, {most} at most");
     assert!(network.asker().await.ask(texts(1)).await.is_ok());
 }
 

@@ -4,6 +4,8 @@
 
 mod sealed_client;
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::http::StatusCode;
 use http_body_util::BodyExt as _;
@@ -11,6 +13,7 @@ use inference::Limits;
 use sealed::{Envelope, Offer, SecretKey};
 use sealed_client::{ASK, Chat, DEPOSIT, Double, Sealed, voucher};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 #[tokio::test]
 async fn a_sealed_chat_is_answered_and_its_settlement_says_what_usage_does() {
@@ -275,7 +278,8 @@ async fn a_client_that_leaves_gives_its_place_and_its_reservation_back() {
     answer.frame().await.unwrap().unwrap();
     drop(answer);
     let mut offers = double.offers().await;
-    while offers.next().await.unwrap().models[0].free < 1 {}
+    let is_free = async { while offers.next().await.unwrap().models[0].free < 1 {} };
+    timeout(Duration::from_secs(30), is_free).await.unwrap();
     let sealed = double.seal(&double.envelope(), &chat.request());
     // Whatever it came to, it is less than what was set aside.
     let pay = Some(voucher(2 * cost - 1));

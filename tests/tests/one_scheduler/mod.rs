@@ -105,9 +105,12 @@ impl Network {
 
     /// Comes back once a worker is gone.
     pub(crate) async fn gone(&self, worker: Digest256) {
-        while self.scheduler.workers.get(&worker).is_some() {
-            sleep(TICK).await;
-        }
+        let gone = async {
+            while self.scheduler.workers.get(&worker).is_some() {
+                sleep(TICK).await;
+            }
+        };
+        timeout(PATIENCE, gone).await.unwrap();
     }
 }
 
@@ -115,6 +118,6 @@ async fn bind() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").await.unwrap()
 }
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) const TICK: Duration = Duration::from_millis(5);

@@ -221,7 +221,7 @@ impl Offers {
                 let line: Vec<u8> = self.1.drain(..=end).collect();
                 return Some(serde_json::from_slice(&line).unwrap());
             }
-            let frame = timeout(Duration::from_secs(10), self.0.frame()).await;
+            let frame = timeout(Duration::from_secs(30), self.0.frame()).await;
             self.1.extend(frame.unwrap()?.unwrap().into_data().unwrap());
         }
     }
