@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use futures_executor::{block_on, block_on_stream};
 use inference::{
-    Audio, Engine, Event, Image, Message, PictureRequest, Prompt, Request, Role, Task,
+    Audio, Engine, Event, Image, Message, PictureRequest, Prompt, Request, Role, Task, Tenant,
     TranscriptRequest,
 };
 
@@ -24,7 +24,10 @@ fn main() -> anyhow::Result<()> {
         Task::Classification => {
             let read = |path| Ok(Image::new(std::fs::read(path)?)?);
             let images: Vec<_> = texts.iter().map(read).collect::<anyhow::Result<_>>()?;
-            println!("{:?}", block_on(engine.classify(&images, 5)?)?);
+            println!(
+                "{:?}",
+                block_on(engine.classify(Tenant::new(), &images, 5)?)?
+            );
             eprintln!("in {:?}", start.elapsed());
         }
         Task::Embedding => {

@@ -1,4 +1,4 @@
-//! The thread that recognises images, one at a time.
+//! The thread that recognises images, one at a time, and one of each tenant in turn.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,6 +18,8 @@ use crate::vision::Vit;
 pub(crate) struct Job {
     /// Each fits the model.
     pub(crate) images: Vec<Pixels>,
+    /// Of the first images; the others wait.
+    pub(crate) labels: Vec<Vec<Label>>,
     /// So many of the likeliest labels are wanted.
     pub(crate) top: usize,
     pub(crate) deadline: Deadline,
@@ -27,31 +29,40 @@ pub(crate) struct Job {
 /// Works until the queue is closed and empty.
 pub(crate) fn run(model: &Vit, pool: &mut Pool, queue: &Queue<Job>) {
     while queue.wait() {
-        if let Some((_, job)) = queue.pop(|_| 0, |_| true) {
-            let result = classify(model, pool, &job);
-            // Whoever asked may be gone.
-            drop(job.result.send(result));
-        }
+        queue.retain(|job| !job.result.is_canceled());
+        let Some((tenant, mut job)) = queue.pop(|_| 0, |_, _| true) else {
+            continue;
+        };
+        let result = match job.next(model, pool) {
+            Ok(()) if job.labels.len() < job.images.len() => {
+                queue.put_back(tenant, job);
+                continue;
+            }
+            Ok(()) => Ok(job.labels),
+            Err(error) => Err(error),
+        };
+        // Whoever asked may be gone.
+        drop(job.result.send(result));
     }
 }
 
-fn classify(model: &Vit, pool: &mut Pool, job: &Job) -> Result<Vec<Vec<Label>>, EngineError> {
-    let labels = job.images.iter().map(|image| {
-        job.deadline.check(Instant::now())?;
-        if job.result.is_canceled() {
-            return Err(EngineError::Stopped);
-        }
+impl Job {
+    /// Recognises one more image.
+    fn next(&mut self, model: &Vit, pool: &mut Pool) -> Result<(), EngineError> {
+        self.deadline.check(Instant::now())?;
+        let image = self.images.get(self.labels.len());
         let logits = {
             let _turn = turn();
-            model.logits(pool, image)
+            model.logits(pool, image.ok_or(EngineError::Fault)?)
         };
         let logits = logits.map_err(|_| EngineError::Fault)?;
         if logits.iter().any(|logit| !logit.is_finite()) {
             return Err(EngineError::Fault);
         }
-        Ok(likeliest(model.labels(), &logits, job.top))
-    });
-    labels.collect()
+        self.labels
+            .push(likeliest(model.labels(), &logits, self.top));
+        Ok(())
+    }
 }
 
 /// The likeliest labels by the softmax of their logits; of equal ones, the first.

@@ -1,4 +1,4 @@
-//! The thread that embeds, one text at a time.
+//! The thread that embeds, one text at a time, and one of each tenant in turn.
 
 use std::time::Instant;
 
@@ -19,6 +19,8 @@ use crate::witness::{Executed, Witness};
 pub(crate) struct Job {
     /// Each has at least one token and fits the context.
     pub(crate) texts: Vec<Zeroizing<Vec<u32>>>,
+    /// Of the first texts; the others wait.
+    pub(crate) vectors: Vec<Vec<f32>>,
     pub(crate) deadline: Deadline,
     pub(crate) witness: Option<Witness>,
     pub(crate) result: Sender<Result<Embeddings, EngineError>>,
@@ -27,35 +29,52 @@ pub(crate) struct Job {
 /// Works until the queue is closed and empty.
 pub(crate) fn run(model: &Bert, pool: &mut Pool, queue: &Queue<Job>) {
     while queue.wait() {
-        if let Some((_, job)) = queue.pop(|_| 0, |_| true) {
-            let result = embed(model, pool, &job);
-            // Whoever asked may be gone.
-            drop(job.result.send(result));
-        }
+        queue.retain(|job| !job.result.is_canceled());
+        let Some((tenant, mut job)) = queue.pop(|_| 0, |_, _| true) else {
+            continue;
+        };
+        let result = match job.next(model, pool) {
+            Ok(()) if job.vectors.len() < job.texts.len() => {
+                queue.put_back(tenant, job);
+                continue;
+            }
+            Ok(()) => Ok(Embeddings {
+                usage: job.usage(),
+                vectors: job.vectors,
+            }),
+            Err(error) => Err(error),
+        };
+        // Whoever asked may be gone.
+        drop(job.result.send(result));
     }
 }
 
-fn embed(model: &Bert, pool: &mut Pool, job: &Job) -> Result<Embeddings, EngineError> {
-    let mut vectors = Vec::with_capacity(job.texts.len());
-    let mut prompt = 0_usize;
-    for tokens in &job.texts {
-        job.deadline.check(Instant::now())?;
-        if job.result.is_canceled() {
-            return Err(EngineError::Stopped);
-        }
+impl Job {
+    /// Embeds one more text.
+    fn next(&mut self, model: &Bert, pool: &mut Pool) -> Result<(), EngineError> {
+        self.deadline.check(Instant::now())?;
+        let tokens = self.texts.get(self.vectors.len());
         let vector = {
             let _turn = turn();
-            model.embed(pool, tokens)
+            model.embed(pool, tokens.ok_or(EngineError::Fault)?)
         };
         let vector = vector.map_err(|_| EngineError::Fault)?;
         if vector.iter().any(|x| !x.is_finite()) {
             return Err(EngineError::Fault);
         }
-        vectors.push(vector);
-        prompt = prompt.saturating_add(tokens.len());
+        self.vectors.push(vector);
+        if self.vectors.len() == self.texts.len() {
+            self.testify();
+        }
+        Ok(())
     }
-    if let Some(witness) = &job.witness {
-        for tokens in &job.texts {
+
+    /// Tells the witness, before anybody can ask it.
+    fn testify(&self) {
+        let Some(witness) = &self.witness else {
+            return;
+        };
+        for tokens in &self.texts {
             witness.tell(Executed {
                 index: witness.ask(),
                 prompt: tokens.clone(),
@@ -67,16 +86,19 @@ fn embed(model: &Bert, pool: &mut Pool, job: &Job) -> Result<Embeddings, EngineE
                 max_tokens: 0,
                 stop: Vec::new(),
                 reason: None,
-                usage: Usage {
-                    prompt: tokens.len(),
-                    ..Usage::default()
-                },
+                usage: usage(tokens.len()),
             });
         }
     }
-    let usage = Usage {
+
+    fn usage(&self) -> Usage {
+        usage(self.texts.iter().map(|text| text.len()).sum())
+    }
+}
+
+fn usage(prompt: usize) -> Usage {
+    Usage {
         prompt,
         ..Usage::default()
-    };
-    Ok(Embeddings { vectors, usage })
+    }
 }

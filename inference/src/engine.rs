@@ -6,10 +6,11 @@ mod info;
 mod labels;
 mod pictures;
 mod speech;
+mod turn;
 
 use std::fmt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ pub use self::info::{Card, Info, Limits, Task};
 use self::labels::Classification;
 use self::pictures::Generation;
 use self::speech::Transcription;
+pub(crate) use self::turn::turn;
 use crate::bert::Bert;
 use crate::config::FILE;
 use crate::decoder::{FAMILIES, Family};
@@ -251,13 +253,6 @@ fn run<J: Send + 'static>(
 /// What computes.
 fn threads(small: bool) -> Result<Pool, LoadError> {
     Pool::new(small).map_err(|source| LoadError::Spawn { source })
-}
-
-/// The right to compute. Models of one process take turns: side by side they
-/// would only take the processors from each other.
-pub(crate) fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Most requests that wait for a model whose requests are large and take long.

@@ -18,9 +18,19 @@ pub(crate) struct Queue<T> {
 #[derive(Debug)]
 struct State<T> {
     /// Tenants that wait, the one that has waited longest for a turn first.
-    tenants: VecDeque<(Tenant, VecDeque<T>)>,
+    tenants: VecDeque<Waiting<T>>,
     count: usize,
     closed: bool,
+}
+
+/// A tenant that waits.
+#[derive(Debug)]
+struct Waiting<T> {
+    tenant: Tenant,
+    /// In order.
+    jobs: VecDeque<T>,
+    /// How often others went before its first job, which did not fit.
+    passed: usize,
 }
 
 impl<T> Queue<T> {
@@ -40,52 +50,67 @@ impl<T> Queue<T> {
     /// of what may wait and so would leave too little to others.
     pub(crate) fn push(&self, tenant: Tenant, job: T) -> Result<(), T> {
         let mut state = self.lock();
-        let own = state.tenants.iter().position(|(other, _)| *other == tenant);
+        let own = state.place(&tenant);
         let waiting = own
             .and_then(|own| state.tenants.get(own))
-            .map_or(0, |(_, jobs)| jobs.len());
+            .map_or(0, |own| own.jobs.len());
         if state.count >= self.limit || waiting >= self.limit.div_ceil(2).max(1) {
             return Err(job);
         }
-        state.count = state.count.saturating_add(1);
-        match own.and_then(|own| state.tenants.get_mut(own)) {
-            Some((_, jobs)) => jobs.push_back(job),
-            None => state.tenants.push_back((tenant, VecDeque::from([job]))),
-        }
+        state.add(tenant, job, VecDeque::push_back);
         drop(state);
         self.bell.notify_one();
         Ok(())
     }
 
-    /// The next job of the tenant with the smallest `share` of what is under way,
-    /// if `fits`; of several, of the one that has waited longest for a turn.
+    /// Puts the rest of a job back, before its tenant's other ones and behind those of
+    /// all other tenants.
+    pub(crate) fn put_back(&self, tenant: Tenant, job: T) {
+        self.lock().add(tenant, job, VecDeque::push_front);
+    }
+
+    /// The next job that `fits`, given how much its tenant has under way: of the tenant
+    /// with the smallest `share` of that, and of several, of the one that has waited
+    /// longest for a turn. What does not fit lets others pass, but not without end.
     pub(crate) fn pop(
         &self,
         share: impl Fn(&Tenant) -> usize,
-        fits: impl FnOnce(&T) -> bool,
+        mut fits: impl FnMut(usize, &T) -> bool,
     ) -> Option<(Tenant, T)> {
         let mut state = self.lock();
-        let places = 0..state.tenants.len();
-        let next = places
-            .min_by_key(|place| state.tenants.get(*place).map(|(tenant, _)| share(tenant)))?;
-        state.tenants.get(next)?.1.front().filter(|job| fits(job))?;
-        let (tenant, mut jobs) = state.tenants.remove(next)?;
-        let job = jobs.pop_front()?;
-        if !jobs.is_empty() {
-            state.tenants.push_back((tenant.clone(), jobs));
+        let shares = state.tenants.iter().map(|waiting| share(&waiting.tenant));
+        let mut order: Vec<_> = shares.zip(0_usize..).collect();
+        order.sort_unstable();
+        let mut passed = Vec::new();
+        for (share, place) in order {
+            let Waiting {
+                jobs,
+                passed: often,
+                ..
+            } = state.tenants.get(place)?;
+            if fits(share, jobs.front()?) {
+                for place in passed {
+                    let waiting = state.tenants.get_mut(place)?;
+                    waiting.passed = waiting.passed.saturating_add(1);
+                }
+                return state.take(place);
+            }
+            if *often >= MOST_PASSED {
+                return None;
+            }
+            passed.push(place);
         }
-        state.count = state.count.saturating_sub(1);
-        Some((tenant, job))
+        None
     }
 
     /// Drops jobs that nobody wants.
     pub(crate) fn retain(&self, wanted: impl Fn(&T) -> bool) {
         let mut state = self.lock();
-        for (_, jobs) in &mut state.tenants {
-            jobs.retain(&wanted);
+        for waiting in &mut state.tenants {
+            waiting.jobs.retain(&wanted);
         }
-        state.tenants.retain(|(_, jobs)| !jobs.is_empty());
-        state.count = state.tenants.iter().map(|(_, jobs)| jobs.len()).sum();
+        state.tenants.retain(|waiting| !waiting.jobs.is_empty());
+        state.count = state.tenants.iter().map(|waiting| waiting.jobs.len()).sum();
     }
 
     /// Waits for a job; false if none will come any more.
@@ -125,13 +150,53 @@ impl<T> Queue<T> {
     }
 }
 
+impl<T> State<T> {
+    fn place(&self, tenant: &Tenant) -> Option<usize> {
+        let mut tenants = self.tenants.iter();
+        tenants.position(|waiting| waiting.tenant == *tenant)
+    }
+
+    /// Adds to the jobs of a tenant.
+    fn add(&mut self, tenant: Tenant, job: T, add: impl FnOnce(&mut VecDeque<T>, T)) {
+        self.count = self.count.saturating_add(1);
+        let place = self.place(&tenant);
+        match place.and_then(|place| self.tenants.get_mut(place)) {
+            Some(waiting) => add(&mut waiting.jobs, job),
+            None => self.tenants.push_back(Waiting {
+                tenant,
+                jobs: VecDeque::from([job]),
+                passed: 0,
+            }),
+        }
+    }
+    /// Takes a tenant's first job, and its turn.
+    fn take(&mut self, place: usize) -> Option<(Tenant, T)> {
+        let Waiting {
+            tenant, mut jobs, ..
+        } = self.tenants.remove(place)?;
+        let job = jobs.pop_front()?;
+        if !jobs.is_empty() {
+            self.tenants.push_back(Waiting {
+                tenant: tenant.clone(),
+                jobs,
+                passed: 0,
+            });
+        }
+        self.count = self.count.saturating_sub(1);
+        Some((tenant, job))
+    }
+}
+
+/// So many jobs go before one that has no room, and then all wait until it has.
+const MOST_PASSED: usize = 32;
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::stack::tests::{is_left, leave};
 
     fn drain(queue: &Queue<u32>, share: impl Fn(&Tenant) -> usize) -> Vec<u32> {
-        std::iter::from_fn(|| queue.pop(&share, |_| true).map(|(_, job)| job)).collect()
+        std::iter::from_fn(|| queue.pop(&share, |_, _| true).map(|(_, job)| job)).collect()
     }
 
     #[test]
@@ -174,8 +239,39 @@ mod tests {
         let queue = Queue::new(4);
         let tenant = Tenant::new();
         queue.push(tenant.clone(), 1).unwrap();
-        assert_eq!(queue.pop(|_| 0, |_| false), None);
-        assert_eq!(queue.pop(|_| 0, |_| true), Some((tenant, 1)));
+        assert_eq!(queue.pop(|_| 0, |_, _| false), None);
+        assert_eq!(queue.pop(|_| 0, |_, _| true), Some((tenant, 1)));
+    }
+
+    #[test]
+    fn what_does_not_fit_lets_so_many_pass_and_no_more() {
+        let queue = Queue::new(100);
+        let (large, small) = (Tenant::new(), Tenant::new());
+        queue.push(large.clone(), 1000).unwrap();
+        let pop = || {
+            let _full = queue.push(small.clone(), 1);
+            queue.pop(|_| 0, |_, job| *job < 10).map(|(_, job)| job)
+        };
+        for _ in 0..MOST_PASSED {
+            assert_eq!(pop(), Some(1));
+        }
+        assert_eq!(pop(), None);
+        assert_eq!(queue.pop(|_| 0, |_, _| true), Some((large, 1000)));
+        assert_eq!(pop(), Some(1));
+    }
+
+    #[test]
+    fn what_is_put_back_waits_for_others_but_not_for_its_own() {
+        let queue = Queue::new(8);
+        let [a, b] = [Tenant::new(), Tenant::new()];
+        for (tenant, job) in [(&a, 1), (&a, 2), (&b, 3), (&b, 4)] {
+            queue.push(tenant.clone(), job).unwrap();
+        }
+        let (tenant, first) = queue.pop(|_| 0, |_, _| true).unwrap();
+        queue.put_back(tenant, first);
+        assert_eq!(drain(&queue, |_| 0), [3, 1, 4, 2]);
+        queue.put_back(a, 5);
+        assert_eq!(drain(&queue, |_| 0), [5]);
     }
 
     #[test]

@@ -1,15 +1,22 @@
 //! The thread that decodes: one step at a time, for all answers under way.
 //!
 //! In a step each sequence gives the model tokens that it has not seen: a piece of
-//! its prompt, or the token chosen last. The room in a step is shared equally, so a
-//! long prompt delays the others by little, and answers join and leave in between.
+//! its prompt, or the token chosen last. The room in a step is shared equally among
+//! tenants, and by each among its prompts, so that a long prompt or many delay the
+//! others by little, and answers join and leave in between.
 //!
 //! An image is seen in the step that reads the first of its tokens that are not known,
 //! which delays the others by as long as that takes.
 //!
-//! An answer begins when there are pages for its prompt. If pages run out later,
-//! the answer that began last is put aside and read again when there is room: its
-//! tokens are the same, since no bit depends on how a sequence was read.
+//! An answer begins when there is a place in the batch, and pages for its prompt that
+//! nobody else was promised. Whoever has the fewest answers under way is next; if there
+//! is no room, the answers that began last of the tenant with the most are put aside for
+//! it, and so they are if pages run out later. They are read again when there is room:
+//! their tokens are the same, since no bit depends on how a sequence was read. Of those
+//! of one tenant, and so of all, the oldest always goes on.
+
+mod sequence;
+mod shares;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,26 +24,25 @@ use std::time::{Duration, Instant};
 use futures_channel::mpsc::UnboundedSender;
 use zeroize::Zeroizing;
 
+use self::sequence::{Sequence, insert};
+use self::shares::{Shares, share};
 use crate::activity::Counters;
-use crate::answer::{Event, FinishReason, Usage};
+use crate::answer::Event;
 use crate::deadline::Deadline;
-use crate::decoder::{Decoder, Span, Workspace};
-use crate::detokenizer::Detokenizer;
+use crate::decoder::{Decoder, Workspace};
 use crate::engine::turn;
 use crate::error::EngineError;
 use crate::kernel::attention::PAGE;
-use crate::kernel::level::Cpu;
 use crate::kernel::pool::Pool;
-use crate::logprobs::{Logprob, Scores, Unsaid};
-use crate::memory::{Content, Memory};
+use crate::memory::Memory;
 use crate::queue::Queue;
 use crate::replay::Asked;
 use crate::request::Tenant;
 use crate::sampler::Sampler;
-use crate::stop::{Said, Stop};
+use crate::stop::Stop;
 use crate::tokens::Tokens;
 use crate::vision::{Llava, Sight};
-use crate::witness::{Attended, Executed};
+use crate::witness::Attended;
 
 /// One answer to make.
 pub(crate) struct Job {
@@ -70,6 +76,8 @@ pub(crate) struct Scheduler {
     /// Most answers at a time.
     pub(crate) batch: usize,
     pub(crate) counters: Arc<Counters>,
+    /// Answers that were ever begun.
+    pub(crate) begun: u64,
 }
 
 impl Scheduler {
@@ -113,41 +121,105 @@ impl Scheduler {
         }
     }
 
-    /// Fills the batch, first with what was put aside.
+    /// Fills the batch: of tenants with equally many answers under way, first with what
+    /// was put aside.
     fn admit(
         &mut self,
         queue: &Queue<Job>,
         running: &mut Vec<Sequence>,
         aside: &mut Vec<Sequence>,
     ) {
-        while running.len() < self.batch {
-            let memory = &self.memory;
-            let alone = running.is_empty();
-            let fits = |tokens: &[u32]| alone || memory.room() > tokens.len().div_ceil(PAGE);
-            let sequence = match aside.pop() {
-                Some(sequence) if fits(&sequence.tokens) => sequence,
-                Some(sequence) => return aside.push(sequence),
-                None => {
-                    let share =
-                        |tenant: &Tenant| running.iter().filter(|s| s.tenant == *tenant).count();
-                    match queue.pop(share, |job| fits(&job.prompt)) {
-                        Some((tenant, mut job)) => match job.replay.take() {
-                            Some(Asked { answer, outcome }) => {
-                                let found = self.replay(&job.prompt, &answer, job.sampler);
-                                // Whoever asked may be gone.
-                                drop(outcome.send(found));
-                                continue;
-                            }
-                            None => {
-                                self.counters.add_prompt(job.prompt.len());
-                                Sequence::new(tenant, job)
-                            }
-                        },
-                        None => return,
+        loop {
+            let shares = Shares::of(running);
+            let back = (0..)
+                .zip(aside.iter())
+                .map(|(place, s)| (shares.get(&s.tenant), place));
+            let back: Option<(usize, usize)> = back.min();
+            let next = queue.pop(
+                |tenant| shares.get(tenant),
+                |share, job| {
+                    back.is_none_or(|(least, _)| share < least)
+                        && self.make_room(running, aside, share, &job.prompt)
+                },
+            );
+            let sequence = match (next, back) {
+                (Some((tenant, mut job)), _) => match job.replay.take() {
+                    Some(Asked { answer, outcome }) => {
+                        let found = self.replay(&job.prompt, &answer, job.sampler);
+                        // Whoever asked may be gone.
+                        drop(outcome.send(found));
+                        continue;
                     }
+                    None => {
+                        self.counters.add_prompt(job.prompt.len());
+                        self.begun = self.begun.saturating_add(1);
+                        let mut new = Sequence::new(tenant, self.begun, job);
+                        new.recall(&mut self.memory);
+                        new.usage.cached = new.seen;
+                        new
+                    }
+                },
+                (None, Some((share, place))) => {
+                    let mut old = aside.remove(place);
+                    if !self.make_room(running, aside, share, &old.tokens) {
+                        return insert(aside, old);
+                    }
+                    old.recall(&mut self.memory);
+                    old
                 }
+                (None, None) => return,
             };
-            running.push(sequence.recall(&mut self.memory));
+            insert(running, sequence);
+        }
+    }
+
+    /// Whether there is room for one more that reads `tokens`, of a tenant with `share`
+    /// answers under way; to that end, puts aside the last ones of whoever has the most
+    /// as long as they are more by two.
+    fn make_room(
+        &mut self,
+        running: &mut Vec<Sequence>,
+        aside: &mut Vec<Sequence>,
+        share: usize,
+        tokens: &[u32],
+    ) -> bool {
+        let Some((heaviest, most)) = Shares::of(running).most() else {
+            return true;
+        };
+        let promised = running.iter().map(Sequence::missing).sum();
+        let mut room = self.memory.room().saturating_sub(promised);
+        let mut places = self.batch.saturating_sub(running.len());
+        let theirs = running.iter().rev().filter(|s| s.tenant == heaviest);
+        let spare = most.saturating_sub(share).saturating_sub(1);
+        let mut theirs = theirs.take(spare);
+        let mut taken = 0_usize;
+        while places == 0 || room <= tokens.len().div_ceil(PAGE) {
+            let Some(last) = theirs.next() else {
+                return false;
+            };
+            let pages = last.pages.len().saturating_add(last.missing());
+            room = room.saturating_add(pages);
+            places = places.saturating_add(1);
+            taken = taken.saturating_add(1);
+        }
+        for _ in 0..taken {
+            self.put_aside(running, aside, &heaviest);
+        }
+        true
+    }
+
+    /// Puts aside what this tenant began last.
+    fn put_aside(
+        &mut self,
+        running: &mut Vec<Sequence>,
+        aside: &mut Vec<Sequence>,
+        tenant: &Tenant,
+    ) {
+        if let Some(place) = running.iter().rposition(|s| s.tenant == *tenant) {
+            let mut last = running.remove(place);
+            self.memory.leave(std::mem::take(&mut last.pages));
+            (last.seen, last.next) = (0, 0);
+            insert(aside, last);
         }
     }
 
@@ -210,17 +282,11 @@ impl Scheduler {
 
     /// Finds pages for what the next step reads.
     fn provide(&mut self, running: &mut Vec<Sequence>, aside: &mut Vec<Sequence>) {
-        let mut index = 0;
-        while let Some(sequence) = running.get_mut(index) {
-            let missing = sequence.seen.saturating_add(sequence.next).div_ceil(PAGE);
-            if sequence.pages.len() >= missing {
-                index = index.saturating_add(1);
-            } else if let Some(page) = self.memory.page() {
+        while let Some(sequence) = running.iter_mut().find(|s| s.lacks_pages()) {
+            if let Some(page) = self.memory.page() {
                 sequence.pages.push(page);
-            } else if let Some(mut last) = running.pop() {
-                self.memory.leave(std::mem::take(&mut last.pages));
-                (last.seen, last.next) = (0, 0);
-                aside.push(last);
+            } else if let Some((heaviest, _)) = Shares::of(running).most() {
+                self.put_aside(running, aside, &heaviest);
             }
         }
     }
@@ -235,231 +301,6 @@ fn wanted(deadline: Deadline, events: &UnboundedSender<Result<Event, EngineError
             drop(events.unbounded_send(Err(error)));
             false
         }
-    }
-}
-
-/// Divides the room in a step: a token for each answer, the rest for prompts.
-fn share(running: &mut [Sequence]) {
-    let mut readers = running
-        .iter()
-        .filter(|sequence| sequence.unseen() > 1)
-        .count();
-    let mut room = STEP.saturating_sub(running.len());
-    for sequence in running {
-        sequence.next = sequence.unseen().min(1);
-        if let Some(part) = room.checked_div(readers).filter(|_| sequence.unseen() > 1) {
-            let more = sequence.unseen().saturating_sub(1).min(part);
-            sequence.next = sequence.next.saturating_add(more);
-            room = room.saturating_sub(more);
-            readers = readers.saturating_sub(1);
-        }
-    }
-}
-
-/// An answer under way.
-struct Sequence {
-    tenant: Tenant,
-    /// The prompt, and the answer so far.
-    tokens: Zeroizing<Vec<u32>>,
-    sights: Vec<Sight>,
-    /// Tokens that the model has read.
-    seen: usize,
-    /// Tokens that it reads in this step.
-    next: usize,
-    pages: Vec<usize>,
-    sampler: Sampler,
-    /// The next token, once all have been read.
-    chosen: Result<u32, EngineError>,
-    over: bool,
-    text: Detokenizer,
-    stop: Stop,
-    logprobs: Option<usize>,
-    unsaid: Unsaid,
-    max_tokens: usize,
-    usage: Usage,
-    deadline: Deadline,
-    attended: Option<Attended>,
-    events: UnboundedSender<Result<Event, EngineError>>,
-}
-
-impl Sequence {
-    fn new(tenant: Tenant, job: Job) -> Self {
-        Self {
-            tenant,
-            usage: Usage {
-                prompt: job.prompt.len(),
-                ..Usage::default()
-            },
-            tokens: {
-                // More would leave a copy behind that is not wiped.
-                let room = job.prompt.len().saturating_add(job.max_tokens);
-                let mut tokens = Zeroizing::new(Vec::with_capacity(room));
-                tokens.extend_from_slice(&job.prompt);
-                tokens
-            },
-            sights: job.sights,
-            seen: 0,
-            next: 0,
-            pages: Vec::new(),
-            sampler: job.sampler,
-            chosen: Err(EngineError::Fault),
-            over: false,
-            text: Detokenizer::default(),
-            stop: job.stop,
-            logprobs: job.logprobs,
-            unsaid: Unsaid::default(),
-            max_tokens: job.max_tokens,
-            deadline: job.deadline,
-            attended: job.attended,
-            events: job.events,
-        }
-    }
-
-    fn work(&self, tokens: usize) {
-        if let Some(Attended { witness, .. }) = &self.attended {
-            witness.work(tokens);
-        }
-    }
-
-    /// Begins with what the memory holds.
-    fn recall(mut self, memory: &mut Memory) -> Self {
-        self.pages = memory.recall(&self.tenant, &self.tokens, &self.sights);
-        self.seen = self.pages.len().saturating_mul(PAGE);
-        if self.usage.completion == 0 {
-            self.usage.cached = self.seen;
-            self.work(self.usage.prompt);
-        }
-        self
-    }
-
-    fn unseen(&self) -> usize {
-        self.tokens.len().saturating_sub(self.seen)
-    }
-
-    /// Whether this step reads all that is left.
-    fn is_read(&self) -> bool {
-        self.next > 0 && self.next == self.unseen()
-    }
-
-    fn span(&self) -> Span<'_> {
-        let end = self.seen.saturating_add(self.next);
-        Span {
-            tokens: self.tokens.get(self.seen..end).unwrap_or_default(),
-            position: self.seen,
-            pages: &self.pages,
-            sights: &self.sights,
-            wanted: self.is_read(),
-            best: self.sampler.enough().filter(|_| self.logprobs.is_none()),
-        }
-    }
-
-    /// Notes what has been read; says whether a token was chosen.
-    fn settle(&mut self, memory: &mut Memory) -> bool {
-        let read = self.is_read();
-        let first = self.seen.checked_div(PAGE).unwrap_or(0);
-        self.seen = self.seen.saturating_add(self.next);
-        let whole = self.tokens.get(..self.seen).unwrap_or_default();
-        let contents = Content::of(whole, &self.sights);
-        let mut after = first
-            .checked_sub(1)
-            .and_then(|before| self.pages.get(before))
-            .copied();
-        for (page, content) in self.pages.iter().zip(contents).skip(first) {
-            memory.remember(&self.tenant, after, *page, content);
-            after = Some(*page);
-        }
-        for sight in &mut self.sights {
-            sight.forget(self.seen);
-        }
-        read
-    }
-
-    /// Chooses the next token.
-    fn choose(&mut self, cpu: Cpu, tokens: &Tokens, logits: &mut [f32]) {
-        let scores = self.logprobs.map(|_| Scores::new(logits));
-        self.chosen = self.sampler.next(cpu, logits);
-        if let (Some(count), Some(scores), Ok(token)) = (self.logprobs, scores, self.chosen) {
-            self.unsaid.push(scores.of(tokens, token, count));
-        }
-    }
-
-    /// Takes the chosen token; says whether the answer is over.
-    fn advance(&mut self, tokens: &Tokens, ends: &[u32]) -> bool {
-        let token = match self.chosen {
-            Ok(token) => token,
-            Err(error) => return self.fail(error),
-        };
-        self.usage.completion = self.usage.completion.saturating_add(1);
-        self.work(1);
-        self.tokens.push(token);
-        if ends.contains(&token) {
-            self.unsaid.forget_last();
-            return self.finish(FinishReason::Stop);
-        }
-        let Some(piece) = self.text.push(tokens, token) else {
-            return self.fail(EngineError::Fault);
-        };
-        match self.stop.push(&piece) {
-            Said::More(text) => self.say(text),
-            Said::Last(text) => {
-                self.say(text);
-                self.unsaid = Unsaid::default();
-                return self.finish(FinishReason::Stop);
-            }
-        }
-        if self.sampler.is_over() {
-            return self.finish(FinishReason::Stop);
-        }
-        if self.usage.completion >= self.max_tokens {
-            return self.finish(FinishReason::Length);
-        }
-        false
-    }
-
-    /// Says what was held back, and why this is the end.
-    fn finish(&mut self, reason: FinishReason) -> bool {
-        let text = self.stop.finish();
-        let logprobs = self.unsaid.finish();
-        self.tell(text, logprobs);
-        let usage = self.usage;
-        self.testify(reason);
-        self.send(Ok(Event::Finish { reason, usage }));
-        true
-    }
-
-    /// Tells the witness, before anybody can ask it.
-    fn testify(&mut self, reason: FinishReason) {
-        if let Some(Attended { witness, executed }) = self.attended.take() {
-            let answer = self.tokens.get(self.usage.prompt..).unwrap_or_default();
-            witness.tell(Executed {
-                answer: Zeroizing::new(answer.to_vec()),
-                reason: Some(reason),
-                usage: self.usage,
-                ..executed
-            });
-        }
-    }
-
-    /// Ends with an error.
-    fn fail(&self, error: EngineError) -> bool {
-        self.send(Err(error));
-        true
-    }
-
-    fn say(&mut self, text: String) {
-        let logprobs = self.unsaid.take(text.len());
-        self.tell(text, logprobs);
-    }
-
-    fn tell(&self, text: String, logprobs: Vec<Logprob>) {
-        if !text.is_empty() || !logprobs.is_empty() {
-            self.send(Ok(Event::Text { text, logprobs }));
-        }
-    }
-
-    /// A receiver that is gone is noticed before the next step.
-    fn send(&self, event: Result<Event, EngineError>) {
-        drop(self.events.unbounded_send(event));
     }
 }
 

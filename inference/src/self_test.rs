@@ -26,7 +26,7 @@ use crate::diffusion::PictureRequest;
 use crate::engine::Engine;
 use crate::error::LoadError;
 use crate::model_dir::ModelDir;
-use crate::request::{Message, Prompt, Request, Role, Sampling};
+use crate::request::{Message, Prompt, Request, Role, Sampling, Tenant};
 use crate::whisper::TranscriptRequest;
 
 /// Runs the test if there is one; the SHA-256 of what passed.
@@ -201,7 +201,12 @@ fn recognise(
     label: &str,
     probability: f32,
 ) -> Result<(), LoadError> {
-    let labels = block_on(engine.classify(&[image], 1).map_err(failed)?).map_err(failed)?;
+    let labels = block_on(
+        engine
+            .classify(Tenant::new(), &[image], 1)
+            .map_err(failed)?,
+    )
+    .map_err(failed)?;
     let Some(found) = labels.iter().flatten().next() else {
         return Err(failed("no label"));
     };

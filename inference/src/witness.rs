@@ -40,6 +40,8 @@ struct Heard {
     promised: usize,
     /// What was asked last.
     prompt: Zeroizing<Vec<u32>>,
+    /// What was begun last.
+    read: Zeroizing<Vec<u32>>,
     worked: usize,
 }
 
@@ -150,9 +152,19 @@ impl Witness {
         Deadline::after(left.map_or(limit, |left| left.min(limit)))
     }
 
-    pub(crate) fn work(&self, tokens: usize) {
+    /// An answer to this prompt begins.
+    pub(crate) fn read(&self, prompt: &[u32]) {
         let mut heard = self.heard();
-        heard.worked = heard.worked.saturating_add(tokens);
+        if *heard.read != prompt {
+            heard.worked = heard.worked.saturating_add(prompt.len());
+            heard.read = Zeroizing::new(prompt.to_vec());
+        }
+    }
+
+    /// A token was made.
+    pub(crate) fn say(&self) {
+        let mut heard = self.heard();
+        heard.worked = heard.worked.saturating_add(1);
     }
 
     pub(crate) fn tell(&self, executed: Executed) {
@@ -215,6 +227,16 @@ mod tests {
         assert_eq!(Witness::default().allow(&[1], None, 5), Ok(5));
         assert_eq!(within(10).allow_texts(10), Ok(()));
         assert_eq!(within(10).allow_texts(11), Err(refusal(11, 10)));
+    }
+
+    #[test]
+    fn a_prompt_of_several_answers_is_work_once() {
+        let witness = Witness::default();
+        for prompt in [&[1, 2], &[1, 2], &[1, 3]] {
+            witness.read(prompt);
+            witness.say();
+        }
+        assert_eq!(witness.worked(), 2 + 2 + 3);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_executor::{block_on, block_on_stream};
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use inference::{
     Answer, Engine, EngineError, Event, FinishReason, Format, Limits, LoadError, Message, Prompt,
     Request, RequestError, Role, Sampling, SchemaError, Task, Tenant, Tool, ToolChoice, Tools,
@@ -201,6 +201,64 @@ fn no_company_no_shortage_and_no_memory_changes_an_answer() {
             assert_eq!((&text, reason), (&alone[index].0, alone[index].1));
             assert_eq!(usage.completion, alone[index].2.completion);
         }
+    }
+}
+
+#[test]
+fn whoever_has_everything_gives_some_up_and_says_the_same_later() {
+    let long = |seed, tenant: &Tenant| Request {
+        max_tokens: Some(300),
+        sampling: Sampling {
+            temperature: Some(1.0),
+            // The end, which does not come.
+            logit_bias: [(2, -100.0)].into(),
+            seed: Some(seed),
+            ..Sampling::default()
+        },
+        tenant: tenant.clone(),
+        ..ask("Tell me everything.")
+    };
+    let roomy = tiny();
+    let alone = [1, 2, 3].map(|seed| hear(roomy.answer(long(seed, &Tenant::new())).unwrap()).0);
+    // Of places there are few, then of pages.
+    for (batch, memory) in [(2, 1 << 30), (8, 12 * 49_152)] {
+        let limits = Limits {
+            batch,
+            memory,
+            ..Limits::default()
+        };
+        let engine = Engine::load_with(&tiny_dir(), limits).unwrap();
+        let tenant = Tenant::new();
+        let mut answers = [1, 2, 3].map(|seed| engine.answer(long(seed, &tenant)).unwrap());
+        let mut begun = String::new();
+        while begun.len() < 200 {
+            match block_on(answers[0].next()).unwrap().unwrap() {
+                Event::Text { text, .. } => begun += &text,
+                other => panic!("{other:?}"),
+            }
+        }
+        let newcomer = Request {
+            max_tokens: Some(4),
+            ..ask("Recite Genesis 1:1.")
+        };
+        hear(engine.answer(newcomer).unwrap());
+        let [first, others @ ..] = answers;
+        for (mut answer, expected) in others.into_iter().zip(&alone[1..]) {
+            let mut text = String::new();
+            while let Some(Some(event)) = answer.next().now_or_never() {
+                match event.unwrap() {
+                    Event::Text { text: more, .. } => text += &more,
+                    _ => panic!("the newcomer waited for an answer to end"),
+                }
+            }
+            for event in block_on_stream(answer) {
+                if let Event::Text { text: more, .. } = event.unwrap() {
+                    text += &more;
+                }
+            }
+            assert_eq!(text, *expected);
+        }
+        assert_eq!(begun + &hear(first).0, alone[0]);
     }
 }
 

@@ -11,7 +11,22 @@
 use std::path::{Path, PathBuf};
 
 use futures_executor::block_on;
-use inference::{Engine, RequestError, Task, Witness};
+use futures_util::FutureExt as _;
+use inference::{Engine, RequestError, Task, Tenant, Witness};
+
+#[test]
+fn a_tenant_with_many_texts_lets_one_with_a_single_text_pass() {
+    let Some(engine) = minilm() else { return };
+    let ask = |count| {
+        let texts = vec!["a text".to_owned(); count];
+        engine.embed_before(Tenant::new(), None, &texts).unwrap()
+    };
+    let mut many = ask(2048);
+    block_on(ask(1)).unwrap();
+    assert!((&mut many).now_or_never().is_none());
+    drop(many);
+    block_on(ask(1)).unwrap();
+}
 
 #[test]
 fn sentences_are_as_near_as_the_original_finds_them() {
@@ -58,7 +73,11 @@ fn tokens_are_counted_with_those_that_frame_a_text() {
 fn a_witness_hears_of_each_text() {
     let Some(engine) = minilm() else { return };
     let witness = Witness::default();
-    let pending = engine.embed_before(Some(witness.clone()), &["happy".into(), "dog".into()]);
+    let pending = engine.embed_before(
+        Tenant::new(),
+        Some(witness.clone()),
+        &["happy".into(), "dog".into()],
+    );
     block_on(pending.unwrap()).unwrap();
     let counts = witness.take().into_iter().map(|one| one.prompt.len());
     assert_eq!(counts.collect::<Vec<_>>(), [3, 3]);

@@ -158,7 +158,7 @@ fn a_classifier_is_tested_before_it_serves() {
     let info = *engine.info();
     assert_eq!(info.task, Task::Classification);
     assert_eq!(engine.card().self_test, None);
-    let labels = block_on(engine.classify(&[picture(0)], 1).unwrap()).unwrap();
+    let labels = block_on(engine.classify(Tenant::new(), &[picture(0)], 1).unwrap()).unwrap();
     let likeliest = &labels[0][0];
 
     let copy = copy("vit");
@@ -184,7 +184,7 @@ fn a_classifier_refuses_conversations_and_nothing() {
         error.to_string(),
         "the model does image classification, not chat"
     );
-    let error = engine.classify(&[], 1).unwrap_err();
+    let error = engine.classify(Tenant::new(), &[], 1).unwrap_err();
     assert_eq!(error, RequestError::Empty { parameter: "input" });
 }
 

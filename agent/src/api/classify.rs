@@ -54,7 +54,7 @@ pub(super) async fn create(
             read: u64::try_from(images.len()).unwrap_or(u64::MAX),
             made: 0,
         })?;
-        let pending = model.engine().classify(&images, top);
+        let pending = model.engine().classify(asker.tenant.clone(), &images, top);
         pending.map_err(|error| images::named(error, &places))
     });
     let data = (0..)

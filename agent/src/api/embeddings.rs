@@ -54,10 +54,10 @@ pub(super) async fn create(
     let model = name.clone();
     let pending = aside(move || {
         let model = models.get(&model)?;
-        let witness = asker.witness(model, None);
+        let (tenant, witness) = (asker.tenant.clone(), asker.witness(model, None));
         let pending = match input {
-            Input::Texts(texts) => model.engine().embed_before(witness, &texts),
-            Input::TokenLists(lists) => model.engine().embed_tokens_before(witness, &lists),
+            Input::Texts(texts) => model.engine().embed_before(tenant, witness, &texts),
+            Input::TokenLists(lists) => model.engine().embed_tokens_before(tenant, witness, &lists),
             Input::Text(_) | Input::Tokens(_) => model.engine().embed(&[]),
         };
         Ok(pending?)

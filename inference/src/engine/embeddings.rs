@@ -46,18 +46,19 @@ impl Embedding {
 }
 
 impl Engine {
-    /// Queues texts to embed; all or none.
+    /// Queues texts of a stranger to embed; all or none.
     pub fn embed(&self, texts: &[String]) -> Result<Pending<Vectors>, RequestError> {
-        self.embed_before(None, texts)
+        self.embed_before(Tenant::new(), None, texts)
     }
 
-    /// As [`Self::embed`]; the witness hears of each text.
+    /// As [`Self::embed`], for a tenant; the witness hears of each text.
     pub fn embed_before(
         &self,
+        tenant: Tenant,
         witness: Option<Witness>,
         texts: &[String],
     ) -> Result<Pending<Vectors>, RequestError> {
-        self.embed_each(witness, texts, |tokens, text| {
+        self.embed_each(tenant, witness, texts, |tokens, text| {
             self.check_context(tokens.at_least(text.len()), Some(0))?;
             match text.is_empty() {
                 true => Err(RequestError::Empty { parameter: "input" }),
@@ -70,11 +71,12 @@ impl Engine {
     /// frame a text.
     pub fn embed_tokens_before(
         &self,
+        tenant: Tenant,
         witness: Option<Witness>,
         texts: &[Vec<u32>],
     ) -> Result<Pending<Vectors>, RequestError> {
         let parameter = "input";
-        self.embed_each(witness, texts, |tokens, ids| {
+        self.embed_each(tenant, witness, texts, |tokens, ids| {
             match (ids.is_empty(), tokens.know(ids)) {
                 (true, _) => Err(RequestError::Empty { parameter }),
                 (_, false) => Err(RequestError::UnknownToken { parameter }),
@@ -85,6 +87,7 @@ impl Engine {
 
     fn embed_each<T>(
         &self,
+        tenant: Tenant,
         witness: Option<Witness>,
         texts: &[T],
         encode: impl Fn(&Tokens, &T) -> Result<Vec<u32>, RequestError>,
@@ -107,11 +110,12 @@ impl Engine {
         let (result, pending) = oneshot::channel();
         let job = Job {
             texts,
+            vectors: Vec::new(),
             deadline: Witness::deadline(witness.as_ref(), self.limits.time),
             witness,
             result,
         };
-        enqueue(&model.queue, Tenant::new(), job)?;
+        enqueue(&model.queue, tenant, job)?;
         Ok(Pending { result: pending })
     }
 }

@@ -48,6 +48,7 @@ impl Engine {
     /// none. Decodes them here, so that what is no image fails at once.
     pub fn classify(
         &self,
+        tenant: Tenant,
         images: &[Image],
         top: usize,
     ) -> Result<Pending<Vec<Vec<Label>>>, RequestError> {
@@ -60,11 +61,12 @@ impl Engine {
         let (result, pending) = oneshot::channel();
         let job = Job {
             images: model.processor.fit_all(images.iter())?,
+            labels: Vec::new(),
             top,
             deadline: Deadline::after(self.limits.time),
             result,
         };
-        enqueue(&model.queue, Tenant::new(), job)?;
+        enqueue(&model.queue, tenant, job)?;
         Ok(Pending { result: pending })
     }
 }

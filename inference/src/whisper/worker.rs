@@ -47,7 +47,8 @@ impl Worker {
     /// Works until the queue is closed and empty.
     pub(crate) fn run(mut self, queue: &Queue<Job>) {
         while queue.wait() {
-            if let Some((_, job)) = queue.pop(|_| 0, |_| true) {
+            queue.retain(|job| !job.result.is_canceled());
+            if let Some((_, job)) = queue.pop(|_| 0, |_, _| true) {
                 let result = self.transcribe(&job);
                 // Whoever asked may be gone.
                 drop(job.result.send(result));

@@ -157,6 +157,7 @@ impl Parts {
             ends: ends.clone(),
             batch: limits.batch.max(1),
             counters: Arc::clone(&counters),
+            begun: 0,
         };
         let queue = run(limits.queue, move |jobs| scheduler.run(jobs))?;
         Ok(Loaded {
