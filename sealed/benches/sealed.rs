@@ -1,21 +1,27 @@
-//! Sealed requests beside what they are made of, in one run, on one core.
+//! Sealed requests beside what they are made of, side by side on one core: medians of
+//! rounds in which each does its work once.
 //!
-//! `cargo bench -p sealed`: bodies beside AES-256-GCM alone, in place; the beginning of a
-//! request beside HPKE with X25519 alone, and beside a handshake of TLS 1.3.
+//! `cargo bench -p sealed`: bodies beside AES-256-GCM alone, once over the whole body; what
+//! the hash of a receipt takes; the beginning of a request beside HPKE with X25519 alone,
+//! and beside a handshake of TLS 1.3.
+//!
+//! Whoever works, AES-GCM or we, reads a body from one place and writes it to another, both
+//! of them memory that was there before: first the place for the result was written over,
+//! then what is to be read. Pieces of 16 KiB are written where they are read from one by
+//! one, as what comes from a connection is, before the clock runs.
 
 #![allow(
     clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
     clippy::unwrap_used,
     reason = "a benchmark may panic"
 )]
 
-use std::cell::Cell;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use criterion::Criterion;
 use hpke::aead::{AeadCtxR, AeadCtxS, ExportOnlyAead};
 use hpke::kdf::HkdfSha256;
 use hpke::kem::X25519HkdfSha256;
@@ -24,116 +30,218 @@ use hpke::{Kem as _, OpModeR, OpModeS, setup_receiver, setup_sender_with_rng};
 use rustls::crypto::aws_lc_rs as backend;
 use rustls::pki_types::{PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
-use sealed::{MAX_CHUNK, Opener, START, Sealer, SecretKey, seal};
+use sealed::{Opener, START, Sealer, SecretKey, Transcript, seal};
 
 fn main() {
-    let mut bench = Bench::new();
-    for (size, of) in [
+    println!("of AES-256-GCM's own speed:");
+    for (size, name) in [
         (64, "64 B"),
         (4 << 10, "4 KiB"),
         (64 << 10, "64 KiB"),
         (16 << 20, "16 MiB"),
     ] {
-        body(&mut bench, of, &vec![7; size]);
+        Bodies::new(size).compare(name);
     }
-    beginning(&mut bench);
+    beginning();
 }
 
-/// Chunks alone: what grows with a body.
-fn body(bench: &mut Bench, of: &str, body: &[u8]) {
-    let cipher = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &[1; 32]).unwrap());
-    let nonce = || Nonce::assume_unique_for_key([2; 12]);
-    let mut text = body.to_vec();
-    let alone = bench.run(&format!("AES-256-GCM seals {of}"), || {
-        timed(|| cipher.seal_in_place_separate_tag(nonce(), Aad::empty(), &mut text))
-    });
-    let mut sealer = conversation().0;
-    let mut out = Vec::with_capacity(2 * MAX_CHUNK);
-    let ours = bench.run(&format!("sealed seals {of}"), || {
+/// As many of one size as a clock can tell from none.
+struct Bodies {
+    cipher: LessSafeKey,
+    count: usize,
+    /// What is read.
+    body: Vec<u8>,
+    whole: Vec<u8>,
+    tag: [u8; 16],
+    stream: Vec<u8>,
+    /// What is written.
+    out: Vec<u8>,
+}
+
+impl Bodies {
+    fn new(size: usize) -> Self {
+        let cipher = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &[1; 32]).unwrap());
+        let body = vec![7; size];
+        let mut whole = body.clone();
+        let tag = cipher.seal_in_place_separate_tag(nonce(), Aad::empty(), &mut whole);
+        let count = (64_usize << 10).div_ceil(size);
+        Self {
+            cipher,
+            count,
+            whole,
+            tag: tag.unwrap().as_ref().try_into().unwrap(),
+            stream: Vec::new(),
+            out: vec![1; size + size / 64 + 1024],
+            body,
+        }
+    }
+
+    fn compare(mut self, name: &str) {
+        let mut seals = [(); 2].map(|()| Vec::new());
+        let mut opens = [(); 4].map(|()| Vec::new());
+        for _ in 0..ROUNDS {
+            seals[0].push(self.seals_alone());
+            seals[1].push(self.seals());
+            opens[0].push(self.opens_alone());
+            opens[1].push(self.opens());
+            if self.body.len() > PIECE {
+                opens[2].push(self.opens_pieces());
+                opens[3].push(self.hashes());
+            }
+        }
+        let count = u32::try_from(self.count).unwrap();
+        let [alone, ours] = seals.map(|times| median(times) / count);
+        print(&format!("{name} sealed"), alone, ours);
+        let [alone, others @ ..] = opens.map(|times| median(times) / count);
+        for (how, ours) in ["opened", "opened by 16 KiB", "hashed for a receipt"]
+            .into_iter()
+            .zip(others)
+            .filter(|(_, ours)| !ours.is_zero())
+        {
+            print(&format!("{name} {how}"), alone, ours);
+        }
+    }
+
+    fn seals_alone(&mut self) -> Duration {
+        written(&mut self.out, &mut self.body);
+        let (cipher, body, tag) = (&self.cipher, &self.body, &mut self.tag.clone());
+        let out = &mut self.out[..body.len()];
         timed(|| {
-            for part in body.chunks(LARGEST) {
-                out.clear();
-                sealer.chunk(part, &mut out).unwrap();
-                black_box(&out);
+            for _ in 0..self.count {
+                let done = cipher.seal_out_of_place_scatter(
+                    nonce(),
+                    Aad::empty(),
+                    body,
+                    black_box(out),
+                    &[],
+                    tag,
+                );
+                done.unwrap();
             }
         })
-    });
-    compare(alone, ours);
+    }
 
-    let alone = bench.run(&format!("AES-256-GCM opens {of}"), || {
-        text.clear();
-        text.extend_from_slice(body);
-        cipher
-            .seal_in_place_append_tag(nonce(), Aad::empty(), &mut text)
-            .unwrap();
+    fn seals(&mut self) -> Duration {
+        let (mut sealer, _) = conversation();
+        written(&mut self.out, &mut self.body);
         timed(|| {
-            cipher
-                .open_in_place(nonce(), Aad::empty(), &mut text)
-                .is_ok()
+            for _ in 0..self.count {
+                let mut place = &mut self.out[..];
+                sealer.chunk(&self.body, black_box(&mut place)).unwrap();
+            }
         })
-    });
-    for (how, cut) in [("chunk by chunk", WHOLE), ("16 KiB by 16 KiB", 16 << 10)] {
-        let (mut sealer, mut opener) = conversation();
-        let mut stream = Vec::new();
-        let ours = bench.run(&format!("sealed opens {of}, {how}"), || {
-            stream.clear();
-            sealer.chunk(body, &mut stream).unwrap();
-            // Somebody has the one before while the next is opened.
-            let mut held = Vec::new();
-            timed(|| {
-                for piece in stream.chunks(cut) {
-                    held = black_box(opener.push(piece).unwrap());
+    }
+
+    fn opens_alone(&mut self) -> Duration {
+        written(&mut self.out, &mut self.whole);
+        let (cipher, whole, tag) = (&self.cipher, &self.whole, &self.tag);
+        let out = &mut self.out[..whole.len()];
+        timed(|| {
+            for _ in 0..self.count {
+                let done =
+                    cipher.open_separate_gather(nonce(), Aad::empty(), whole, tag, black_box(out));
+                done.unwrap();
+            }
+        })
+    }
+
+    fn opens(&mut self) -> Duration {
+        let mut opener = self.sealed();
+        timed(|| {
+            let mut bytes = &self.stream[..];
+            while !bytes.is_empty() {
+                let mut place = &mut self.out[..];
+                for _ in 0..self.body.len().div_ceil(LARGEST) {
+                    assert!(opener.open(&mut bytes, black_box(&mut place)).unwrap());
                 }
-                held.len()
+            }
+        })
+    }
+
+    fn opens_pieces(&mut self) -> Duration {
+        let mut opener = self.sealed();
+        let mut received = vec![1; PIECE];
+        let mut place = &mut self.out[..];
+        let pieces = self.stream.chunks(PIECE).map(|piece| {
+            let received = &mut received[..piece.len()];
+            received.copy_from_slice(piece);
+            timed(|| {
+                let mut bytes = black_box(&*received);
+                while opener.open(&mut bytes, &mut place).unwrap() {}
             })
         });
-        compare(alone, ours);
+        pieces.sum()
+    }
+
+    fn hashes(&mut self) -> Duration {
+        self.sealed();
+        let mut transcript = Transcript::request();
+        transcript.push(&[1; START]).unwrap();
+        timed(|| transcript.push(&self.stream).unwrap())
+    }
+
+    /// All of them in one stream, and what opens it.
+    fn sealed(&mut self) -> Opener {
+        let (mut sealer, opener) = conversation();
+        self.stream.clear();
+        for _ in 0..self.count {
+            sealer.chunk(&self.body, &mut self.stream).unwrap();
+        }
+        written(&mut self.out, &mut self.stream);
+        opener
     }
 }
 
-/// What one chunk holds at most.
-const LARGEST: usize = MAX_CHUNK - 64;
+/// What is written to and what is read from: in the same caches each time.
+fn written(out: &mut [u8], read: &mut [u8]) {
+    out.fill(black_box(1));
+    let copy = black_box(read.to_vec());
+    read.copy_from_slice(&copy);
+}
 
-/// Header, text and tag of the largest chunk.
-const WHOLE: usize = 4 + MAX_CHUNK + 16;
+fn nonce() -> Nonce {
+    Nonce::assume_unique_for_key([2; 12])
+}
+
+const ROUNDS: usize = 60;
+
+/// What one chunk holds at most.
+const LARGEST: usize = 65_216;
+
+/// Of HTTP/2 and of TLS.
+const PIECE: usize = 16 << 10;
 
 /// What each request costs however short it is.
-fn beginning(bench: &mut Bench) {
+fn beginning() {
     let secret = SecretKey::from_seed([1; 32]).unwrap();
     let public = secret.public();
     let (start, ..) = seal(&public, b"envelope", [2; 64]).unwrap();
-    let sealing = bench.run("sealed begins", || {
-        timed(|| seal(&public, b"envelope", [2; 64]).unwrap())
-    });
-    let opening = bench.run("sealed is begun to be opened", || {
-        timed(|| secret.open(b"envelope", &start).unwrap())
-    });
-
-    let (secret, public) = X25519HkdfSha256::derive_keypair(&[1; 32]);
+    let (x_secret, x_public) = X25519HkdfSha256::derive_keypair(&[1; 32]);
     let send = || {
         let made: (_, AeadCtxS<ExportOnlyAead, HkdfSha256, X25519HkdfSha256>) =
-            setup_sender_with_rng(&OpModeS::Base, &public, b"info", &mut Seven).unwrap();
+            setup_sender_with_rng(&OpModeS::Base, &x_public, b"info", &mut Seven).unwrap();
         made
     };
     let enc = send().0;
-    let x_sealing = bench.run("HPKE with X25519 alone begins", || timed(send));
-    let x_opening = bench.run("HPKE with X25519 alone is begun to be opened", || {
-        timed(|| {
-            let made: AeadCtxR<ExportOnlyAead, HkdfSha256, X25519HkdfSha256> =
-                setup_receiver(&OpModeR::Base, &secret, &enc, b"info").unwrap();
-            made
-        })
-    });
-    compare(x_sealing, sealing);
-    compare(x_opening, opening);
-
+    let receive = || {
+        let made: AeadCtxR<ExportOnlyAead, HkdfSha256, X25519HkdfSha256> =
+            setup_receiver(&OpModeR::Base, &x_secret, &enc, b"info").unwrap();
+        made
+    };
     let tls = Tls::new();
-    let handshake = bench.run("TLS 1.3 handshake, both ends", || {
-        timed(|| tls.shake_hands())
-    });
-    println!("  against both ends of a request: {:.2}", {
-        handshake.div_duration_f64(sealing + opening)
-    });
+    let mut times = [(); 5].map(|()| Vec::new());
+    for _ in 0..ROUNDS {
+        times[0].push(timed(send));
+        times[1].push(timed(|| seal(&public, b"envelope", [2; 64]).unwrap()));
+        times[2].push(timed(receive));
+        times[3].push(timed(|| secret.open(b"envelope", &start).unwrap()));
+        times[4].push(timed(|| tls.shake_hands()));
+    }
+    let [sends, seals, receives, opens, handshake] = times.map(median);
+    println!("of the speed of HPKE with X25519 alone, and of TLS 1.3, both ends:");
+    print("a request is begun", sends, seals);
+    print("and begun to be opened", receives, opens);
+    print("both, beside a handshake", handshake, seals + opens);
 }
 
 fn conversation() -> (Sealer, Opener) {
@@ -188,42 +296,20 @@ impl Tls {
     }
 }
 
-/// Criterion, which asks each for its own time.
-struct Bench(Criterion);
-
-impl Bench {
-    fn new() -> Self {
-        Self(
-            Criterion::default()
-                .configure_from_args()
-                .sample_size(20)
-                .measurement_time(Duration::from_secs(2)),
-        )
-    }
-
-    /// What it took at best.
-    fn run(&mut self, name: &str, mut once: impl FnMut() -> Duration) -> Duration {
-        let best = Cell::new(Duration::MAX);
-        self.0.bench_function(name, |bencher| {
-            bencher.iter_custom(|iterations| {
-                let all: Duration = (0..iterations).map(|_| once()).sum();
-                best.set(best.get().min(all / u32::try_from(iterations).unwrap()));
-                all
-            });
-        });
-        best.get()
-    }
-}
-
 fn timed<T>(what: impl FnOnce() -> T) -> Duration {
     let start = Instant::now();
     black_box(what());
     start.elapsed()
 }
 
-fn compare(theirs: Duration, ours: Duration) {
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
+
+fn print(what: &str, theirs: Duration, ours: Duration) {
     let ratio = theirs.div_duration_f64(ours);
-    println!("  {ratio:.2} of its speed: {ours:.1?} against {theirs:.1?}");
+    println!("  {ratio:.2}  {what}: {ours:.1?} against {theirs:.1?}");
 }
 
 /// Whose randomness does not matter here.

@@ -1,9 +1,7 @@
-//! AES-256-GCM (NIST SP 800-38D), sealed from one place to another and opened where it
-//! stands: AWS-LC natively, RustCrypto in wasm.
+//! AES-256-GCM (NIST SP 800-38D), from one place to another: AWS-LC natively, RustCrypto
+//! in wasm.
 //!
 //! Whoever calls sees to it that no nonce comes twice under one key.
-
-use alloc::vec::Vec;
 
 use crate::key::SealError;
 
@@ -26,21 +24,27 @@ impl Key {
         [data, padding]: [&[u8]; 2],
         out: &mut [u8],
     ) -> Result<(), SealError> {
-        let (text, tail) = out.split_at_mut_checked(data.len()).ok_or(SealError)?;
-        match tail.len() == padding.len().saturating_add(TAG) {
-            true => backend::seal(&self.0, nonce, aad, [data, padding], [text, tail]),
+        let text = data.len().saturating_add(padding.len());
+        match out.len() == text.saturating_add(TAG) {
+            true => backend::seal(&self.0, nonce, aad, [data, padding], out),
             false => Err(SealError),
         }
     }
 
-    /// Decrypts where it stands what comes before the tag, and takes the tag off. `None` if
-    /// it is not what was sealed under this nonce beside this `aad`.
-    pub(crate) fn open(&self, nonce: Nonce, aad: &[u8], mut sealed: Vec<u8>) -> Option<Vec<u8>> {
-        let (text, tag) = sealed.split_last_chunk_mut()?;
-        backend::open(&self.0, nonce, aad, text, tag)?;
-        let length = text.len();
-        sealed.truncate(length);
-        Some(sealed)
+    /// Decrypts what comes before the tag to `out`, which is as long. `None` if it is not
+    /// what was sealed under this nonce beside this `aad`; then `out` says nothing.
+    pub(crate) fn open(
+        &self,
+        nonce: Nonce,
+        aad: &[u8],
+        sealed: &[u8],
+        out: &mut [u8],
+    ) -> Option<()> {
+        let (text, tag) = sealed.split_last_chunk()?;
+        match text.len() == out.len() {
+            true => backend::open(&self.0, nonce, aad, (text, tag), out),
+            false => None,
+        }
     }
 }
 
@@ -69,9 +73,10 @@ mod backend {
         nonce: Nonce,
         aad: &[u8],
         [data, padding]: [&[u8]; 2],
-        [text, tail]: [&mut [u8]; 2],
+        out: &mut [u8],
     ) -> Result<(), SealError> {
         let (nonce, aad) = (Once::assume_unique_for_key(nonce), Aad::from(aad));
+        let (text, tail) = out.split_at_mut_checked(data.len()).ok_or(SealError)?;
         key.seal_out_of_place_scatter(nonce, aad, data, text, padding, tail)
             .map_err(|_| SealError)
     }
@@ -80,12 +85,11 @@ mod backend {
         key: &Key,
         nonce: Nonce,
         aad: &[u8],
-        text: &mut [u8],
-        tag: &[u8; TAG],
+        (text, tag): (&[u8], &[u8; TAG]),
+        out: &mut [u8],
     ) -> Option<()> {
         let (nonce, aad) = (Once::assume_unique_for_key(nonce), Aad::from(aad));
-        let opened = key.open_in_place_separate_tag(nonce, aad, tag, text);
-        opened.ok().map(drop)
+        key.open_separate_gather(nonce, aad, text, tag, out).ok()
     }
 }
 
@@ -114,17 +118,16 @@ mod tests {
             let mut sealed = [&data[..], &padding, &[0; TAG]].concat();
             let mut theirs = sealed.clone();
             native.seal(nonce, &aad, [&data, &padding], &mut sealed).unwrap();
-            let (text, tail) = theirs.split_at_mut(data.len());
-            portable::seal(&other, nonce, &aad, [&data, &padding], [text, tail]).unwrap();
+            portable::seal(&other, nonce, &aad, [&data, &padding], &mut theirs).unwrap();
             prop_assert_eq!(&sealed, &theirs);
 
             let whole = Some([data, padding].concat());
             let open = |sealed: &[u8]| {
-                let mut theirs = sealed.to_vec();
-                let (text, tag) = theirs.split_last_chunk_mut().unwrap();
-                let opened = portable::open(&other, nonce, &aad, text, tag);
-                let opened = opened.map(|()| text.to_vec());
-                [native.open(nonce, &aad, sealed.to_vec()), opened]
+                let (text, tag) = sealed.split_last_chunk().unwrap();
+                let [mut ours, mut theirs] = [(); 2].map(|()| vec![0; text.len()]);
+                let opened = native.open(nonce, &aad, sealed, &mut ours);
+                let other = portable::open(&other, nonce, &aad, (text, tag), &mut theirs);
+                [opened.map(|()| ours), other.map(|()| theirs)]
             };
             prop_assert_eq!(open(&sealed), [whole.clone(), whole]);
             sealed[0] ^= 1;
@@ -133,12 +136,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shorter_than_a_tag_is_nothing_that_was_sealed_nor_a_place_to_seal_to() {
+    fn what_does_not_fit_is_neither_sealed_nor_opened() {
         let key = Key::new(&[1; 32]).unwrap();
         for len in 0..TAG {
-            assert_eq!(key.open([0; 12], &[], vec![0; len]), None);
-            let sealed = key.seal([0; 12], &[], [b"", b""], &mut vec![0; len]);
-            assert_eq!(sealed, Err(SealError));
+            assert_eq!(key.open([0; 12], &[], &vec![0; len], &mut []), None);
         }
+        let seal = |len| key.seal([0; 12], &[], [b"da", b"ta"], &mut vec![0; len]);
+        let mut sealed = vec![0; 4 + TAG];
+        key.seal([0; 12], &[], [b"da", b"ta"], &mut sealed).unwrap();
+        let open = |len| key.open([0; 12], &[], &sealed, &mut vec![0; len]);
+        for len in (0..4 + TAG).chain([5 + TAG]) {
+            assert_eq!(seal(len), Err(SealError), "{len}");
+        }
+        assert_eq!([3, 4, 5].map(open), [None, Some(()), None]);
     }
 }

@@ -173,6 +173,12 @@ pub enum ChunkError {
         /// Counted from 0.
         chunk: u64,
     },
+    /// Whoever opens has too little.
+    #[error("no room for what a chunk holds, which is {needed} bytes with its padding")]
+    Room {
+        /// As opened.
+        needed: usize,
+    },
     /// Larger than any chunk, or too small for a tag.
     #[error("a chunk of {announced} bytes announced, expected {TAG} to {MAX_CHUNK} + {TAG}")]
     Size {

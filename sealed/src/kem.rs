@@ -156,6 +156,17 @@ mod tests {
         }
     }
 
+    /// The expanded key, and what secrets are hashed with on the way.
+    #[test]
+    fn what_holds_secrets_forgets_them_when_dropped() {
+        const fn forgets<T: zeroize::ZeroizeOnDrop>() {}
+        forgets::<ml_kem_768::DecapsulationKey>();
+        forgets::<StaticSecret>();
+        forgets::<Sha3_256>();
+        forgets::<Shake256>();
+        forgets::<sha2_0_11::Sha256>();
+    }
+
     #[test]
     fn no_sender_is_authenticated() {
         let key = PrivateKey::from_bytes(&[1; 32]).unwrap();

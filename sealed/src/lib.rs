@@ -44,7 +44,7 @@ mod response;
 mod settlement;
 mod transcript;
 
-pub use chunk::{Opener, Sealer};
+pub use chunk::{Opener, Place, Sealer};
 pub use envelope::{Envelope, EnvelopeError, SizeClass};
 pub use frame::{ChunkError, MAX_CHUNK};
 pub use head::{HeadError, Header, RequestHead, ResponseHead};

@@ -19,7 +19,7 @@ use hkdf::Hkdf;
 use sha2_0_11::Sha256;
 use zeroize::Zeroizing;
 
-use crate::chunk::{Chunks, Direction, Sealer};
+use crate::chunk::{Chunks, Direction, Place, Sealer, each};
 use crate::frame::ChunkError;
 use crate::key::SealError;
 use crate::settlement::Settlement;
@@ -46,15 +46,20 @@ impl Responder {
 pub struct Response(State);
 
 impl Response {
-    /// Takes more of the stream, from its first byte, in pieces of any size, and gives
-    /// what each chunk held that is whole now. After an error there is nothing more.
-    pub fn push(&mut self, bytes: &[u8]) -> Result<Vec<Vec<u8>>, ChunkError> {
-        let mut opened = Vec::new();
-        let rest = self.salt(bytes)?;
-        if let State::Chunks(chunks) = &mut self.0 {
-            chunks.push(rest, &mut opened)?;
+    /// Takes the stream, from its first byte, from the front of `bytes`, which are pieces of
+    /// any size, up to the end of a chunk, and writes what that chunk held. False if the
+    /// bytes are used up before. After an error there is nothing but that error.
+    pub fn open(&mut self, bytes: &mut &[u8], out: &mut impl Place) -> Result<bool, ChunkError> {
+        self.salt(bytes)?;
+        match &mut self.0 {
+            State::Chunks(chunks) => chunks.open(bytes, out),
+            State::Salt(..) => Ok(false),
         }
-        Ok(opened)
+    }
+
+    /// What each chunk held that is whole once these bytes have come.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<Vec<Vec<u8>>, ChunkError> {
+        each(bytes, |bytes, out| self.open(bytes, out))
     }
 
     /// The stream is over: what followed its last chunk, which is the settlement.
@@ -65,14 +70,15 @@ impl Response {
         }
     }
 
-    /// Takes the salt from the front, and gives what is left.
-    fn salt<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], ChunkError> {
+    /// Takes the salt from the front, as long as it is not whole.
+    fn salt(&mut self, bytes: &mut &[u8]) -> Result<(), ChunkError> {
         let State::Salt(secret, salt) = &mut self.0 else {
-            return Ok(bytes);
+            return Ok(());
         };
         let missing = SALT.saturating_sub(salt.len()).min(bytes.len());
         let (part, rest) = bytes.split_at(missing);
         salt.extend_from_slice(part);
+        *bytes = rest;
         if let Ok(salt) = salt.as_slice().try_into() {
             // No cipher refuses a key of its own length.
             let direction = secret.direction(salt);
@@ -80,7 +86,7 @@ impl Response {
             let chunks = Chunks::new(direction, Settlement::MAX);
             drop(mem::replace(&mut self.0, State::Chunks(Box::new(chunks))));
         }
-        Ok(rest)
+        Ok(())
     }
 
     pub(crate) const fn new(secret: Secret) -> Self {

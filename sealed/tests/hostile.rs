@@ -256,6 +256,79 @@ fn cut<'a>(stream: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
         .collect()
 }
 
+/// Long enough for three chunks, of which the last is not full.
+fn long() -> Vec<u8> {
+    (0..150_000_u32).map(|n| n.to_le_bytes()[0]).collect()
+}
+
+#[test]
+fn what_is_sealed_to_a_slice_and_opened_to_one_is_what_a_vec_gets() {
+    let (data, rest) = (long(), [&[][..], b"!"]);
+    for end in rest {
+        let (sealed, _) = request(&[&data, end], 1);
+        let (start, mut sealer, _) = seal(&key().public(), &envelope().encode(), [1; 64]).unwrap();
+        let mut room = vec![0xee; sealed.len()];
+        let mut place = &mut room[START..];
+        sealer.chunk(&data, &mut place).unwrap();
+        sealer.last(end, &mut place).unwrap();
+        assert!(place.is_empty());
+        room[..START].copy_from_slice(&start);
+        assert!(room == sealed);
+
+        let (mut opener, mut bytes) = (open(&sealed).0, &sealed[START..]);
+        let mut opened = vec![0xee; data.len() + 1024];
+        let mut place = &mut opened[..];
+        while opener.open(&mut bytes, &mut place).unwrap() {}
+        opener.end().unwrap();
+        let left = place.len();
+        assert!(opened[..opened.len() - left] == [&data, end].concat());
+    }
+}
+
+#[test]
+fn what_has_no_room_is_neither_sealed_nor_opened() {
+    let data = long();
+    let (sealed, _) = request(&[&data], 1);
+    for missing in [1, 70_000, sealed.len() - START] {
+        let (_, sealer, _) = seal(&key().public(), b"", [1; 64]).unwrap();
+        let mut room = vec![0; sealed.len() - START - missing];
+        let mut place = &mut room[..];
+        assert!(sealer.last(&data, &mut place).is_err());
+        assert_eq!(place.len(), sealed.len() - START - missing);
+    }
+    let (mut opener, _) = open(&sealed);
+    let (mut bytes, mut room) = (&sealed[START..], vec![0; 100_000]);
+    let mut place = &mut room[..];
+    assert_eq!(opener.open(&mut bytes, &mut place), Ok(true));
+    let left = place.len();
+    let none = Err(ChunkError::Room { needed: 65_280 });
+    assert_eq!(opener.open(&mut bytes, &mut place), none);
+    assert_eq!(place.len(), left);
+    assert_eq!(opener.open(&mut bytes, &mut Vec::new()), none);
+}
+
+#[test]
+fn nothing_of_a_chunk_that_is_forged_is_given_out() {
+    let (mut sealed, _) = request(&[b"whole", &long()], 1);
+    *sealed.last_mut().unwrap() ^= 1;
+    for cut in [sealed.len(), 1000] {
+        let (mut opener, _) = open(&sealed);
+        let mut out = b"before ".to_vec();
+        let forged = sealed[START..].chunks(cut).find_map(|mut piece| {
+            loop {
+                match opener.open(&mut piece, &mut out) {
+                    Ok(true) => {}
+                    Ok(false) => return None,
+                    Err(error) => return Some(error),
+                }
+            }
+        });
+        assert_eq!(forged, Some(ChunkError::Forged { chunk: 3 }));
+        // What came whole before: "whole" and two full chunks.
+        assert!(out == [b"before whole", &long()[..2 * 65_216]].concat());
+    }
+}
+
 #[test]
 fn a_transcript_knows_where_a_request_ends() {
     let (sealed, _) = request(&PARTS, 1);

@@ -1,8 +1,6 @@
 //! A sealed request as it comes in: hashed whole, opened chunk by chunk, and read no
 //! faster than whoever it is for takes it.
 
-use std::collections::VecDeque;
-use std::mem::take;
 use std::sync::Arc;
 
 use axum::body::{Body, BodyDataStream, Bytes};
@@ -15,10 +13,9 @@ pub(super) struct Intake {
     stream: BodyDataStream,
     hash: Sha256,
     size: usize,
-    /// What came after the start, with the start.
-    early: Vec<u8>,
+    /// What came and is not opened yet.
+    ahead: Bytes,
     opener: Option<Opener>,
-    opened: VecDeque<Vec<u8>>,
 }
 
 impl Intake {
@@ -27,9 +24,8 @@ impl Intake {
             stream: body.into_data_stream(),
             hash: Sha256::new(),
             size: 0,
-            early: Vec::new(),
+            ahead: Bytes::new(),
             opener: None,
-            opened: VecDeque::new(),
         }
     }
 
@@ -37,41 +33,37 @@ impl Intake {
     pub(super) async fn start(&mut self) -> Result<Vec<u8>, Broken> {
         let mut start = Vec::with_capacity(START);
         while start.len() < START {
-            let Some(bytes) = self.receive().await? else {
+            let Some(mut bytes) = self.receive().await? else {
                 break;
             };
-            let (part, rest) = bytes.split_at(bytes.len().min(START.saturating_sub(start.len())));
-            start.extend_from_slice(part);
-            self.early = rest.to_vec();
+            let part = bytes.len().min(START.saturating_sub(start.len()));
+            start.extend_from_slice(&bytes.split_to(part));
+            self.ahead = bytes;
         }
         Ok(start)
     }
 
     /// From now on there are chunks.
-    pub(super) fn open(&mut self, mut opener: Opener) -> Result<(), ChunkError> {
-        self.opened = opener.push(&take(&mut self.early))?.into();
+    pub(super) fn open(&mut self, opener: Opener) {
         self.opener = Some(opener);
-        Ok(())
     }
 
     /// What the next chunk held; nothing after the last one, at which the request ends.
     pub(super) async fn next(&mut self) -> Result<Option<Vec<u8>>, Broken> {
-        loop {
-            if let Some(chunk) = self.opened.pop_front() {
+        let mut chunk = Vec::new();
+        while let Some(opener) = &mut self.opener {
+            let mut ahead = &self.ahead[..];
+            let is_whole = opener.open(&mut ahead, &mut chunk)?;
+            self.ahead = self.ahead.slice_ref(ahead);
+            if is_whole {
                 return Ok(Some(chunk));
             }
-            let Some(opener) = &mut self.opener else {
-                return Ok(None);
-            };
-            match self.stream.next().await {
-                Some(bytes) => {
-                    let bytes = bytes.map_err(|_| Broken::Gone)?;
-                    note(&mut self.hash, &mut self.size, &bytes)?;
-                    self.opened = opener.push(&bytes)?.into();
-                }
+            match self.receive().await? {
+                Some(bytes) => self.ahead = bytes,
                 None => self.opener.take().map_or(Ok(()), Opener::end)?,
             }
         }
+        Ok(None)
     }
 
     /// Hash of all that was sent, which is awaited; of what came, if it breaks off.
@@ -85,17 +77,12 @@ impl Intake {
             return Ok(None);
         };
         let bytes = bytes.map_err(|_| Broken::Gone)?;
-        note(&mut self.hash, &mut self.size, &bytes)?;
-        Ok(Some(bytes))
-    }
-}
-
-fn note(hash: &mut Sha256, size: &mut usize, bytes: &[u8]) -> Result<(), Broken> {
-    hash.update(bytes);
-    *size = size.saturating_add(bytes.len());
-    match *size <= MAX {
-        true => Ok(()),
-        false => Err(Broken::Long),
+        self.hash.update(&bytes);
+        self.size = self.size.saturating_add(bytes.len());
+        match self.size <= MAX {
+            true => Ok(Some(bytes)),
+            false => Err(Broken::Long),
+        }
     }
 }
 
@@ -147,7 +134,7 @@ mod tests {
         let (opener, _) = key.open(b"e", &start).unwrap();
         let mut read = Vec::new();
         let result = async {
-            intake.open(opener)?;
+            intake.open(opener);
             while let Some(chunk) = intake.next().await? {
                 read.extend(chunk);
             }

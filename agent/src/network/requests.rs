@@ -63,7 +63,7 @@ async fn answer(desk: Desk, request: Request) -> Result<Answer, Refusal> {
         return Err(Refusal::Replayed);
     }
     let (opener, responder) = network.worker.open(&clear, &start)?;
-    intake.open(opener)?;
+    intake.open(opener);
     let first = within(until, intake.next()).await?.unwrap_or_default();
     let head = RequestHead::parse(&first)?;
 

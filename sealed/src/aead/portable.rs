@@ -1,6 +1,7 @@
 //! The RustCrypto backend, for targets that AWS-LC does not reach.
 
 use aes_gcm::Aes256Gcm;
+use aes_gcm::aead::inout::InOutBuf;
 use aes_gcm::aead::{AeadInOut as _, KeyInit as _};
 
 use super::{Nonce, TAG};
@@ -16,14 +17,15 @@ pub(super) fn seal(
     key: &Key,
     nonce: Nonce,
     aad: &[u8],
-    parts: [&[u8]; 2],
-    [text, tail]: [&mut [u8]; 2],
+    [data, padding]: [&[u8]; 2],
+    out: &mut [u8],
 ) -> Result<(), SealError> {
-    let mut whole = parts.concat();
-    let tag = key.encrypt_inout_detached(&nonce.into(), aad, whole.as_mut_slice().into());
-    whole.extend(tag.map_err(|_| SealError)?);
-    let places = text.iter_mut().chain(tail);
-    places.zip(whole).for_each(|(place, byte)| *place = byte);
+    let (whole, place) = out.split_last_chunk_mut::<TAG>().ok_or(SealError)?;
+    let (text, tail) = whole.split_at_mut_checked(data.len()).ok_or(SealError)?;
+    text.copy_from_slice(data);
+    tail.copy_from_slice(padding);
+    let tag = key.encrypt_inout_detached(&nonce.into(), aad, whole.into());
+    *place = tag.map_err(|_| SealError)?.into();
     Ok(())
 }
 
@@ -31,9 +33,10 @@ pub(super) fn open(
     key: &Key,
     nonce: Nonce,
     aad: &[u8],
-    text: &mut [u8],
-    tag: &[u8; TAG],
+    (text, tag): (&[u8], &[u8; TAG]),
+    out: &mut [u8],
 ) -> Option<()> {
-    key.decrypt_inout_detached(&nonce.into(), aad, text.into(), tag.into())
+    let text = InOutBuf::new(text, out).ok()?;
+    key.decrypt_inout_detached(&nonce.into(), aad, text, tag.into())
         .ok()
 }
