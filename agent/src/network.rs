@@ -240,10 +240,15 @@ async fn settlement(State(desk): State<Desk>, Path(id): Path<String>) -> Respons
 }
 
 /// `GET /network/vouchers`: of Channels without one too, since schedulers learn here what
-/// they pay into.
+/// they pay into; of each once, however many pay into it.
 async fn vouchers(State(network): State<Arc<Shared>>) -> Json<Value> {
-    let purses = network.links.iter().filter_map(|link| link.purse.as_ref());
-    let all = purses.map(|purse| {
+    let mut purses: Vec<&Arc<Purse>> = Vec::new();
+    for purse in network.links.iter().filter_map(|link| link.purse.as_ref()) {
+        if !purses.iter().any(|other| Arc::ptr_eq(other, purse)) {
+            purses.push(purse);
+        }
+    }
+    let all = purses.into_iter().map(|purse| {
         let newest = purse.newest();
         let worth = newest.as_ref().and_then(|signed| signed.unverified().ok());
         json!({

@@ -44,7 +44,7 @@ pub async fn serve(
             next = async { (slot.await, accept(&listener).await) } => next,
         };
         let (worker, stop) = (Arc::clone(&worker), stop.child_token());
-        let connection = connection(tcp, worker, api.clone(), MAX_STREAMS, stop);
+        let connection = connection(tcp, worker, api.clone(), http(MAX_STREAMS), stop);
         tasks.spawn(async move {
             if let Err(error) = connection.await {
                 tracing::info!("connection ended: {error:#}");
@@ -79,7 +79,7 @@ pub(crate) async fn connection(
     tcp: TcpStream,
     worker: Arc<Worker>,
     api: Router,
-    streams: u32,
+    http: http2::Builder<TokioExecutor>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     tcp.set_nodelay(true).context("cannot set TCP_NODELAY")?;
@@ -95,11 +95,7 @@ pub(crate) async fn connection(
         .layer(Extension(Tenant::new()))
         .layer(Extension(Arc::new(Shelf::default())))
         .layer(Extension(Arc::new(Mutex::new(attester))));
-    let http = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(streams)
-        .keep_alive_interval(KEEP_ALIVE)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(api));
+    let http = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(api));
     tokio::pin!(http);
     tokio::select! {
         ended = &mut http => return ended.context("HTTP failed"),
@@ -112,6 +108,17 @@ pub(crate) async fn connection(
     ended
         .context("requests outlived their connection")?
         .context("HTTP failed")
+}
+
+/// So many requests at a time on one connection, all of which may be cancelled at once: a
+/// gateway or a scheduler does so for others, and goes on for the rest of them.
+pub(crate) fn http(streams: u32) -> http2::Builder<TokioExecutor> {
+    let mut http = http2::Builder::new(TokioExecutor::new());
+    http.timer(TokioTimer::new())
+        .max_concurrent_streams(streams)
+        .max_pending_accept_reset_streams(usize::try_from(streams).ok())
+        .keep_alive_interval(KEEP_ALIVE);
+    http
 }
 
 /// One step of another conversation about the same TLS session.

@@ -213,13 +213,15 @@ impl Direction {
         let padding = PADDING.get(..padded.saturating_sub(data.len()));
         let parts = [data, padding.ok_or(SealError)?];
         let header = header(padded.saturating_add(TAG), last).ok_or(SealError)?;
+        // Before anything is sealed: no nonce comes twice.
+        let next = self.chunk.checked_add(1).ok_or(SealError)?;
         let len = chunk_len(data);
         let place = out.room(len).ok_or(SealError)?;
         let (front, sealed) = place.split_first_chunk_mut().ok_or(SealError)?;
         *front = header;
         self.key.seal(self.nonce(), &header, parts, sealed)?;
         out.keep(len, len);
-        self.chunk = self.chunk.checked_add(1).ok_or(SealError)?;
+        self.chunk = next;
         Ok(())
     }
 
@@ -294,3 +296,50 @@ const HEADER: usize = 4;
 /// With its padding a multiple of 768 bytes, which AWS-LC takes at a time where there is
 /// AVX-512: of a text with a rest it is up to half as fast, unless a cache holds it.
 const MAX_DATA: usize = MAX_CHUNK / 768 * 768 - 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+
+    fn at(chunk: u64) -> Direction {
+        Direction {
+            chunk,
+            ..Direction::new(&[1; 32], [0xff; 12]).unwrap()
+        }
+    }
+
+    /// Seals where one counts so far, opens where another does.
+    fn passes(sealed: u64, opened: u64) -> bool {
+        let (mut out, mut opener) = (Vec::new(), Chunks::new(at(opened), 0));
+        at(sealed).seal(b"data", false, &mut out).unwrap();
+        opener.open(&mut &out[..], &mut Vec::new()) == Ok(true)
+    }
+
+    #[test]
+    fn chunks_are_counted_in_64_bits_and_no_number_comes_twice() {
+        for chunk in [0, 1 << 32, u64::MAX - 1] {
+            assert!(passes(chunk, chunk));
+        }
+        assert!(!passes(1 << 32, 0));
+        assert!(!passes(0, 1 << 32));
+        let (mut direction, mut out) = (at(u64::MAX - 1), Vec::new());
+        direction.seal(b"one", false, &mut out).unwrap();
+        let len = out.len();
+        assert_eq!(direction.seal(b"more", true, &mut out), Err(SealError));
+        assert_eq!(out.len(), len, "not even sealed");
+    }
+
+    #[test]
+    fn padding_ends_where_the_last_byte_is_that_is_not_zero() {
+        for len in [0, 1, 15, 16, 17, 255, 256, 300] {
+            let text = [&vec![7; len][..], &[END]].concat();
+            for zeros in [0, 1, 15, 16, 31, 32, 255] {
+                let padded = [&text[..], &vec![0; zeros]].concat();
+                assert_eq!(data_len(&padded), Some(len), "{len} and {zeros} zeros");
+            }
+            assert_eq!(data_len(&vec![0; len]), None);
+            assert_eq!(data_len(&[&text[..], &[2, 0]].concat()), None);
+        }
+    }
+}

@@ -4,10 +4,12 @@
 
 mod sealed_client;
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::StatusCode;
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use http_body_util::BodyExt as _;
 use inference::Limits;
 use sealed::{Envelope, Offer, SecretKey};
@@ -20,7 +22,9 @@ async fn a_sealed_chat_is_answered_and_its_settlement_says_what_usage_does() {
     let double = Double::paying(Limits::default()).await;
     let vouchers = async || -> Value {
         let said = double.get("/network/vouchers").await;
-        serde_json::from_slice::<Value>(&said).unwrap()["vouchers"][0].take()
+        let mut said: Value = serde_json::from_slice(&said).unwrap();
+        assert_eq!(said["vouchers"].as_array().unwrap().len(), 1);
+        said["vouchers"][0].take()
     };
     let none = vouchers().await;
     assert_eq!(
@@ -315,6 +319,66 @@ async fn an_offer_says_what_there_is_and_then_that_there_will_be_no_more() {
 }
 
 #[tokio::test]
+async fn requests_that_are_cancelled_by_the_hundred_end_no_link() {
+    let double = Double::free(Limits::default()).await;
+    for turns in [1, 8, 16] {
+        let sealed = double.seal(&double.envelope(), &Chat::default().request());
+        let begin = |_| double.send_body(&sealed, endless(&[]), None).boxed_local();
+        let mut cancelled: Vec<_> = (0..500).map(begin).collect();
+        for request in &mut cancelled {
+            assert!(futures_util::poll!(request).is_pending());
+        }
+        // Their streams are sent, and the worker has not looked yet.
+        for _ in 0..turns {
+            tokio::task::yield_now().await;
+        }
+        drop(cancelled);
+        let sealed = double.seal(&double.envelope(), &Chat::default().request());
+        let reply = double.ask(&sealed, None).await.open(&sealed);
+        assert_eq!(reply.head.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_never_ends_is_given_up_and_holds_nothing() {
+    let double = Double::paying(Limits::default()).await;
+    let envelope = Envelope {
+        deadline_ms: 300,
+        ..double.envelope()
+    };
+    let pay = voucher(double.cost(&envelope));
+    let chat = Chat::default().request();
+    let sealed = double.seal(&envelope, &chat);
+    let body = endless(&sealed.body);
+    let broken = async {
+        let mut answer = double.send_body(&sealed, body, Some(pay.clone())).await?;
+        while let Some(frame) = answer.frame().await {
+            frame?;
+        }
+        Ok::<_, hyper::Error>(())
+    };
+    assert!(broken.await.is_err(), "it has no settlement");
+    // Nothing of what it might have cost is set aside any more.
+    let sealed = double.seal(&double.envelope(), &chat);
+    let reply = double.ask(&sealed, Some(pay)).await.open(&sealed);
+    assert_eq!(reply.head.status, 200);
+}
+
+#[tokio::test]
+async fn a_request_is_not_opened_again_after_its_scheduler_has_come_back() {
+    let double = Double::free(Limits::default()).await;
+    let sealed = double.seal(&double.envelope(), &Chat::default().request());
+    let reply = double.ask(&sealed, None).await.open(&sealed);
+    assert_eq!(reply.head.status, 200);
+    let double = double.lose().await;
+    let (status, error) = double.ask(&sealed, None).await.refusal();
+    assert_eq!((status, &error["error"]["code"]), (409, &json!("replayed")));
+    let id = hex::encode(sealed.envelope.id);
+    let settled = double.get(&format!("/network/settlements/{id}")).await;
+    assert_eq!(settled, reply.settlement.encode());
+}
+
+#[tokio::test]
 async fn a_worker_comes_back_to_a_scheduler_that_lost_it() {
     let double = Double::free(Limits::default()).await.lose().await;
     let sealed = double.seal(&double.envelope(), &Chat::default().request());
@@ -326,4 +390,10 @@ async fn a_worker_comes_back_to_a_scheduler_that_lost_it() {
         StatusCode::NOT_FOUND,
         "nothing is served in clear"
     );
+}
+
+/// These bytes, and no end.
+fn endless(bytes: &[u8]) -> Body {
+    let first = (!bytes.is_empty()).then(|| Ok::<_, Infallible>(bytes.to_vec()));
+    Body::from_stream(stream::iter(first).chain(stream::pending()))
 }

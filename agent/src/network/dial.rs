@@ -41,7 +41,12 @@ async fn serve(desk: &Desk, address: &str, api: Router) -> anyhow::Result<()> {
     };
     let tcp = tcp.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
     let worker = desk.network.worker.clone();
-    serve::connection(tcp, worker, api, MAX_STREAMS, stop.child_token()).await
+    let mut http = serve::http(MAX_STREAMS);
+    // Together never more than the connection takes: an upload that nobody reads does not
+    // hold up the others.
+    http.initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(MAX_STREAMS.saturating_mul(STREAM_WINDOW));
+    serve::connection(tcp, worker, api, http, stop.child_token()).await
 }
 
 /// Twice as long each time, up to a minute; of that, some part of the later half, so that
@@ -63,6 +68,9 @@ const STEADY: Duration = Duration::from_secs(60);
 
 /// Requests under way for one scheduler.
 const MAX_STREAMS: u32 = 1024;
+
+/// Bytes of a request that may be on their way, or lie here unread.
+const STREAM_WINDOW: u32 = 64 << 10;
 
 #[cfg(test)]
 mod tests {

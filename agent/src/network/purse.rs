@@ -33,8 +33,7 @@ use tycho_types::models::StdAddr;
 pub struct Purse {
     /// As if nothing but `paid` had happened.
     channel: Channel,
-    network: i32,
-    deposit: u64,
+    config: config::Channel,
     account: Mutex<Account>,
 }
 
@@ -50,15 +49,21 @@ struct Account {
 
 impl Purse {
     /// The one of these that is of the same Channel, or a new one: schedulers of one
-    /// deployment pay out of one Channel, and what they sign counts once.
+    /// deployment pay out of one Channel, and what they sign counts once. What the
+    /// configuration says of it has to be the same each time.
     pub fn shared<'a>(
         config: &config::Channel,
         mut open: impl Iterator<Item = &'a Arc<Self>>,
     ) -> Result<Arc<Self>, PurseError> {
         let purse = Self::open(config)?;
-        let same =
-            open.find(|other| (other.network, other.address()) == (purse.network, purse.address()));
-        Ok(same.map_or_else(|| Arc::new(purse), Arc::clone))
+        let place = |purse: &Self| (purse.network(), purse.address().clone());
+        match open.find(|other| place(other) == place(&purse)) {
+            Some(other) if other.config == *config => Ok(Arc::clone(other)),
+            Some(other) => Err(PurseError::Differs {
+                address: other.address().clone(),
+            }),
+            None => Ok(Arc::new(purse)),
+        }
     }
 
     /// From the configuration.
@@ -74,8 +79,7 @@ impl Purse {
         channel.state.ends = channel.state.ends.saturating_sub(CLAIM_TIME);
         Ok(Self {
             channel,
-            network: config.network,
-            deposit: config.deposit,
+            config: config.clone(),
             account: Mutex::new(Account {
                 newest: None,
                 covered: config.paid,
@@ -93,7 +97,7 @@ impl Purse {
 
     /// Which network that is in.
     pub const fn network(&self) -> i32 {
-        self.network
+        self.config.network
     }
 
     /// What is worth claiming.
@@ -122,7 +126,7 @@ impl Purse {
             account.newest = Some(signed.clone());
         }
         let earned = account.spent.saturating_sub(self.channel.state.paid);
-        if account.lost > earned.saturating_add(self.deposit / GRACE) {
+        if account.lost > earned.saturating_add(self.config.deposit / GRACE) {
             return Err(NotCovered::Unsettled { lost: account.lost });
         }
         let taken = account.spent.checked_add(account.reserved);
@@ -147,10 +151,10 @@ impl Purse {
     fn worth(&self, signed: &Signed, now: u32) -> Result<u64, Refusal> {
         let mut channel = self.channel.clone();
         let paid = channel.state.paid;
-        let left = self.deposit.saturating_sub(paid);
+        let left = self.config.deposit.saturating_sub(paid);
         let at = At {
             now,
-            global_id: self.network,
+            global_id: self.network(),
             balance: channel.state.held.saturating_add(left),
         };
         match channel.claim(&at, signed) {
@@ -250,6 +254,12 @@ pub enum PurseError {
     /// Of something else.
     #[error("state is not what a Channel keeps")]
     Cells,
+    /// Only one of them can be right.
+    #[error("{address} is in the configuration twice, with another state, deposit or paid")]
+    Differs {
+        /// Where it is.
+        address: StdAddr,
+    },
     /// That no Channel has.
     #[error("the channel's terms are refused")]
     Terms(#[source] TermsError),
@@ -281,14 +291,16 @@ mod tests {
             fee: 50,
             market: StdAddr::new(0, HashBytes([3; 32])),
         };
-        let state = Channel::new(terms).unwrap().state;
-        let state = Boc::encode(CellBuilder::build_from(&state).unwrap());
         config::Channel {
-            state: BASE64_STANDARD.encode(state),
+            state: state(&Channel::new(terms).unwrap().state),
             network: -239,
             deposit,
             paid,
         }
+    }
+
+    fn state(state: &State) -> String {
+        BASE64_STANDARD.encode(Boc::encode(CellBuilder::build_from(state).unwrap()))
     }
 
     fn purse(deposit: u64, paid: u64) -> Arc<Purse> {
@@ -333,6 +345,33 @@ mod tests {
         );
         let elsewhere = Purse::shared(&config(1000, 0), [].into_iter()).unwrap();
         assert!(elsewhere.reserve(Some(&signed), 1, NOW).is_ok());
+    }
+
+    #[test]
+    fn a_channel_that_is_configured_twice_and_differently_is_refused() {
+        let first = purse(1000, 10);
+        let shared = |config| Purse::shared(&config, [&first].into_iter());
+        assert!(Arc::ptr_eq(&shared(config(1000, 10)).unwrap(), &first));
+        let later = config::Channel {
+            state: state(&State {
+                paid: 10,
+                ..first.channel.state.clone()
+            }),
+            ..config(1000, 10)
+        };
+        for other in [config(1001, 10), config(1000, 11), later] {
+            let refused = shared(other).unwrap_err().to_string();
+            let address = first.address();
+            let said = format!(
+                "{address} is in the configuration twice, with another state, deposit or paid"
+            );
+            assert_eq!(refused, said);
+        }
+        let test = config::Channel {
+            network: -3,
+            ..config(1001, 10)
+        };
+        assert!(shared(test).is_ok(), "of another network");
     }
 
     #[test]

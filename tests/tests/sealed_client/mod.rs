@@ -98,7 +98,12 @@ impl Double {
         });
         let worker = Worker::start(Arc::new(Td::new())).await.unwrap();
         let models = Models::new(models);
-        let network = Network::start(worker, &models, vec![scheduler]).await;
+        // One deployment, which pays out of one Channel; the other one of it is down.
+        let down = Scheduler {
+            address: "127.0.0.1:1".into(),
+            ..scheduler.clone()
+        };
+        let network = Network::start(worker, &models, vec![scheduler, down]).await;
         let network = network.unwrap();
         let stop = CancellationToken::new();
         let ended = tokio::spawn(network.run(stop.clone().cancelled_owned()));
@@ -153,6 +158,17 @@ impl Double {
         sealed: &Sealed,
         voucher: Option<Vec<u8>>,
     ) -> Response<Incoming> {
+        let body = Body::from(sealed.body.clone());
+        self.send_body(sealed, body, voucher).await.unwrap()
+    }
+
+    /// The request with another body, which need not come to an end.
+    pub(crate) async fn send_body(
+        &self,
+        sealed: &Sealed,
+        body: Body,
+        voucher: Option<Vec<u8>>,
+    ) -> hyper::Result<Response<Incoming>> {
         let envelope = BASE64_URL_SAFE_NO_PAD.encode(sealed.envelope.encode());
         let mut request = Request::post("http://worker.cocoon.invalid/network/requests")
             .header("cocoon-envelope", envelope);
@@ -160,13 +176,8 @@ impl Double {
             let voucher = BASE64_URL_SAFE_NO_PAD.encode(voucher);
             request = request.header("cocoon-voucher", voucher);
         }
-        let request = request.body(Body::from(sealed.body.clone())).unwrap();
-        self.connection
-            .requests
-            .clone()
-            .send_request(request)
-            .await
-            .unwrap()
+        let request = request.body(body).unwrap();
+        self.connection.requests.clone().send_request(request).await
     }
 
     pub(crate) async fn ask(&self, sealed: &Sealed, voucher: Option<Vec<u8>>) -> Answer {
