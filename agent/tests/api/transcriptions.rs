@@ -1,28 +1,15 @@
-//! Transcriptions through the OpenAI API, without a socket.
+//! `/v1/audio/transcriptions`, and translations.
 
-#![allow(
-    clippy::arithmetic_side_effects,
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    reason = "helpers of tests"
-)]
-
-use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use agent::api::{Model, Models, router};
 use axum::body::Body;
-use axum::http::{Request, Response, StatusCode};
-use http_body_util::BodyExt as _;
+use axum::http::{Response, StatusCode};
 use inference::Engine;
-use serde_json::{Value, json};
+use serde_json::json;
 use tower::ServiceExt as _;
 
-fn reference(file: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../inference/reference")
-        .join(file)
-}
+use crate::served::{error, ok, reference, request, text};
 
 fn flac() -> Vec<u8> {
     std::fs::read(reference("tone.flac")).unwrap()
@@ -41,19 +28,20 @@ fn form(file: &[u8], fields: &[(&str, &str)]) -> Vec<u8> {
 
 async fn post(path: &str, kind: &str, body: Vec<u8>) -> Response<Body> {
     static APP: LazyLock<axum::Router> = LazyLock::new(|| {
-        let model = |name: &str, dir: &Path| Model {
+        let model = |name: &str, dir: &str| Model {
             name: name.into(),
             root: None,
-            engine: Engine::load(dir).unwrap(),
+            engine: Engine::load(&reference(dir)).unwrap(),
         };
         router(Models::new([
-            model("whisper", &reference("whisper")),
-            model("tiny", &reference("../models/cocoon-tiny")),
+            model("whisper", "whisper"),
+            model("tiny", "../models/cocoon-tiny"),
         ]))
     });
-    let request = Request::post(path).header("content-type", kind);
-    let request = request.body(Body::from(body)).unwrap();
-    APP.clone().oneshot(request).await.unwrap()
+    APP.clone()
+        .oneshot(request(path, kind, body))
+        .await
+        .unwrap()
 }
 
 async fn ask(path: &str, file: &[u8], fields: &[(&str, &str)]) -> Response<Body> {
@@ -70,21 +58,9 @@ async fn transcribe(fields: &[(&str, &str)]) -> Response<Body> {
     ask("/v1/audio/transcriptions", &flac(), fields).await
 }
 
-async fn text(response: Response<Body>, status: StatusCode) -> String {
-    let found = response.status();
-    let bytes = response.into_body().collect().await.unwrap().to_bytes();
-    let text = String::from_utf8(bytes.to_vec()).unwrap();
-    assert_eq!(found, status, "{text}");
-    text
-}
-
-async fn json(response: Response<Body>, status: StatusCode) -> Value {
-    serde_json::from_str(&text(response, status).await).unwrap()
-}
-
 #[tokio::test]
 async fn what_is_heard_comes_in_every_format() {
-    let short = json(transcribe(&[("language", "en")]).await, StatusCode::OK).await;
+    let short = ok(transcribe(&[("language", "en")]).await).await;
     assert!(!short["text"].as_str().unwrap().is_empty());
     assert_eq!(short["usage"], json!({"type": "duration", "seconds": 1}));
 
@@ -93,7 +69,7 @@ async fn what_is_heard_comes_in_every_format() {
         ("response_format", "verbose_json"),
         ("timestamp_granularities[]", "segment"),
     ];
-    let long = json(transcribe(&fields).await, StatusCode::OK).await;
+    let long = ok(transcribe(&fields).await).await;
     assert_eq!(long["task"], "transcribe");
     assert_eq!(long["language"], "german");
     assert!((long["duration"].as_f64().unwrap() - 0.2).abs() < 1e-4);
@@ -112,11 +88,11 @@ async fn what_is_heard_comes_in_every_format() {
     }
 
     let fields = |format| [("language", "de"), ("response_format", format)];
-    let plain = text(transcribe(&fields("text")).await, StatusCode::OK).await;
+    let plain = text(transcribe(&fields("text")).await).await;
     assert!(plain.ends_with('\n'));
-    let vtt = text(transcribe(&fields("vtt")).await, StatusCode::OK).await;
+    let vtt = text(transcribe(&fields("vtt")).await).await;
     assert!(vtt.starts_with("WEBVTT\n\n00:00:0"), "{vtt}");
-    let srt = text(transcribe(&fields("srt")).await, StatusCode::OK).await;
+    let srt = text(transcribe(&fields("srt")).await).await;
     assert!(srt.starts_with("1\n00:00:0"), "{srt}");
     assert_eq!(srt.matches(" --> ").count(), segments.len());
 }
@@ -124,8 +100,8 @@ async fn what_is_heard_comes_in_every_format() {
 #[tokio::test]
 async fn a_translation_is_another_text() {
     let there = ask("/v1/audio/translations", &flac(), &[("prompt", "of old")]).await;
-    let there = json(there, StatusCode::OK).await;
-    let here = json(transcribe(&[("prompt", "of old")]).await, StatusCode::OK).await;
+    let there = ok(there).await;
+    let here = ok(transcribe(&[("prompt", "of old")]).await).await;
     assert_ne!(there["text"], here["text"]);
 }
 
@@ -148,14 +124,14 @@ async fn what_is_wrong_is_named() {
         ([("stream", "true")], "stream", "unsupported_parameter"),
         ([("beam_size", "5")], "beam_size", "unknown_parameter"),
     ] {
-        let error = json(transcribe(&fields).await, StatusCode::BAD_REQUEST).await;
-        assert_eq!(error["error"]["param"], param);
-        assert_eq!(error["error"]["code"], code);
+        let refused = error(transcribe(&fields).await, StatusCode::BAD_REQUEST).await;
+        assert_eq!(refused["param"], param);
+        assert_eq!(refused["code"], code);
     }
     let fields = [("language", "en")];
-    let error = ask("/v1/audio/translations", &flac(), &fields).await;
-    let error = json(error, StatusCode::BAD_REQUEST).await;
-    assert_eq!(error["error"]["param"], "language");
+    let translated = ask("/v1/audio/translations", &flac(), &fields).await;
+    let refused = error(translated, StatusCode::BAD_REQUEST).await;
+    assert_eq!(refused["param"], "language");
 }
 
 #[tokio::test]
@@ -168,35 +144,35 @@ async fn a_file_that_is_no_sound_is_refused() {
         ),
         (&flac()[..5000], "The FLAC file is damaged."),
     ] {
-        let error = json(ask(path, file, &[]).await, StatusCode::BAD_REQUEST).await;
-        assert_eq!(error["error"]["message"], message);
-        assert_eq!(error["error"]["param"], "file");
+        let refused = error(ask(path, file, &[]).await, StatusCode::BAD_REQUEST).await;
+        assert_eq!(refused["message"], message);
+        assert_eq!(refused["param"], "file");
     }
     let large = ask(path, &vec![0; 26 << 20], &[]).await;
-    let error = json(large, StatusCode::PAYLOAD_TOO_LARGE).await;
-    assert_eq!(error["error"]["code"], "request_too_large");
+    let refused = error(large, StatusCode::PAYLOAD_TOO_LARGE).await;
+    assert_eq!(refused["code"], "request_too_large");
 }
 
 #[tokio::test]
 async fn only_forms_with_a_file_and_a_model_that_listens_are_read() {
     let path = "/v1/audio/transcriptions";
-    let error = post(path, "application/json", b"{}".to_vec()).await;
-    let error = json(error, StatusCode::UNSUPPORTED_MEDIA_TYPE).await;
-    assert_eq!(error["error"]["code"], "unsupported_media_type");
+    let json = post(path, "application/json", b"{}".to_vec()).await;
+    let refused = error(json, StatusCode::UNSUPPORTED_MEDIA_TYPE).await;
+    assert_eq!(refused["code"], "unsupported_media_type");
 
     let kind = "multipart/form-data; boundary=cut";
-    let error = json(
+    let refused = error(
         post(path, kind, b"--cut--\r\n".to_vec()).await,
         StatusCode::BAD_REQUEST,
     )
     .await;
-    assert_eq!(error["error"]["param"], "file");
+    assert_eq!(refused["param"], "file");
 
     let body = form(&flac(), &[("model", "tiny")]);
-    let error = json(post(path, kind, body).await, StatusCode::NOT_FOUND).await;
-    assert_eq!(error["error"]["code"], "model_not_found");
+    let refused = error(post(path, kind, body).await, StatusCode::NOT_FOUND).await;
+    assert_eq!(refused["code"], "model_not_found");
 
     let whole = form(&flac(), &[("model", "whisper")]);
-    let error = post(path, kind, whole[..whole.len() - 20].to_vec()).await;
-    json(error, StatusCode::BAD_REQUEST).await;
+    let half = post(path, kind, whole[..whole.len() - 20].to_vec()).await;
+    error(half, StatusCode::BAD_REQUEST).await;
 }
