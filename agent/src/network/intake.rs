@@ -155,6 +155,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn ten_thousand_tiny_chunks_and_an_empty_last_one_are_one_body() {
+        let key = SecretKey::from_seed([1; 32]).unwrap();
+        let (mut bytes, mut sealer, _) = seal(&key.public(), b"e", [2; 64]).unwrap();
+        for _ in 0..10_000 {
+            sealer.chunk(b"x", &mut bytes).unwrap();
+        }
+        sealer.last(b"", &mut bytes).unwrap();
+        let (result, hash) = read(&key, &bytes, 16 << 10).await;
+        assert_eq!(result.unwrap(), [b'x'; 10_000]);
+        assert_eq!(hash, <[u8; 32]>::from(Sha256::digest(&bytes)));
+    }
+
+    #[tokio::test]
     async fn half_a_request_ends_in_an_error() {
         let (key, bytes) = sealed();
         for length in [START, START + 3, bytes.len() - 1] {
