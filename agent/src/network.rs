@@ -5,7 +5,8 @@
 //! GET  /network/offer             what it can do, line by line, while the connection lasts
 //! POST /network/evidence          evidence for a client that nobody but it has to believe
 //! POST /network/requests          a sealed request, and its sealed answer
-//! GET  /network/settlements/{id}  what an answer came to, if its end was lost
+//! GET  /network/settlements/{id}  what an answer came to, if its end was lost: 202 while it
+//!                                 is under way, 404 if it is not and was not
 //! GET  /network/vouchers          what the owner can claim
 //! GET  /v1/aci/keyset             keys that receipts count under, and requests are sealed to
 //! ```
@@ -22,10 +23,11 @@ mod purse;
 mod refusal;
 mod requests;
 mod seen;
+mod settlements;
 mod tenants;
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -56,6 +58,7 @@ use crate::receipts;
 
 pub use purse::{NotCovered, Purse, PurseError, Reservation};
 use seen::Seen;
+use settlements::{Known, Settlements};
 use tenants::Tenants;
 
 /// A worker of the network.
@@ -88,7 +91,8 @@ struct Offered {
 struct Link {
     scheduler: Scheduler,
     purse: Option<Arc<Purse>>,
-    settled: Mutex<VecDeque<([u8; 16], Vec<u8>)>>,
+    /// One for all schedulers that pay out of the same Channel.
+    settlements: Arc<Settlements>,
 }
 
 /// Where the requests of one scheduler are served.
@@ -179,24 +183,20 @@ impl Link {
         let purse = channel.map(|channel| Purse::shared(channel, open));
         let purse = purse.transpose();
         let purse = purse.with_context(|| format!("the channel of {}", scheduler.address))?;
+        let same = others.iter().find(|other| match (&other.purse, &purse) {
+            (Some(other), Some(purse)) => Arc::ptr_eq(other, purse),
+            _ => false,
+        });
+        let settlements = same.map(|other| Arc::clone(&other.settlements));
         Ok(Arc::new(Self {
+            settlements: settlements.unwrap_or_default(),
             scheduler,
             purse,
-            settled: Mutex::default(),
         }))
     }
 
     fn ask(&self, model: &str) -> u64 {
         self.scheduler.ask(model)
-    }
-
-    /// Keeps what an answer came to, for a scheduler that lost its end.
-    fn note(&self, id: [u8; 16], settlement: &[u8]) {
-        let mut settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
-        settled.push_back((id, settlement.to_vec()));
-        if settled.len() > MAX_SETTLED {
-            settled.pop_front();
-        }
     }
 }
 
@@ -228,13 +228,16 @@ async fn evidence(State(desk): State<Desk>, body: Bytes) -> Response {
 
 /// `GET /network/settlements/{id}`
 async fn settlement(State(desk): State<Desk>, Path(id): Path<String>) -> Response {
-    let settled = desk.link.settled.lock();
-    let settled = settled.unwrap_or_else(PoisonError::into_inner);
-    let found = settled.iter().find(|(other, _)| hex::encode(other) == id);
-    match found {
-        Some((_, settlement)) => {
-            ([(CONTENT_TYPE, "application/cbor")], settlement.clone()).into_response()
+    let mut bytes = [0; 16];
+    let known = hex::decode_to_slice(id, &mut bytes).ok();
+    match known.and_then(|()| desk.link.settlements.of(&bytes)) {
+        Some(Known::Settled { settlement, unpaid }) => {
+            if let Some(purse) = &desk.link.purse {
+                purse.earn(unpaid);
+            }
+            ([(CONTENT_TYPE, "application/cbor")], settlement).into_response()
         }
+        Some(Known::UnderWay) => StatusCode::ACCEPTED.into_response(),
         None => StatusCode::NOT_FOUND.into_response(),
     }
 }
@@ -264,6 +267,3 @@ async fn vouchers(State(network): State<Arc<Shared>>) -> Json<Value> {
 
 /// For answers under way when the machine is told to stop.
 const DRAIN: Duration = Duration::from_secs(8);
-
-/// Settlements that a scheduler can ask for again.
-const MAX_SETTLED: usize = 1024;

@@ -15,8 +15,9 @@ use ::chain::client::Client;
 use ::chain::network::Network;
 use anyhow::{Context as _, Result};
 use attestation::appraisal::Verdict;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, value_parser};
 use scheduler::books::{Books, EXPOSURE, Kept};
+use scheduler::fee::Fee;
 use scheduler::ledger::{Costs, Identity, Ledger};
 use scheduler::scheduler::Scheduler;
 use scheduler::settler::Settler;
@@ -90,6 +91,10 @@ struct PaymentArgs {
     /// Nanotons that the owner of a worker may hold before receipts show what for.
     #[arg(long, value_name = "NANOTONS", requires = "database", default_value_t = EXPOSURE)]
     exposure: u64,
+    /// What it keeps for itself, in thousandths of what a worker asks: clients pay both.
+    #[arg(long, value_name = "PER_MILLE", requires = "database", default_value_t = 0,
+          value_parser = value_parser!(u16).range(..=1000))]
+    fee: u16,
     /// A wallet that claims and reports on the chain as soon as that pays; of several
     /// schedulers with the same books one does at a time.
     #[arg(long, value_name = "ADDRESS", requires_all = ["database", "wallet_key"])]
@@ -217,7 +222,8 @@ impl PaymentArgs {
             }),
             _ => None,
         };
-        let kept = Kept::new(ledger, client, &identity, self.exposure);
+        let fee = Fee::per_mille(self.fee).context("more than all of it")?;
+        let kept = Kept::new(ledger, client, &identity, self.exposure).keeping(fee);
         Ok((Books::Kept(Box::new(kept)), settler))
     }
 }

@@ -1,4 +1,4 @@
-//! Requests that are admitted and settled, each durably, one after another and 64 at once,
+//! Requests that are admitted and settled, each durably, one after another, 8 and 64 at once,
 //! beside plain rows of as many bytes in the same database: SQLite in a file, flushed at
 //! every commit, and a PostgreSQL of its own.
 //!
@@ -27,7 +27,7 @@ use contracts::voucher::Signed;
 use criterion::Criterion;
 use scheduler::ledger::account::Order;
 use scheduler::ledger::receipts::Served;
-use scheduler::ledger::{Identity, Ledger, RequestKey, account, receipts};
+use scheduler::ledger::{Asked, Identity, Ledger, RequestKey, account, receipts};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tycho_types::boc::BocRepr;
@@ -43,7 +43,7 @@ fn main() {
     let file = folder.path().join("ledger");
     let sqlite = format!("sqlite:{}", file.display());
     let mut rows = Vec::new();
-    for at_once in [1, 64] {
+    for at_once in [1, 8, 64] {
         let plain = PlainFile::open(&folder.path().join(format!("plain{at_once}")));
         let books = Books::open(&runtime, &sqlite);
         let name = |what: &str| format!("{what}, SQLite, {at_once} at once");
@@ -56,7 +56,7 @@ fn main() {
         rows.push(("SQLite", at_once, kept, plain));
     }
     if let Some(cluster) = Cluster::start(&[]) {
-        for at_once in [1, 64] {
+        for at_once in [1, 8, 64] {
             let books = Books::open(&runtime, &cluster.url());
             let name = |what: &str| format!("{what}, PostgreSQL, {at_once} at once");
             let kept = measure(&mut criterion, &name("requests"), |count| {
@@ -163,21 +163,22 @@ impl Books {
         let order = Order {
             limit: LIMIT,
             price: PRICE,
+            ask: PRICE,
             exposure: 1 << 60,
             unseen: 0,
         };
         runtime.block_on(async {
             let start = Instant::now();
             let mut serving = JoinSet::new();
-            for (signed, served, (key, worker)) in requests {
+            for (signed, served, asked) in requests {
                 if serving.len() == at_once {
                     serving.join_next().await;
                 }
                 let ledger = self.ledger.clone();
                 serving.spawn(async move {
-                    let admitted = ledger.admit(key, worker, order, Some(signed), NOW);
+                    let admitted = ledger.admit(asked, order, Some(signed), NOW);
                     admitted.await.unwrap();
-                    ledger.settle(key, served, NOW).await.unwrap();
+                    ledger.settle(asked.key, served, NOW).await.unwrap();
                 });
             }
             serving.join_all().await;
@@ -187,7 +188,7 @@ impl Books {
 }
 
 /// One of all requests: its client has signed for as many as there were before.
-fn request(number: u64) -> (Signed, Served, (RequestKey, HashBytes)) {
+fn request(number: u64) -> (Signed, Served, Asked) {
     let party = u8::try_from(number % u64::from(PARTIES)).unwrap();
     let (client, worker) = (client(party), worker(party + 100));
     let turns = number / u64::from(PARTIES) + 1;
@@ -200,7 +201,13 @@ fn request(number: u64) -> (Signed, Served, (RequestKey, HashBytes)) {
         id,
     };
     let signed = sign(party, &voucher(&client, turns * LIMIT));
-    (signed, served(receipt), (key, worker.address.address))
+    let asked = Asked {
+        key,
+        channel: worker.address.address,
+        worker: HashBytes([party; 32]),
+        attempt: id,
+    };
+    (signed, served(receipt), asked)
 }
 
 /// A row for each admission and for each settlement, flushed as the ledger's are.

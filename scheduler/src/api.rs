@@ -80,11 +80,12 @@ async fn models(State(scheduler): State<Arc<Scheduler>>) -> Json<Value> {
     let roots = scheduler.workers.roots();
     let models = scheduler.desk().look(|directory| {
         let models = directory.models().map(|model| {
+            let price = model.least.map(|least| scheduler.books.fee().price(least));
             json!({
                 "name": model.name,
                 "root": roots.get(model.name).cloned().flatten(),
                 "workers": model.workers,
-                "price": model.least,
+                "price": price,
                 "free": model.free,
             })
         });
@@ -113,9 +114,11 @@ async fn terms(State(scheduler): State<Arc<Scheduler>>) -> Json<Value> {
 /// A bag of cells, as it is; in a header the requests that its client wants to hear of.
 async fn voucher(
     State(scheduler): State<Arc<Scheduler>>,
+    Extension(Client(client)): Extension<Client>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Json<Value>, ApiError> {
+    often(&scheduler.vouchers, client)?;
     let asked = requests::named(&headers)?;
     let told = scheduler.books.voucher(&body, asked).await;
     let (standing, told) = told.map_err(|error| requests::uncovered(&error))?;
@@ -144,23 +147,25 @@ async fn assign(
     body: Bytes,
 ) -> Result<Json<Assignment>, ApiError> {
     often(&scheduler.assignments, client)?;
-    let request: AssignmentRequest = serde_json::from_slice(&body)
+    let mut request: AssignmentRequest = serde_json::from_slice(&body)
         .map_err(|error| ApiError::new(Code::BadRequest, error.to_string()))?;
     if request.except.len() > MAX_EXCEPT {
         let message = format!("more than {MAX_EXCEPT} workers are excepted");
         return Err(ApiError::new(Code::BadRequest, message));
     }
+    let fee = scheduler.books.fee();
+    request.max_price = fee.ask(request.max_price);
     let chosen = tokio::select! {
         biased;
         () = scheduler.draining.cancelled() => return Err(draining()),
         chosen = scheduler.desk().assign(request, client) => chosen,
     };
-    let (worker, price) = chosen.map_err(unassigned)?;
+    let (worker, ask) = chosen.map_err(|refused| unassigned(refused.with(fee)))?;
     let known = scheduler.workers.get(&worker);
     let known = known.ok_or_else(|| ApiError::new(Code::WorkerGone, "the worker is gone"))?;
     Ok(Json(Assignment {
         worker,
-        price,
+        price: fee.price(ask),
         keyset: known.keyset.text().into(),
         expires_ms: u32::try_from(HOLD.as_millis()).unwrap_or(u32::MAX),
     }))

@@ -1,5 +1,5 @@
 //! Who pays for a request: nobody, or the client's Channel, out of which the worker's owner
-//! is paid through another.
+//! is paid through another, and the scheduler keeps its fee.
 //!
 //! Channels are believed as the chain proves them, when they are first named and whenever
 //! one does not cover what is asked. Vouchers and receipts are the ledger's to judge.
@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use attestation::appraisal::chain;
+use attestation::register::Digest256;
 use chain::client::Client;
 use contracts::voucher::Signed;
 use sealed::Envelope;
@@ -19,12 +20,12 @@ use tycho_types::cell::{CellBuilder, HashBytes};
 use tycho_types::error::Error;
 use tycho_types::models::StdAddr;
 
-use crate::ledger::account::{AdmitError, MARGIN, Order, Standing, VoucherError};
+use crate::fee::Fee;
+use crate::ledger::account::{AdmitError, MARGIN, Order, Standing, Sum, VoucherError};
 use crate::ledger::receipts::{Served, SettleError};
-use crate::ledger::{Failed, Identity, Ledger, ObserveError, RequestKey, Side, Told};
+use crate::ledger::{Asked, Failed, Identity, Ledger, ObserveError, RequestKey, Side, Told};
 use crate::look::{LookError, look};
-use crate::relay::Ended;
-use crate::settlement::Settled;
+use crate::unended::Requests;
 
 /// How requests are paid for.
 #[derive(Debug)]
@@ -38,11 +39,13 @@ pub enum Books {
 /// A ledger, and the chain that its Channels are on.
 #[derive(Debug)]
 pub struct Kept {
-    ledger: Ledger,
+    pub(crate) ledger: Ledger,
+    pub(crate) requests: Requests,
     chain: Client,
     payee: StdAddr,
     global_id: i32,
     exposure: u64,
+    fee: Fee,
     seen: Mutex<HashMap<HashBytes, Arc<sync::Mutex<Option<Seen>>>>>,
     /// What owners of workers have earned that the ledger does not show, by their Channels.
     unseen: Mutex<HashMap<HashBytes, u64>>,
@@ -55,8 +58,14 @@ struct Seen {
     at: Instant,
 }
 
+impl Seen {
+    const fn is_ours(self) -> bool {
+        matches!(self.side, Some(Ok(_)))
+    }
+}
+
 /// A request that is paid for.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Admitted {
     /// As the ledger knows it.
     pub key: RequestKey,
@@ -68,18 +77,26 @@ pub struct Admitted {
 
 impl Kept {
     /// Over an open ledger of the same identity. A worker may hold so many nanotons that no
-    /// receipt shows; one request at a time it always may.
+    /// receipt shows; one request at a time it always may. Nothing is kept of what is paid.
     #[must_use]
     pub fn new(ledger: Ledger, chain: Client, identity: &Identity, exposure: u64) -> Self {
         Self {
             ledger,
+            requests: Requests::default(),
             chain,
             payee: identity.payee.clone(),
             global_id: identity.global_id,
             exposure,
+            fee: Fee::NONE,
             seen: Mutex::default(),
             unseen: Mutex::default(),
         }
+    }
+
+    /// Something is.
+    #[must_use]
+    pub fn keeping(self, fee: Fee) -> Self {
+        Self { fee, ..self }
     }
 }
 
@@ -92,6 +109,14 @@ impl Books {
         }
     }
 
+    /// On top of what workers ask.
+    pub(crate) const fn fee(&self) -> Fee {
+        match self {
+            Self::Free => Fee::NONE,
+            Self::Kept(kept) => kept.fee,
+        }
+    }
+
     /// What a client needs to know to open its Channel.
     pub fn terms(&self) -> Value {
         match self {
@@ -99,17 +124,18 @@ impl Books {
             Self::Kept(kept) => json!({
                 "global_id": kept.global_id,
                 "payee": kept.payee.to_string(),
-                "fee": 0,
+                "fee": kept.fee.share(),
                 "delay": MARGIN.saturating_mul(2),
             }),
         }
     }
 
-    /// Reserves what a request may cost, before a worker with one of these Channels hears
-    /// of it.
+    /// Reserves what a request may cost, before a worker that asks so much and has one of
+    /// these Channels hears of it. Then it [ends](Self::release) or is [lost](Self::lose).
     pub async fn admit(
         &self,
         envelope: &Envelope,
+        ask: u64,
         worker: &[StdAddr],
         voucher: Option<&[u8]>,
     ) -> Result<Option<Admitted>, NotAdmitted> {
@@ -120,50 +146,68 @@ impl Books {
         let client = signed.unverified().map_err(NotAdmitted::Voucher)?.channel;
         let owner = kept.owner(worker).await?;
         kept.side(&client, KNOWN).await??;
-        let key = RequestKey {
-            client: client.address,
-            id: envelope.id,
+        let mut attempt = [0; 16];
+        getrandom::fill(&mut attempt).map_err(|_| NotAdmitted::Random)?;
+        let asked = Asked {
+            key: RequestKey {
+                client: client.address,
+                id: envelope.id,
+            },
+            channel: owner.address,
+            worker: HashBytes(*envelope.worker.as_bytes()),
+            attempt,
         };
-        let admitted = match kept.admit(key, owner, envelope, &signed).await {
-            Err(Failed::Refused(error)) if is_old(&error) => {
-                // There may be more on the chain by now.
-                kept.side(&client, RECENT).await??;
-                kept.side(owner, RECENT).await??;
-                kept.admit(key, owner, envelope, &signed).await
-            }
-            decided => decided,
+        let order = Order {
+            limit: envelope.limit,
+            price: envelope.price,
+            ask,
+            exposure: kept.exposure,
+            unseen: kept.unseen(&owner.address),
         };
-        let voucher = admitted.map_err(NotAdmitted::Ledger)?;
-        let voucher = CellBuilder::build_from(voucher).map_err(NotAdmitted::Voucher)?;
+        let is_new = kept.requests.begin(asked.key);
+        let mut admitted = kept.admit(asked, order, &signed).await;
+        if let Err(NotAdmitted::Ledger(Failed::Refused(error))) = &admitted
+            && is_old(error)
+        {
+            // There may be more on the chain by now.
+            admitted = match kept.look_at(&client, owner).await {
+                Ok(()) => kept.admit(asked, order, &signed).await,
+                Err(error) => Err(error),
+            };
+        }
+        if is_new && admitted.is_err() {
+            kept.requests.end(&asked.key);
+        }
+        let voucher = CellBuilder::build_from(admitted?).map_err(NotAdmitted::Voucher)?;
         Ok(Some(Admitted {
-            key,
+            key: asked.key,
             owner: owner.address,
             voucher: Boc::encode(voucher),
         }))
     }
 
-    /// Charges and pays for an answer that passed.
+    /// Charges and pays for an answer; says what the client is charged.
     pub async fn settle(
         &self,
         key: RequestKey,
-        settled: &Settled,
-        ended: &Ended,
-        receipt_key: [u8; 32],
-    ) -> Result<(), Failed<SettleError>> {
+        served: Served,
+    ) -> Result<Sum, Failed<SettleError>> {
         let Self::Kept(kept) = self else {
-            return Ok(());
+            return Ok(Sum::default());
         };
-        let hash = |hash: &attestation::register::Digest256| HashBytes(*hash.as_bytes());
-        let served = Served {
-            receipt: settled.receipt.clone(),
-            signature: settled.signature,
-            key: HashBytes(receipt_key),
-            request: ended.request.as_ref().map(hash).unwrap_or_default(),
-            response: hash(&ended.response),
-        };
-        surely(|| kept.ledger.settle(key, served.clone(), now()))
-            .await
-            .map(drop)
+        let settled = surely(|| kept.ledger.settle(key, served.clone(), now())).await;
+        if !matches!(settled, Err(Failed::Refused(_))) {
+            kept.requests.end(&key);
+        }
+        settled
+    }
+
+    /// The way to its worker broke, which may have finished it; it says so when it is there
+    /// again, of the request whose hash that is.
+    pub fn lose(&self, key: RequestKey, worker: Digest256, request: Option<Digest256>) {
+        if let Self::Kept(kept) = self {
+            kept.requests.lose(key, worker, request, Instant::now());
+        }
     }
 
     /// The owner of a worker says what was earned in all: more than the ledger shows, where
@@ -180,23 +224,27 @@ impl Books {
         };
         let unseen = earned.saturating_sub(shown);
         tracing::warn!(%owner, unseen, "a worker has receipts that the ledger has not");
-        if unseen > kept.exposure {
-            return;
+        if unseen <= kept.exposure {
+            kept.set_unseen(owner, |_| unseen);
         }
-        let mut known = kept.unseen.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= MAX_SEEN {
-            known.clear();
+    }
+
+    /// A receipt of an owner's has come after all, for so much.
+    pub(crate) fn seen(&self, owner: HashBytes, earned: u64) {
+        if let Self::Kept(kept) = self {
+            kept.set_unseen(owner, |unseen| unseen.saturating_sub(earned));
         }
-        known.insert(owner, unseen);
     }
 
     /// Ends a request for which no receipt can come any more.
     pub async fn release(&self, key: RequestKey) {
-        if let Self::Kept(kept) = self
-            && let Err(error) = surely(|| kept.ledger.release(key)).await
-        {
+        let Self::Kept(kept) = self else {
+            return;
+        };
+        if let Err(error) = surely(|| kept.ledger.release(key)).await {
             tracing::warn!("a request stays reserved: {error}");
         }
+        kept.requests.end(&key);
     }
 
     /// Releases what a scheduler that died left reserved, after the longest deadline.
@@ -233,28 +281,34 @@ impl Books {
 impl Kept {
     async fn admit(
         &self,
-        key: RequestKey,
-        worker: &StdAddr,
-        envelope: &Envelope,
+        asked: Asked,
+        order: Order,
         signed: &Signed,
-    ) -> Result<Signed, Failed<AdmitError>> {
-        let order = Order {
-            limit: envelope.limit,
-            price: envelope.price,
-            exposure: self.exposure,
-            unseen: self.unseen(&worker.address),
-        };
+    ) -> Result<Signed, NotAdmitted> {
         let signed = Some(signed.clone());
-        let admit = || {
-            self.ledger
-                .admit(key, worker.address, order, signed.clone(), now())
-        };
-        surely(admit).await.map(|admission| admission.voucher)
+        let admit = || self.ledger.admit(asked, order, signed.clone(), now());
+        let admission = surely(admit).await.map_err(NotAdmitted::Ledger)?;
+        Ok(admission.voucher)
+    }
+
+    async fn look_at(&self, client: &StdAddr, owner: &StdAddr) -> Result<(), NotAdmitted> {
+        self.side(client, RECENT).await??;
+        self.side(owner, RECENT).await??;
+        Ok(())
     }
 
     fn unseen(&self, owner: &HashBytes) -> u64 {
         let unseen = self.unseen.lock().unwrap_or_else(PoisonError::into_inner);
         unseen.get(owner).copied().unwrap_or_default()
+    }
+
+    /// Only of Channels in the books, which are ours to begin with; nothing is nowhere.
+    fn set_unseen(&self, owner: HashBytes, change: impl FnOnce(u64) -> u64) {
+        let mut known = self.unseen.lock().unwrap_or_else(PoisonError::into_inner);
+        match change(known.remove(&owner).unwrap_or_default()) {
+            0 => {}
+            unseen => drop(known.insert(owner, unseen)),
+        }
     }
 
     /// The Channel out of which we pay, of those that a worker names: it may serve other
@@ -278,6 +332,14 @@ impl Kept {
     ) -> Result<Result<Side, ObserveError>, LookError> {
         let entry = {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            if seen.len() >= MAX_SEEN {
+                // Of Channels that are none there are as many as anybody names.
+                seen.retain(|_, entry| {
+                    entry
+                        .try_lock()
+                        .is_ok_and(|entry| entry.is_some_and(Seen::is_ours))
+                });
+            }
             if seen.len() >= MAX_SEEN {
                 seen.clear();
             }
@@ -320,7 +382,7 @@ const fn is_old(error: &AdmitError) -> bool {
     )
 }
 
-/// Once more, where it is not known whether it was done: done twice is done once.
+/// Once more, where it is not known whether it was done: every call twice is as once.
 async fn surely<T, E, F>(ask: impl Fn() -> F) -> Result<T, Failed<E>>
 where
     E: std::error::Error + 'static,
@@ -378,6 +440,9 @@ pub enum NotAdmitted {
     /// Nobody to pay.
     #[error("no Channel leads from this scheduler to the worker's owner")]
     Owner,
+    /// Nothing to tell our own attempts by.
+    #[error("the system has no randomness")]
+    Random,
     /// Cells of something else.
     #[error("the voucher is malformed")]
     Voucher(#[source] Error),

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use crate::choice::Wanted;
 use crate::directory::{Directory, NoPick, OfferError, Outcome, Pick};
+use crate::fee::Fee;
 use crate::queue::{Job, Limits, Queue, Refused};
 
 /// Directory and queues of one scheduler.
@@ -74,7 +75,7 @@ impl Desk {
         self
     }
 
-    /// A worker and its price, at once or when one has room.
+    /// A worker and what it asks, at once or when one has room.
     pub async fn assign(
         &self,
         request: AssignmentRequest,
@@ -283,6 +284,20 @@ const LIMITS: Limits = Limits {
     jobs: 4096,
     each: 256,
 };
+
+impl Unassigned {
+    /// As a client sees it, which pays a fee besides.
+    #[must_use]
+    pub fn with(self, fee: Fee) -> Self {
+        match self {
+            Self::NoPick(NoPick::Price { least }) => {
+                let least = fee.price(least);
+                Self::NoPick(NoPick::Price { least })
+            }
+            other => other,
+        }
+    }
+}
 
 /// Why a client is sent to nobody.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]

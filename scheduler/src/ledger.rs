@@ -28,6 +28,7 @@ mod operation;
 mod postgres;
 pub mod receipts;
 mod records;
+mod requests;
 mod rows;
 mod sqlite;
 mod store;
@@ -54,7 +55,8 @@ use self::store::{Connection, Engine, Store};
 pub use self::audit::Flaw;
 pub use self::due::{CommitError, Costs, Due};
 pub use self::endings::Told;
-pub use self::rows::{RequestKey, Side};
+pub use self::requests::{Asked, RequestKey, Unended};
+pub use self::rows::Side;
 pub use self::store::StoreError;
 pub use self::usage::{Proof, Usage};
 
@@ -126,18 +128,17 @@ impl Ledger {
     }
 
     /// Reserves what a request may cost, before its worker hears of it. The client's newest
-    /// voucher may come with it. Asked again after an error of the store it may be refused as
-    /// [repeated](AdmitError::Repeated): then it [expires](Self::expire).
+    /// voucher may come with it. Whoever asks with another [attempt](Asked::attempt) is refused
+    /// as [repeated](AdmitError::Repeated).
     pub async fn admit(
         &self,
-        key: RequestKey,
-        worker: HashBytes,
+        asked: Asked,
         order: Order,
         signed: Option<Signed>,
         now: u32,
     ) -> Result<Admission, Failed<AdmitError>> {
         self.ask(move |open, identity| {
-            operation::admit(open, identity, (key, worker), &order, signed.as_ref(), now)
+            operation::admit(open, identity, &asked, &order, signed.as_ref(), now)
         })
         .await
     }
@@ -165,7 +166,9 @@ impl Ledger {
     pub async fn expire(&self, before: u32) -> Result<usize, StoreError> {
         let mut expired = 0_usize;
         loop {
-            let old = self.store.ask(move |open| rows::Request::old(open, before));
+            let old = self
+                .store
+                .ask(move |open| requests::Request::old(open, before));
             let old = old.await?;
             if old.is_empty() {
                 return Ok(expired);
@@ -179,6 +182,14 @@ impl Ledger {
                 }
             }
         }
+    }
+
+    /// What was admitted before a moment and has not ended, by whatever scheduler; of a great
+    /// many the oldest.
+    pub async fn unended(&self, before: u32) -> Result<Vec<Unended>, StoreError> {
+        self.store
+            .ask(move |open| Unended::before(open, before))
+            .await
     }
 
     /// Takes a client's newer voucher; says how the client stands.

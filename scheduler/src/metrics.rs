@@ -98,11 +98,11 @@ impl Metrics {
         *count = count.saturating_add(1);
     }
 
-    /// It was paid for.
-    pub fn settled(&self, tokens: u64, nanotons: u64, first: Duration) {
+    /// It was paid for; its first bytes came after so long, if they passed here.
+    pub fn settled(&self, tokens: u64, nanotons: u64, first: Option<Duration>) {
         self.tokens.fetch_add(tokens, Ordering::Relaxed);
         self.earned.fetch_add(nanotons, Ordering::Relaxed);
-        self.first.add(first);
+        first.into_iter().for_each(|first| self.first.add(first));
     }
 
     /// Requests under way.

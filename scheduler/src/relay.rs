@@ -42,11 +42,15 @@ pub struct Passed {
 }
 
 impl Passed {
-    /// Whether the worker is to blame for breaking off: it had all of the request, or could
-    /// not have been waiting for it. Asked once.
-    pub fn blames_worker(&self) -> bool {
-        let passed = self.lock().take();
-        passed.is_some_and(|passed| passed.end().is_ok() || self.started.elapsed() < PATIENCE)
+    /// Who is to blame for breaking off: the worker, if it had all of the request or could not
+    /// have been waiting for it. Asked once.
+    pub fn blame(&self) -> Blame {
+        let is_early = self.started.elapsed() < PATIENCE;
+        match self.lock().take().map(Transcript::end) {
+            Some(Ok((hash, _))) => Blame::Worker(Some(hash)),
+            Some(Err(_)) if is_early => Blame::Worker(None),
+            _ => Blame::Client,
+        }
     }
 
     /// The hash of a request that passed whole, once.
@@ -65,6 +69,15 @@ impl Passed {
         let transcript = self.transcript.lock();
         transcript.unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Who broke off.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Blame {
+    /// Whoever did not send all of the request.
+    Client,
+    /// With the hash of the request, if it passed whole.
+    Worker(Option<Digest256>),
 }
 
 impl Upload {
@@ -274,9 +287,9 @@ impl Passage {
     }
 
     fn fail(self: Box<Self>, error: RelayError) -> JoinHandle<()> {
-        (self.close)(match self.request.blames_worker() {
-            true => Fate::Failed(error),
-            false => Fate::Left,
+        (self.close)(match self.request.blame() {
+            Blame::Worker(request) => Fate::Failed(error, request),
+            Blame::Client => Fate::Left,
         })
     }
 
@@ -336,8 +349,9 @@ impl HttpBody for Sieve {
 pub enum Fate {
     /// It came whole; what followed its last chunk has yet to be checked.
     Ended(Ended),
-    /// The worker is to blame: it broke off, or sent what is no answer.
-    Failed(RelayError),
+    /// The worker is to blame: it broke off, or sent what is no answer. With the hash of the
+    /// sealed request, if it passed whole.
+    Failed(RelayError, Option<Digest256>),
     /// The client went away, or cut its request.
     Left,
 }
@@ -400,13 +414,13 @@ const SMALL: usize = 256;
 const FEW: u32 = 16;
 
 /// `path` at a worker; HTTP/2 wants a name before it.
-pub fn of_worker(path: &'static str) -> Uri {
+pub fn of_worker(path: &str) -> Uri {
     let mut parts = hyper::http::uri::Parts::default();
     parts.scheme = Some(hyper::http::uri::Scheme::HTTP);
     parts.authority = Some(hyper::http::uri::Authority::from_static(
         "worker.cocoon.invalid",
     ));
-    parts.path_and_query = Some(hyper::http::uri::PathAndQuery::from_static(path));
+    parts.path_and_query = path.parse().ok();
     Uri::from_parts(parts).unwrap_or_default()
 }
 
@@ -422,6 +436,9 @@ pub(crate) const READ_ON: Duration = Duration::from_secs(20);
 /// Where a worker is asked, and where it proves itself.
 pub(crate) const REQUESTS: &str = "/network/requests";
 pub(crate) const PROOFS: &str = "/network/evidence";
+
+/// Where it says what a request came to, by its identifier.
+pub(crate) const SETTLEMENTS: &str = "/network/settlements/";
 
 /// What a request's headers are called.
 pub(crate) const ENVELOPE: &str = "cocoon-envelope";

@@ -28,6 +28,7 @@ pub struct Scheduler {
     pub(crate) evidence: Limit,
     pub(crate) assignments: Limit,
     pub(crate) looks: Limit,
+    pub(crate) vouchers: Limit,
     pub(crate) draining: CancellationToken,
     /// Requests that other schedulers have passed on to us.
     pub(crate) passing: TaskTracker,
@@ -45,16 +46,22 @@ impl Scheduler {
             evidence: Limit::new(EVIDENCE, EVIDENCE_EVERY),
             assignments: Limit::new(ASSIGNMENTS, ASSIGNMENT_EVERY),
             looks: Limit::new(LOOKS, LOOK_EVERY),
+            vouchers: Limit::new(VOUCHERS, VOUCHER_EVERY),
             draining: CancellationToken::new(),
             passing: TaskTracker::new(),
         })
     }
 
-    /// Forgets what is over and writes down what is thought of machines, until `stop` and
-    /// once more then. Nothing is left half written.
+    /// Forgets what is over, writes down what is thought of machines, and asks workers what
+    /// became of requests whose end was lost, until `stop`; once more writes then. Nothing is
+    /// left half written.
     pub async fn keep(&self, stop: &CancellationToken) {
         // A store that does not answer holds up nobody's choice.
-        tokio::join!(stop.run_until_cancelled(self.forget()), self.write(stop));
+        tokio::join!(
+            stop.run_until_cancelled(self.forget()),
+            stop.run_until_cancelled(self.recover()),
+            self.write(stop),
+        );
     }
 
     async fn forget(&self) {
@@ -132,11 +139,15 @@ const ASSIGNMENT_EVERY: Duration = Duration::from_millis(2);
 const LOOKS: u32 = 16;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// Vouchers without a request: each may have a Channel looked at.
+const VOUCHERS: u32 = 64;
+const VOUCHER_EVERY: Duration = Duration::from_millis(100);
+
 /// No answer takes longer.
 pub(crate) const MAX_DEADLINE: Duration = Duration::from_secs(1800);
 
 /// Between two looks at what was left reserved.
-const OLD: Duration = Duration::from_secs(300);
+pub(crate) const OLD: Duration = Duration::from_secs(300);
 
 /// Between two writes of what is thought of machines: what a crash may lose of it.
 const RECORDS: Duration = Duration::from_secs(1);

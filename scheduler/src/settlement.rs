@@ -12,47 +12,36 @@ use tycho_types::cell::HashBytes;
 use tycho_types::error::Error;
 
 use crate::directory::Outcome;
+use crate::ledger::Failed;
+use crate::ledger::receipts::{Served, SettleError};
 use crate::relay::Ended;
 
 /// A receipt for one answer that passed.
 #[derive(Clone, Debug)]
 pub struct Settled {
-    /// What the worker says.
-    pub receipt: Receipt,
-    /// By its receipt key.
-    pub signature: [u8; 64],
     /// What is paid for.
     pub tokens: u64,
+    /// As the books take it.
+    pub served: Served,
 }
 
 impl Settled {
-    /// Compares a settlement with what passed, and what was agreed.
-    pub fn of(ended: &Ended, envelope: &Envelope, key: [u8; 32]) -> Result<Self, SettlementError> {
-        let settlement =
-            Settlement::parse(&ended.settlement).map_err(SettlementError::Settlement)?;
-        let cell = Boc::decode(&settlement.receipt).map_err(SettlementError::Cells)?;
-        let receipt: Receipt = cell.parse().map_err(SettlementError::Receipt)?;
-        receipt
-            .verify(&HashBytes(key), &settlement.signature)
-            .map_err(SettlementError::Signature)?;
+    /// Compares a settlement with what passed, and what was agreed; what the worker asks is
+    /// no part of the envelope.
+    pub fn of(
+        ended: &Ended,
+        envelope: &Envelope,
+        ask: u64,
+        key: [u8; 32],
+    ) -> Result<Self, SettlementError> {
+        let (receipt, settlement) = read(&ended.settlement, key)?;
         let request = ended.request.ok_or(SettlementError::Request)?;
-        for (name, found, expected) in [
-            ("request", receipt.request, request),
-            ("response", receipt.response, ended.response),
-        ] {
-            let found = Digest256::from_bytes(found.0);
-            if found != expected {
-                return Err(SettlementError::Hash {
-                    name,
-                    found,
-                    expected,
-                });
-            }
-        }
-        if receipt.price != envelope.price {
+        same("request", receipt.request, request)?;
+        same("response", receipt.response, ended.response)?;
+        if receipt.price != ask {
             return Err(SettlementError::Price {
                 found: receipt.price,
-                expected: envelope.price,
+                expected: ask,
             });
         }
         let tokens = receipt
@@ -67,11 +56,55 @@ impl Settled {
                 limit: envelope.limit,
             });
         }
-        Ok(Self {
-            receipt,
-            signature: settlement.signature,
-            tokens,
-        })
+        let served = Served {
+            request: HashBytes(*request.as_bytes()),
+            response: HashBytes(*ended.response.as_bytes()),
+            ..Served::told(receipt, settlement.signature, HashBytes(key))
+        };
+        Ok(Self { tokens, served })
+    }
+}
+
+/// A settlement, and the receipt in it, which is signed by `key`.
+pub(crate) fn read(
+    settlement: &[u8],
+    key: [u8; 32],
+) -> Result<(Receipt, Settlement), SettlementError> {
+    let settlement = Settlement::parse(settlement).map_err(SettlementError::Settlement)?;
+    let cell = Boc::decode(&settlement.receipt).map_err(SettlementError::Cells)?;
+    let receipt: Receipt = cell.parse().map_err(SettlementError::Receipt)?;
+    receipt
+        .verify(&HashBytes(key), &settlement.signature)
+        .map_err(SettlementError::Signature)?;
+    Ok((receipt, settlement))
+}
+
+/// A receipt is of what passed.
+pub(crate) fn same(
+    name: &'static str,
+    found: HashBytes,
+    expected: Digest256,
+) -> Result<(), SettlementError> {
+    let found = Digest256::from_bytes(found.0);
+    match found == expected {
+        true => Ok(()),
+        false => Err(SettlementError::Hash {
+            name,
+            found,
+            expected,
+        }),
+    }
+}
+
+/// What it says of a worker that the books do not take its receipt.
+pub(crate) const fn outcome(refused: &Failed<SettleError>) -> Outcome {
+    match refused {
+        Failed::Store(_)
+        | Failed::Refused(SettleError::Overflow | SettleError::Released | SettleError::Unknown) => {
+            Outcome::Abandoned
+        }
+        Failed::Refused(SettleError::Channel | SettleError::Receipt(_)) => Outcome::Failed,
+        Failed::Refused(_) => Outcome::Lied,
     }
 }
 
@@ -112,7 +145,7 @@ pub enum SettlementError {
     Price {
         /// In the receipt.
         found: u64,
-        /// In the envelope.
+        /// As the worker offered.
         expected: u64,
     },
     /// Cells of something else.

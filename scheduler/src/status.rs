@@ -27,6 +27,8 @@ pub(crate) struct Status {
     draining: bool,
     /// As clients are told.
     terms: Value,
+    /// In thousandths of what workers ask.
+    fee: u16,
     /// Workers, all that there are.
     verified: usize,
     requests: Requests,
@@ -53,6 +55,8 @@ struct Requests {
 struct Money {
     earned: Channels,
     paid: Channels,
+    /// What the one is more than the other.
+    kept: u64,
 }
 
 /// Sums over Channels, in nanotons.
@@ -76,7 +80,7 @@ struct Model {
     workers: usize,
     open: usize,
     free: u64,
-    /// In nanotons for a million tokens.
+    /// In nanotons for a million tokens, the fee included.
     price: Option<u64>,
 }
 
@@ -110,6 +114,7 @@ impl Status {
         Ok(Self {
             draining: scheduler.draining.is_cancelled(),
             terms: scheduler.books.terms(),
+            fee: scheduler.books.fee().share(),
             verified: all.len(),
             requests: Requests {
                 open: scheduler.metrics.open(),
@@ -159,6 +164,7 @@ impl Money {
             add(&mut sums.reserved, account.reserved.amount);
             add(&mut sums.tokens, account.spent.tokens);
         }
+        money.kept = money.earned.spent.saturating_sub(money.paid.spent);
         money
     }
 }
@@ -172,7 +178,7 @@ fn models(scheduler: &Scheduler) -> BTreeMap<String, Model> {
                 workers: model.workers,
                 open: model.open,
                 free: model.free,
-                price: model.least,
+                price: model.least.map(|least| scheduler.books.fee().price(least)),
             };
             (model.name.to_owned(), shown)
         });

@@ -277,6 +277,13 @@ impl Workers {
 }
 
 impl Worker {
+    /// What its owner is paid for a million tokens of a model's, if it has that.
+    pub(crate) fn ask(&self, model: &str) -> Option<u64> {
+        let mut models = self.offer.models.iter();
+        let model = models.find(|offered| offered.name == model);
+        model.map(|model| model.ask)
+    }
+
     fn is_at(&self, at: &str) -> bool {
         self.at.as_deref() == Some(at)
     }

@@ -27,7 +27,7 @@ use futures_util::future::join_all;
 use member::{Member, within};
 use nix::sched::{CloneFlags, unshare};
 use scheduler::ledger::account::{AdmitError, Order};
-use scheduler::ledger::{Failed, Identity, Ledger, RequestKey, account, receipts};
+use scheduler::ledger::{Asked, Failed, Identity, Ledger, RequestKey, account, receipts};
 use serde_json::json;
 use tests::asker::{Answer, AskError, Asker};
 use tests::nats::Nats;
@@ -158,6 +158,7 @@ impl Side {
         let order = Order {
             limit: LIMIT,
             price: fixture::PRICE,
+            ask: fixture::PRICE,
             exposure: 1 << 60,
             unseen: 0,
         };
@@ -168,8 +169,13 @@ impl Side {
                     client: client.address.address,
                     id: [side * 100 + number; 16],
                 };
-                let address: HashBytes = worker.address.address;
-                let admit = ledger.admit(key, address, order, Some(signed.clone()), fixture::NOW);
+                let asked = Asked {
+                    key,
+                    channel: worker.address.address,
+                    worker: HashBytes([2; 32]),
+                    attempt: key.id,
+                };
+                let admit = ledger.admit(asked, order, Some(signed.clone()), fixture::NOW);
                 match admit.await {
                     Ok(_) => {}
                     // It is the newest, and covers no more.

@@ -19,7 +19,7 @@ use contracts::reports::epoch;
 use contracts::voucher::{Signed, Voucher};
 use scheduler::ledger::account::{self, Account, STORAGE};
 use scheduler::ledger::receipts::Served;
-use scheduler::ledger::{Costs, Due, Identity, Ledger, RequestKey, Side};
+use scheduler::ledger::{Asked, Costs, Due, Identity, Ledger, RequestKey, Side};
 use scheduler::settler::{Done, Settler};
 use tempfile::TempDir;
 use tests::chain::{GLOBAL_ID, Town, key, now};
@@ -289,6 +289,7 @@ impl World {
         let order = account::Order {
             limit,
             price: PRICE,
+            ask: PRICE,
             exposure: 0,
             unseen: 0,
         };
@@ -300,9 +301,13 @@ impl World {
             .next(short, PRICE, epoch(now()), HashBytes::ZERO)
             .unwrap();
         let signed = sign(CLIENT, client);
-        let admitted = ledger
-            .admit(key, worker.address, order, Some(signed), now())
-            .await;
+        let asked = Asked {
+            key,
+            channel: worker.address,
+            worker: HashBytes([9; 32]),
+            attempt: [number; 16],
+        };
+        let admitted = ledger.admit(asked, order, Some(signed), now()).await;
         let voucher = admitted
             .unwrap()
             .voucher

@@ -3,7 +3,7 @@
 //!
 //! It speaks the wire as the agent does; its tokens are the bytes that it read and said.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use attestation::protocol::Request;
 use attestation::register::Digest256;
 use aws_lc_rs::signature::Ed25519KeyPair;
 use axum::body::{Body, Bytes};
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -73,6 +73,8 @@ pub enum Manner {
     Unsettled,
     /// It breaks off before it has said all.
     Breaking,
+    /// It breaks off when all is said, and before its settlement.
+    Parting,
     /// It has room, until it is asked.
     Unwilling,
     /// It offers for somebody else.
@@ -99,6 +101,9 @@ pub trait Till: fmt::Debug + Send + Sync {
 
 /// What was earned by a request.
 pub type Earned = Box<dyn FnOnce(u64) + Send>;
+
+/// A settlement, and what was earned by it, if nobody has it yet.
+type Noted = (Vec<u8>, Option<(u64, Earned)>);
 
 /// What it serves, and how.
 #[derive(Clone, Copy, Debug)]
@@ -138,7 +143,6 @@ impl Default for Terms {
     }
 }
 
-#[derive(Debug)]
 struct Served {
     worker: Arc<Worker>,
     id: Digest256,
@@ -147,6 +151,14 @@ struct Served {
     is_held: watch::Sender<bool>,
     busy: AtomicU32,
     shown: std::sync::Mutex<Vec<(BTreeSet<String>, Envelope)>>,
+    /// None while it is being answered.
+    settled: Mutex<HashMap<[u8; 16], Option<Noted>>>,
+}
+
+impl fmt::Debug for Served {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.id.fmt(f)
+    }
 }
 
 impl StandIn {
@@ -183,6 +195,7 @@ impl StandIn {
             is_held: watch::Sender::new(false),
             busy: AtomicU32::new(0),
             shown: std::sync::Mutex::default(),
+            settled: Mutex::default(),
         };
         Self {
             id,
@@ -244,6 +257,7 @@ async fn link(served: &Arc<Served>, scheduler: SocketAddr) -> std::io::Result<()
         .route("/attestation", post(again))
         .route("/network/evidence", post(evidence))
         .route("/network/requests", post(answer))
+        .route("/network/settlements/{id}", get(settlement))
         .route("/network/vouchers", get(vouchers))
         .with_state(Arc::clone(served));
     http2::Builder::new(TokioExecutor::new())
@@ -301,7 +315,9 @@ async fn answer(State(served): State<Arc<Served>>, headers: HeaderMap, body: Bod
     let Some(envelope) = header("cocoon-envelope") else {
         return StatusCode::BAD_REQUEST.into_response();
     };
-    if let Ok(envelope) = Envelope::parse(&envelope) {
+    let known = Envelope::parse(&envelope);
+    let id = known.as_ref().map_or([0; 16], |envelope| envelope.id);
+    if let Ok(envelope) = known {
         let names = headers.keys().map(ToString::to_string).collect();
         let mut shown = served.shown.lock().expect("nobody panicked");
         shown.push((names, envelope));
@@ -317,18 +333,42 @@ async fn answer(State(served): State<Arc<Served>>, headers: HeaderMap, body: Bod
         }
     };
     let (said, hear) = mpsc::channel(1);
+    let is_parting = served.terms.manner == Manner::Parting;
     tokio::spawn(async move {
         served.busy.fetch_add(1, Ordering::SeqCst);
+        served.settled.lock().await.insert(id, None);
         // Who hangs up, or sends what does not open, gets no more of an answer.
         Answer::give(&served, &envelope, body, said, earned).await;
+        let mut settled = served.settled.lock().await;
+        if let Some(None) = settled.get(&id) {
+            settled.remove(&id);
+        }
         served.busy.fetch_sub(1, Ordering::SeqCst);
     });
-    let hear = stream::unfold(hear, async |mut hear| {
-        let bytes = hear.recv().await?;
-        Some((Ok::<_, std::io::Error>(bytes), hear))
+    let hear = stream::unfold(hear, move |mut hear| async move {
+        let broken =
+            || is_parting.then(|| Err(std::io::Error::from(std::io::ErrorKind::BrokenPipe)));
+        let said = hear.recv().await.map(Ok).or_else(broken)?;
+        Some((said, hear))
     });
     let kind = [(header::CONTENT_TYPE, "application/cocoon-sealed")];
     (kind, Body::from_stream(hear)).into_response()
+}
+
+/// What came of a request; who asks has it.
+async fn settlement(State(served): State<Arc<Served>>, Path(id): Path<String>) -> Response {
+    let mut bytes = [0; 16];
+    hex::decode_to_slice(id, &mut bytes).unwrap_or_default();
+    match served.settled.lock().await.get_mut(&bytes) {
+        Some(Some((settlement, unpaid))) => {
+            if let Some((cost, earned)) = unpaid.take() {
+                earned(cost);
+            }
+            settlement.clone().into_response()
+        }
+        Some(None) => StatusCode::ACCEPTED.into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
 }
 
 impl Served {
@@ -363,7 +403,7 @@ impl Served {
             return Ok(Box::new(drop));
         };
         let voucher = voucher.and_then(|boc| Boc::decode(boc).ok()?.parse::<Signed>().ok());
-        let cost = cost(envelope.limit, envelope.price).unwrap_or(u64::MAX);
+        let cost = cost(envelope.limit, self.terms.ask).unwrap_or(u64::MAX);
         till.reserve(voucher.as_ref(), cost)
     }
 
@@ -406,8 +446,8 @@ impl Served {
             request: HashBytes(*request.as_bytes()),
             response: HashBytes(*response.as_bytes()),
             price: match self.terms.manner {
-                Manner::Dear => envelope.price.saturating_add(1),
-                _ => envelope.price,
+                Manner::Dear => self.terms.ask.saturating_add(1),
+                _ => self.terms.ask,
             },
             time: now.map_or(0, |now| now.as_secs().try_into().unwrap_or(u32::MAX)),
             work: Lazy::new(&work).expect("work is a cell"),
@@ -516,11 +556,21 @@ impl Answer {
         }
         let tokens = answer.most.unwrap_or(answer.tokens);
         let (settlement, cost) = served.settle(&known, request, response, tokens);
-        last.extend(settlement);
+        last.extend(&settlement);
+        let noted = Some((settlement, Some((cost, earned))));
+        served.settled.lock().await.insert(known.id, noted);
+        if served.terms.manner == Manner::Parting {
+            return None;
+        }
         answer.said.send(last.into()).await.ok()?;
         // Whoever takes more than the settlement has it.
         drop(answer.said.reserve().await.ok()?);
-        earned(cost);
+        let mut settled = served.settled.lock().await;
+        if let Some(Some((_, unpaid))) = settled.get_mut(&known.id)
+            && let Some((cost, earned)) = unpaid.take()
+        {
+            earned(cost);
+        }
         Some(())
     }
 

@@ -12,13 +12,14 @@
 
 mod paid;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use client::network::probe::Finding;
 use client::network::purse::Purse;
-use paid::{Answer, Gateway, Worker, World, hold};
-use serde_json::json;
+use paid::{Answer, Gateway, Worker, World, are_busy, hold};
+use scheduler::fee::Fee;
+use serde_json::{Value, json};
 use tests::asker::{AskError, Asker, LIMIT};
 use tests::stand_in::{Manner, StandIn, Terms};
 use tycho_types::models::StdAddr;
@@ -135,7 +136,7 @@ async fn a_worker_that_is_killed_mid_stream_takes_nobodys_money() {
         (owner, till, cut)
     };
     let (answers, (owner, till, cut)) = tokio::join!(gateway.ask_all(SOME), killed);
-    scheduler.scheduler.idle().await;
+    scheduler.ends(&world).await;
     gateway.network.reconcile().await;
 
     // Nothing is charged that was not answered. What the worker counts beyond that was on
@@ -179,9 +180,7 @@ async fn a_scheduler_that_is_killed_mid_stream_goes_on_with_its_books() {
         scheduler.linked(worker).await;
     }
 
-    // What it left open stays reserved until no receipt can come, and serves nobody else.
-    let books = world.books(&scheduler, &workers).await;
-    assert!(books.held > 0 && books.held <= u64::from(cut) * Gateway::MOST);
+    // What was finished is settled, and the rest is released once it cannot come any more.
     gateway.network.reconcile().await;
     let more = gateway.ask_all(FEW).await;
     assert_all_served(&more);
@@ -200,6 +199,124 @@ async fn a_scheduler_that_is_killed_mid_stream_goes_on_with_its_books() {
     let unseen = books.charged - paid;
     assert!(unseen <= u64::from(cut) * Gateway::MOST, "{unseen}");
     world.assert_settles(&books, &scheduler, &workers).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_workers_finished_while_their_scheduler_died_is_settled_by_its_next_life() {
+    let Some(world) = World::start().await else {
+        return;
+    };
+    let process = world.process().await;
+    let workers = world.workers_of(&process, THOROUGH).await;
+    let gateway = world.gateway_to(process.clients, paid::PRICE);
+    hold(&workers, true);
+    let count = u32::try_from(HELD).unwrap();
+    let restarted = async {
+        are_busy(&workers, count).await;
+        process.freeze();
+        hold(&workers, false);
+        are_busy(&workers, 0).await;
+        let (clients, linked) = process.kill().await;
+        let scheduler = world.scheduler_at(clients, linked).await;
+        (scheduler, Instant::now())
+    };
+    let (answers, (scheduler, since)) = tokio::join!(gateway.ask_all(HELD), restarted);
+    assert_eq!(paid_for(&answers), 0, "nobody heard of any end");
+    for worker in &workers {
+        scheduler.linked(worker).await;
+    }
+    scheduler.ends(&world).await;
+    println!("{HELD} settled {:?} after the start", since.elapsed());
+    gateway.network.reconcile().await;
+    let books = world.books(&scheduler, &workers).await;
+    books.assert_agree(0);
+    let mut requests = 0;
+    let epoch = tests::chain::now() / 3600;
+    for epoch in [epoch - 1, epoch] {
+        requests += scheduler.ledger.usage(epoch).await.unwrap().requests;
+    }
+    assert_eq!(requests, u64::from(count), "once each");
+    assert_all_served(&gateway.ask_all(FEW).await);
+    let books = world.books(&scheduler, &workers).await;
+    books.assert_agree(0);
+    world.assert_settles(&books, &scheduler, &workers).await;
+}
+
+/// Not a test of its own: what is killed above.
+#[tokio::test(flavor = "multi_thread")]
+async fn serves_until_it_is_killed() {
+    paid::process::serve().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_answers_break_off_at_their_end_is_paid_for_what_it_finished() {
+    let Some(world) = World::start().await else {
+        return;
+    };
+    let scheduler = world.scheduler().await;
+    let terms = Terms {
+        ask: 1_000_000,
+        manner: Manner::Parting,
+        ..THOROUGH
+    };
+    let workers = world.workers(&scheduler, terms).await;
+    let mut asker = Asker::connect(scheduler.clients).await.unwrap();
+    asker.voucher = Some(world.voucher("one", LIMIT, terms.ask));
+    let assignment = asker.assign(&json!({})).await.unwrap();
+    let answer = asker.begin(&assignment, vec![vec![7; 1000]]).await.unwrap();
+    assert_eq!(answer.whole().await.unwrap_err(), AskError::Broken);
+    scheduler.ends(&world).await;
+    let books = world.books(&scheduler, &workers).await;
+    assert_eq!((books.charged, books.held), (1000, 0));
+    assert_eq!(books.to_owners(), (1000, 1000));
+    assert_eq!(scheduler.ledger.audit().await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_scheduler_keeps_is_what_clients_pay_and_workers_do_not_get() {
+    let Some(world) = World::start().await else {
+        return;
+    };
+    let fee = Fee::per_mille(25).unwrap();
+    let scheduler = world.scheduler_with(fee).await;
+    let workers = world.workers(&scheduler, THOROUGH).await;
+    let asker = Asker::connect(scheduler.clients).await.unwrap();
+    let said =
+        async |path| serde_json::from_slice::<Value>(&asker.get(path).await.unwrap()).unwrap();
+    let price = paid::PRICE / 1000 * 1025;
+    assert_eq!(said("/network/v1/terms").await["fee"], 25);
+    assert_eq!(
+        said("/network/v1/models").await["models"][0]["price"],
+        price
+    );
+
+    let mean = world.gateway_to(scheduler.clients, price - 1);
+    for Answer { status, .. } in mean.ask_all(1).await {
+        assert_eq!(status, StatusCode::PAYMENT_REQUIRED);
+    }
+    let gateway = world.gateway_to(scheduler.clients, price);
+    let answers = gateway.ask_all(FEW).await;
+    assert_all_served(&answers);
+    let books = world.books(&scheduler, &workers).await;
+    assert_eq!(
+        (books.spent, books.charged),
+        (paid_for(&answers), books.spent)
+    );
+    let (shown, earned) = books.to_owners();
+    assert_eq!((shown, earned / 1000 * 1025), (earned, books.charged));
+    let kept = &said("/status").await["money"]["kept"];
+    assert_eq!(*kept, books.charged - earned);
+
+    // Nothing but what was used is signed for, on either side of it, and the chain pays that.
+    world.assert_settles(&books, &scheduler, &workers).await;
+    assert_eq!(world.paid_by_client().await, books.charged);
+    for (worker, owner) in workers.iter().zip(&books.owners) {
+        let channel = world.town.channel(worker.till.address()).await;
+        assert_eq!(
+            (channel.state.paid, owner.shown),
+            (owner.earned, owner.earned)
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -256,6 +373,8 @@ fn paid_for(answers: &[Answer]) -> u64 {
 const SOME: usize = 240;
 
 const FEW: usize = 30;
+
+const HELD: usize = 120;
 
 const STREAMS: usize = 1000;
 

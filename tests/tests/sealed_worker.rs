@@ -123,6 +123,22 @@ async fn a_receipt_says_the_price_where_a_voucher_paid() {
 }
 
 #[tokio::test]
+async fn a_worker_is_paid_what_it_asks_whatever_its_client_pays() {
+    let double = Double::paying(Limits::default()).await;
+    let pay = Some(voucher(double.cost(&double.envelope())));
+    let dear = Envelope {
+        price: 2 * ASK,
+        ..double.envelope()
+    };
+    let sealed = double.seal(&dear, &Chat::default().request());
+    let reply = double.ask(&sealed, pay).await.open(&sealed);
+    let receipt = double.settled(&sealed, &reply);
+    assert_eq!(receipt.price, ASK);
+    let vouchers: Value = serde_json::from_slice(&double.get("/network/vouchers").await).unwrap();
+    assert_eq!(vouchers["vouchers"][0]["spent"], receipt.cost().unwrap());
+}
+
+#[tokio::test]
 async fn what_cannot_be_served_is_refused_in_clear_by_name() {
     let double = Double::paying(Limits::default()).await;
     let good = double.envelope();

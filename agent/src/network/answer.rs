@@ -41,11 +41,20 @@ pub(super) struct Job {
     pub(super) reservation: Option<Reservation>,
 }
 
+impl Job {
+    /// What is paid for a million tokens: of what its client pays, the scheduler keeps the
+    /// rest.
+    fn ask(&self) -> u64 {
+        self.desk.link.ask(&self.envelope.model)
+    }
+}
+
 impl Drop for Job {
     /// Somebody has left before the end.
     fn drop(&mut self) {
+        self.desk.link.settlements.end(&self.envelope.id);
         if let Some(reservation) = self.reservation.take() {
-            let worked = cost(self.ledger.worked(), self.envelope.price);
+            let worked = cost(self.ledger.worked(), self.ask());
             reservation.lose(worked.unwrap_or(u64::MAX));
         }
     }
@@ -58,8 +67,6 @@ pub(super) struct Answer {
     first: Option<Vec<u8>>,
     /// None once the last chunk is sealed.
     sealer: Option<Sealer>,
-    /// What was earned, once the settlement has been handed on.
-    earned: Option<u64>,
     hash: Sha256,
     success: bool,
     body: BodyDataStream,
@@ -87,7 +94,6 @@ impl Answer {
             hash: Sha256::new_with_prefix(&first),
             first: Some(first),
             sealer: Some(sealer),
-            earned: None,
             success: head.status.is_success(),
             body: body.into_data_stream(),
         })
@@ -101,9 +107,9 @@ impl Answer {
         }
         loop {
             let Some(mut sealer) = self.sealer.take() else {
-                if let (Some(earned), Some(reservation)) =
-                    (self.earned.take(), self.job.reservation.take())
-                {
+                let Job { desk, envelope, .. } = &self.job;
+                let earned = desk.link.settlements.taken(&envelope.id);
+                if let Some(reservation) = self.job.reservation.take() {
                     reservation.settle(earned);
                 }
                 return Ok(None);
@@ -157,7 +163,7 @@ impl Answer {
             channel: purse.map_or(free, |purse| purse.address().clone()),
             request: HashBytes(self.job.intake.lock().await.hash().await),
             response: HashBytes(self.hash.clone().finalize().into()),
-            price: envelope.price,
+            price: self.job.ask(),
             time: narrow(unix_time()),
             work: Lazy::new(&work)?,
         };
@@ -168,8 +174,9 @@ impl Answer {
             tokens: work.tokens(),
         };
         let settlement = settlement.encode();
-        desk.link.note(envelope.id, &settlement);
-        self.earned = receipt.cost();
+        let earned = receipt.cost().unwrap_or_default();
+        let settlements = &desk.link.settlements;
+        settlements.note(envelope.id, &settlement, earned);
         Ok(settlement)
     }
 }

@@ -110,6 +110,13 @@ impl Purse {
         self.account().spent
     }
 
+    /// So much was earned after all by what had been cut off.
+    pub(super) fn earn(&self, cost: u64) {
+        let mut account = self.account();
+        account.spent = account.spent.saturating_add(cost);
+        account.lost = account.lost.saturating_sub(cost);
+    }
+
     /// Sets so much aside, which the newest voucher has to cover, or this one.
     pub fn reserve(
         self: &Arc<Self>,
@@ -461,6 +468,9 @@ mod tests {
         serve().unwrap().lose(100);
         serve().unwrap().lose(1);
         assert_eq!(serve().err(), Some(NotCovered::Unsettled { lost: 101 }));
+        purse.earn(1);
+        assert!(serve().is_ok(), "its settlement was fetched after all");
+        assert_eq!(purse.spent(), 1);
         let purse = self::purse(1600, 0);
         let serve = || purse.reserve(Some(&signed), 100, NOW);
         serve().unwrap().lose(100);

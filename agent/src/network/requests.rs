@@ -71,10 +71,12 @@ async fn answer(desk: Desk, request: Request) -> Result<Answer, Refusal> {
         tokens: usize::try_from(envelope.limit.min(u32::MAX.into())).unwrap_or(usize::MAX),
         until: until.into_std(),
     };
+    let ask = desk.link.ask(&envelope.model);
+    desk.link.settlements.begin(envelope.id);
     let job = Job {
         root: model.root(),
         intake: Arc::new(Mutex::new(intake)),
-        ledger: Ledger::within(bounds, reservation.as_ref().map(|_| envelope.price)),
+        ledger: Ledger::within(bounds, reservation.as_ref().map(|_| ask)),
         desk,
         envelope,
         until,
@@ -98,7 +100,8 @@ fn time(envelope: &Envelope) -> Duration {
     Duration::from_millis(envelope.deadline_ms.into()).min(LONGEST)
 }
 
-/// Sets aside what the request costs at most.
+/// Sets aside what the request costs at most: at what is asked for here, since what its client
+/// pays beyond that is the scheduler's.
 fn reserve(
     desk: &Desk,
     headers: &HeaderMap,
@@ -119,7 +122,7 @@ fn reserve(
     };
     let voucher = header(headers, VOUCHER)?;
     let voucher = voucher.map(|boc| purse::decode(&boc).ok_or(Refusal::Voucher));
-    let cost = cost(*limit, price).ok_or(Refusal::Sum)?;
+    let cost = cost(*limit, ask).ok_or(Refusal::Sum)?;
     let now = u32::try_from(unix_time()).unwrap_or(u32::MAX);
     let reservation = purse.reserve(voucher.transpose()?.as_ref(), cost, now)?;
     Ok(Some(reservation))

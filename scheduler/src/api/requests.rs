@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use attestation::appraisal::chain;
+use attestation::register::Digest256;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use contracts::voucher::cost;
 use http_body_util::{BodyExt as _, Limited};
 use sealed::Envelope;
 use serde::Deserialize;
@@ -23,16 +25,15 @@ use crate::directory::{Outcome, Pick};
 use crate::fabric::SendError;
 use crate::ledger::Failed;
 use crate::ledger::account::AdmitError;
-use crate::ledger::receipts::SettleError;
 use crate::look::LookError;
 use crate::metrics::Ending;
 use crate::relay::{
-    Download, ENVELOPE, Ended, Fate, READ_ON, REQUESTS, RelayError, Upload, VOUCHER, of_worker,
-    refusal,
+    Blame, Download, ENVELOPE, Ended, Fate, READ_ON, REQUESTS, RelayError, Upload, VOUCHER,
+    of_worker, refusal,
 };
 use crate::reputation::Event;
 use crate::scheduler::{MAX_DEADLINE, Scheduler};
-use crate::settlement::Settled;
+use crate::settlement::{Settled, outcome};
 use crate::workers::Worker;
 
 /// Passes a sealed request on to the worker of its envelope.
@@ -74,9 +75,9 @@ pub(super) async fn relay(
     let response = match timeout(deadline, sent).await {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => {
-            match passed.blames_worker() {
-                true => order.end(Ending::Failed, &Outcome::Failed).await,
-                false => order.end(Ending::Left, &Outcome::Abandoned).await,
+            match passed.blame() {
+                Blame::Worker(_) => order.end(Ending::Failed, &Outcome::Failed).await,
+                Blame::Client => order.end(Ending::Left, &Outcome::Abandoned).await,
             }
             return Err(gone(&error));
         }
@@ -118,6 +119,7 @@ pub(super) fn uncovered(error: &NotAdmitted) -> ApiError {
         NotAdmitted::Owner
         | NotAdmitted::Ledger(Failed::Refused(
             AdmitError::Exposed { .. }
+            | AdmitError::Loss { .. }
             | AdmitError::Unfunded { .. }
             | AdmitError::WorkerEnds { .. },
         )) => Code::Full,
@@ -137,8 +139,10 @@ struct Order {
     scheduler: Arc<Scheduler>,
     envelope: Envelope,
     worker: Worker,
+    /// What its owner asks for a million tokens.
+    ask: u64,
     pick: Option<Pick>,
-    paid: Option<Admitted>,
+    paid: Option<Paid>,
     started: Instant,
     is_open: bool,
 }
@@ -148,13 +152,12 @@ impl Order {
     fn of(scheduler: &Arc<Scheduler>, envelope: Envelope) -> Result<Self, ApiError> {
         let worker = scheduler.workers.get(&envelope.worker);
         let worker = worker.ok_or_else(|| gone(&SendError::Gone))?;
-        let models = &worker.offer.models;
-        let model = models.iter().find(|model| model.name == envelope.model);
-        let ask = model.map(|model| model.ask).ok_or_else(|| {
+        let ask = worker.ask(&envelope.model).ok_or_else(|| {
             ApiError::new(Code::ModelNotFound, "the worker does not serve this model")
         })?;
-        if envelope.price < ask {
-            let message = format!("the worker asks for {ask} nanotons for a million tokens");
+        let price = scheduler.books.fee().price(ask);
+        if envelope.price < price {
+            let message = format!("the price is {price} nanotons for a million tokens");
             return Err(ApiError::new(Code::PriceTooLow, message));
         }
         if scheduler.metrics.open() >= MAX_OPEN {
@@ -167,44 +170,49 @@ impl Order {
             scheduler: Arc::clone(scheduler),
             envelope,
             worker,
+            ask,
             paid: None,
             started: Instant::now(),
             is_open: true,
         })
     }
 
-    /// Has it paid for, and gives the worker's voucher. What was reserved for a client that
-    /// did not wait for it is let go.
+    /// Has it paid for, and gives the worker's voucher.
     async fn admit(&mut self, voucher: Option<Vec<u8>>) -> Result<Option<HeaderValue>, ApiError> {
         let (tell, told) = oneshot::channel();
         let (scheduler, envelope) = (Arc::clone(&self.scheduler), self.envelope.clone());
-        let channels = Arc::clone(&self.worker.channels);
+        let (channels, ask) = (Arc::clone(&self.worker.channels), self.ask);
         tokio::spawn(async move {
-            let books = &scheduler.books;
-            let admitted = books.admit(&envelope, &channels, voucher.as_deref()).await;
-            if let Err(Ok(Some(unheard))) = tell.send(admitted) {
-                books.release(unheard.key).await;
-            }
+            let admitting = scheduler
+                .books
+                .admit(&envelope, ask, &channels, voucher.as_deref());
+            let admitted = admitting.await;
+            let paid = admitted.map(|admitted| admitted.map(|it| Paid::new(&scheduler, it)));
+            // Whoever does not wait for it has it let go.
+            drop(tell.send(paid));
         });
         let unavailable = |error: String| ApiError::new(Code::Unavailable, error);
-        let admitted = told.await.map_err(|error| unavailable(error.to_string()))?;
-        let Some(admitted) = admitted.map_err(|error| uncovered(&error))? else {
+        let paid = told.await.map_err(|error| unavailable(error.to_string()))?;
+        let Some(paid) = paid.map_err(|error| uncovered(&error))? else {
             return Ok(None);
         };
-        let voucher = BASE64_URL_SAFE_NO_PAD.encode(&admitted.voucher);
-        self.paid = Some(admitted);
+        let voucher = BASE64_URL_SAFE_NO_PAD.encode(&paid.admitted.voucher);
+        self.paid = Some(paid);
         let voucher = HeaderValue::try_from(voucher);
         voucher
             .map(Some)
             .map_err(|error| unavailable(error.to_string()))
     }
 
-    async fn close(self, fate: Fate) {
+    async fn close(mut self, fate: Fate) {
         match fate {
             Fate::Left => self.end(Ending::Left, &Outcome::Abandoned).await,
-            Fate::Failed(RelayError::Late) => self.end(Ending::Late, &Outcome::Abandoned).await,
-            Fate::Failed(error) => {
+            Fate::Failed(RelayError::Late, _) => self.end(Ending::Late, &Outcome::Abandoned).await,
+            Fate::Failed(error, request) => {
                 tracing::info!(worker = %self.envelope.worker, "{}", chain(&error));
+                if let RelayError::Broken(_) = error {
+                    self.lose(request);
+                }
                 self.end(Ending::Failed, &Outcome::Failed).await;
             }
             Fate::Ended(ended) => self.settle(&ended).await,
@@ -212,31 +220,46 @@ impl Order {
     }
 
     async fn settle(mut self, ended: &Ended) {
-        let settled = match Settled::of(ended, &self.envelope, self.worker.receipt_key) {
+        let (ask, key) = (self.ask, self.worker.receipt_key);
+        let settled = match Settled::of(ended, &self.envelope, ask, key) {
             Ok(settled) => settled,
             Err(error) => {
                 tracing::warn!(worker = %self.envelope.worker, "not paid: {}", chain(&error));
                 return self.end(Ending::Unsettled, &error.outcome()).await;
             }
         };
-        if let Some(paid) = &self.paid {
-            let books = &self.scheduler.books;
-            let paid = books.settle(paid.key, &settled, ended, self.worker.receipt_key);
-            if let Err(error) = paid.await {
+        let books = &self.scheduler.books;
+        if let Some(paid) = self.paid.take() {
+            let booked = books.settle(paid.admitted.key, settled.served).await;
+            if let Err(error) = booked {
                 tracing::warn!(worker = %self.envelope.worker, "not paid: {}", chain(&error));
+                match &error {
+                    // Its receipt can be had again.
+                    Failed::Store(_) => paid.keep(),
+                    Failed::Refused(_) => self.paid = Some(paid),
+                }
                 return self.end(Ending::Unsettled, &outcome(&error)).await;
             }
-            self.paid = None;
+            paid.keep();
         }
         let outcome = Outcome::Answered {
             first: ended.first,
             rest: self.started.elapsed().saturating_sub(ended.first),
             tokens: settled.tokens,
         };
-        let paid = settled.receipt.cost().unwrap_or_default();
+        let paid = cost(settled.tokens, self.envelope.price).unwrap_or_default();
         let metrics = &self.scheduler.metrics;
-        metrics.settled(settled.tokens, paid, ended.first);
+        metrics.settled(settled.tokens, paid, Some(ended.first));
         self.end(Ending::Settled, &outcome).await;
+    }
+
+    /// Its worker may have finished it: then it says so once it is there again.
+    fn lose(&mut self, request: Option<Digest256>) {
+        if let Some(paid) = self.paid.take() {
+            let books = &self.scheduler.books;
+            books.lose(paid.admitted.key, self.envelope.worker, request);
+            paid.keep();
+        }
     }
 
     /// Comes back once nothing is reserved for it any more: whoever is told may use that.
@@ -267,11 +290,7 @@ impl Order {
         if let Some(pick) = self.pick.take() {
             self.scheduler.desk().done(pick, outcome);
         }
-        let Admitted { key, .. } = self.paid.take()?;
-        let scheduler = Arc::clone(&self.scheduler);
-        Some(tokio::spawn(async move {
-            scheduler.books.release(key).await;
-        }))
+        self.paid.take().map(|mut paid| paid.release())
     }
 }
 
@@ -283,15 +302,39 @@ impl Drop for Order {
     }
 }
 
-/// What it says of a worker that the books do not take its receipt.
-fn outcome(refused: &Failed<SettleError>) -> Outcome {
-    match refused {
-        Failed::Store(_)
-        | Failed::Refused(SettleError::Overflow | SettleError::Released | SettleError::Unknown) => {
-            Outcome::Abandoned
+/// What is reserved for a request; let go of when it is dropped.
+struct Paid {
+    scheduler: Arc<Scheduler>,
+    admitted: Admitted,
+    is_kept: bool,
+}
+
+impl Paid {
+    fn new(scheduler: &Arc<Scheduler>, admitted: Admitted) -> Self {
+        Self {
+            scheduler: Arc::clone(scheduler),
+            admitted,
+            is_kept: false,
         }
-        Failed::Refused(SettleError::Channel | SettleError::Receipt(_)) => Outcome::Failed,
-        Failed::Refused(_) => Outcome::Lied,
+    }
+
+    /// It is settled, or will be.
+    fn keep(mut self) {
+        self.is_kept = true;
+    }
+
+    fn release(&mut self) -> JoinHandle<()> {
+        self.is_kept = true;
+        let (scheduler, key) = (Arc::clone(&self.scheduler), self.admitted.key);
+        tokio::spawn(async move { scheduler.books.release(key).await })
+    }
+}
+
+impl Drop for Paid {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            drop(self.release());
+        }
     }
 }
 
@@ -306,7 +349,8 @@ async fn refused(order: Order, response: Response) -> Result<Response, ApiError>
     let text = text.to_bytes();
     if let (StatusCode::PAYMENT_REQUIRED, Some(paid)) = (head.status, &order.paid) {
         if let Ok(Refused { error }) = serde_json::from_slice(&text) {
-            order.scheduler.books.earned(paid.owner, error.spent).await;
+            let books = &order.scheduler.books;
+            books.earned(paid.admitted.owner, error.spent).await;
         }
         // Between the worker and us: the client has paid, and may try another.
         order.end(Ending::Refused, &Outcome::Full).await;

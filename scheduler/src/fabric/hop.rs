@@ -7,7 +7,7 @@
 //!
 //! The worker is judged here, where its evidence was verified and its own bytes pass: what
 //! reaches the other scheduler may have been changed on the way. Nothing passes but what
-//! clients may ask of a worker.
+//! clients may ask of a worker, and what it says of a request whose end was lost.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,8 +26,8 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::{Fabric as _, SendError};
 use crate::directory::Outcome;
 use crate::relay::{
-    Download, ENVELOPE, Fate, PROOFS, REQUESTS, RelayError, Sieve, Upload, VOUCHER, of_worker,
-    refusal,
+    Blame, Download, ENVELOPE, Fate, PROOFS, REQUESTS, RelayError, SETTLEMENTS, Sieve, Upload,
+    VOUCHER, of_worker, refusal,
 };
 use crate::reputation::Event;
 use crate::scheduler::{MAX_DEADLINE, Scheduler};
@@ -47,6 +47,7 @@ pub(super) async fn take(
     let passed = match head.uri.path() {
         PROOFS => prove(&scheduler, worker, body).await,
         REQUESTS => ask(&scheduler, worker, &head.headers, body).await,
+        path if path.starts_with(SETTLEMENTS) => settlement(&scheduler, worker, path).await,
         _ => return StatusCode::NOT_FOUND.into_response(),
     };
     match passed {
@@ -71,6 +72,17 @@ async fn prove(
     Ok(sent.map(|body| Body::new(Sieve::new(body))))
 }
 
+async fn settlement(
+    scheduler: &Scheduler,
+    worker: Digest256,
+    path: &str,
+) -> Result<Response<Body>, SendError> {
+    let mut request = Request::new(Body::empty());
+    *request.uri_mut() = of_worker(path);
+    let sent = scheduler.workers.send(worker, request).await?;
+    Ok(sent.map(|body| Body::new(Sieve::new(body))))
+}
+
 async fn ask(
     scheduler: &Arc<Scheduler>,
     worker: Digest256,
@@ -83,8 +95,10 @@ async fn ask(
     };
     let known = scheduler.workers.get(&worker);
     let known = known.filter(|_| scheduler.passing.len() < MOST);
+    let known = known.ok_or(SendError::Gone)?;
     let guest = Guest {
-        worker: known.ok_or(SendError::Gone)?,
+        ask: known.ask(&envelope.model).ok_or(SendError::Gone)?,
+        worker: known,
         scheduler: Arc::clone(scheduler),
         started: Instant::now(),
         _passing: scheduler.passing.token(),
@@ -99,7 +113,7 @@ async fn ask(
     let response = match scheduler.workers.send(worker, request).await {
         Ok(response) => response,
         Err(error) => {
-            if passed.blames_worker() {
+            if let Blame::Worker(_) = passed.blame() {
                 guest.judge(&Outcome::Failed);
             }
             return Err(error);
@@ -125,6 +139,7 @@ async fn ask(
 struct Guest {
     scheduler: Arc<Scheduler>,
     worker: Worker,
+    ask: u64,
     envelope: Envelope,
     started: Instant,
     _passing: TaskTrackerToken,
@@ -133,10 +148,10 @@ struct Guest {
 impl Guest {
     fn close(&self, fate: &Fate) {
         self.judge(&match fate {
-            Fate::Left | Fate::Failed(RelayError::Late) => Outcome::Abandoned,
-            Fate::Failed(_) => Outcome::Failed,
+            Fate::Left | Fate::Failed(RelayError::Late, _) => Outcome::Abandoned,
+            Fate::Failed(..) => Outcome::Failed,
             Fate::Ended(ended) => {
-                match Settled::of(ended, &self.envelope, self.worker.receipt_key) {
+                match Settled::of(ended, &self.envelope, self.ask, self.worker.receipt_key) {
                     Ok(settled) => Outcome::Answered {
                         first: ended.first,
                         rest: self.started.elapsed().saturating_sub(ended.first),

@@ -8,8 +8,8 @@
 //!
 //! `funds` is what the chain has paid out of it and can still pay, `vouchered` what the
 //! payer has signed for, `reserved` what requests may cost that are not settled yet. Each
-//! request is in two books, its client's and its worker's, with the same numbers: so what
-//! clients have spent is what workers have earned.
+//! request is in two books, its client's at the price and its worker's at the ask, for the
+//! same tokens: what clients have spent is what workers have earned, and the scheduler's fee.
 //!
 //! Vouchers are prepaid and cannot be taken back. What a worker holds beyond what it has
 //! earned pays for its next requests, and is at most its exposure, or one request's cost
@@ -64,8 +64,10 @@ pub struct Standing {
 pub struct Order {
     /// Tokens, prompt and completion.
     pub limit: u64,
-    /// Nanotons for a million of them.
+    /// Nanotons for a million of them, from the client.
     pub price: u64,
+    /// The same, to the worker's owner: no more than that.
+    pub ask: u64,
     /// How much the worker may hold that no receipt shows.
     pub exposure: u64,
     /// What the worker says it has earned beyond this book: by receipts whose scheduler died
@@ -182,7 +184,14 @@ pub fn admit(
     if order.limit > MOST_TOKENS || i64::try_from(order.price).is_err() {
         return Err(AdmitError::Overflow);
     }
-    let most = order.most().ok_or(AdmitError::Overflow)?;
+    if order.ask > order.price {
+        return Err(AdmitError::Loss {
+            price: order.price,
+            ask: order.ask,
+        });
+    }
+    let most = order.used(order.limit).ok_or(AdmitError::Overflow)?;
+    let owed = order.owed(order.limit).ok_or(AdmitError::Overflow)?;
     if let Some(ends) = too_soon(client.may_end(), now) {
         return Err(AdmitError::ClientEnds { ends });
     }
@@ -202,9 +211,9 @@ pub fn admit(
             cap: client.voucher.cap,
         });
     }
-    let voucher = prepaid(worker, order, most, receipts, now)?;
+    let voucher = prepaid(worker, order, owed, receipts, now)?;
     client.reserve(most).ok_or(AdmitError::Overflow)?;
-    worker.reserve(most).ok_or(AdmitError::Overflow)?;
+    worker.reserve(owed).ok_or(AdmitError::Overflow)?;
     worker.voucher = voucher.clone();
     Ok(voucher)
 }
@@ -218,21 +227,21 @@ fn too_soon(ends: u32, now: u32) -> Option<u32> {
 fn prepaid(
     worker: &Account,
     order: &Order,
-    most: Sum,
+    owed: Sum,
     receipts: HashBytes,
     now: u32,
 ) -> Result<Voucher, AdmitError> {
     let taken = worker.spent.plus(worker.reserved);
-    let taken = taken.and_then(|taken| taken.plus(most));
+    let taken = taken.and_then(|taken| taken.plus(owed));
     let taken = taken.ok_or(AdmitError::Overflow)?;
     let amount = taken.amount.checked_add(order.unseen);
     let amount = amount.ok_or(AdmitError::Overflow)?;
-    if amount <= worker.voucher.amount && order.price <= worker.voucher.cap {
+    if amount <= worker.voucher.amount && order.ask <= worker.voucher.cap {
         return Ok(worker.voucher.clone());
     }
     let amount = amount.max(worker.voucher.amount);
     let out = amount.saturating_sub(worker.spent.amount);
-    let allowed = order.exposure.max(most.amount);
+    let allowed = order.exposure.max(owed.amount);
     if out > allowed && amount > worker.voucher.amount {
         return Err(AdmitError::Exposed { out, allowed });
     }
@@ -242,7 +251,7 @@ fn prepaid(
             funds: worker.funds(),
         });
     }
-    let cap = worker.voucher.cap.max(order.price);
+    let cap = worker.voucher.cap.max(order.ask);
     let enough = least_tokens(amount, cap).ok_or(AdmitError::Overflow)?;
     Ok(Voucher {
         epoch: epoch(now).max(worker.voucher.epoch),
@@ -254,33 +263,32 @@ fn prepaid(
     })
 }
 
-/// A request is done, for so many tokens: of a receipt, or for none.
+/// A request is done, for so many tokens: of a receipt, or for none. Says what it cost.
 pub fn settle(
     client: &mut Account,
     worker: &mut Account,
     order: &Order,
     tokens: u64,
 ) -> Option<Sum> {
-    let (most, used) = (order.most()?, order.used(tokens)?);
-    client.settle(most, used)?;
-    worker.settle(most, used)?;
+    let used = order.used(tokens)?;
+    client.settle(order.used(order.limit)?, used)?;
+    worker.settle(order.owed(order.limit)?, order.owed(tokens)?)?;
     Some(used)
 }
 
 impl Order {
-    /// What is reserved for it. `None` where that has no place in a voucher.
-    #[must_use]
-    pub fn most(&self) -> Option<Sum> {
-        self.used(self.limit)
-    }
-
-    /// What so many tokens cost.
+    /// What so many tokens cost the client. `None` where that has no place in a voucher.
     #[must_use]
     pub fn used(&self, tokens: u64) -> Option<Sum> {
-        Some(Sum {
-            amount: cost(tokens, self.price)?,
-            tokens,
-        })
+        let amount = cost(tokens, self.price)?;
+        Some(Sum { amount, tokens })
+    }
+
+    /// What the worker's owner gets for them.
+    #[must_use]
+    pub fn owed(&self, tokens: u64) -> Option<Sum> {
+        let amount = cost(tokens, self.ask)?;
+        Some(Sum { amount, tokens })
     }
 }
 
@@ -340,6 +348,14 @@ pub enum AdmitError {
         out: u64,
         /// The exposure, or the request's cost.
         allowed: u64,
+    },
+    /// Nobody would pay the difference.
+    #[error("the price is {price}, and the worker asks for {ask}")]
+    Loss {
+        /// Of the request.
+        price: u64,
+        /// Of its worker.
+        ask: u64,
     },
     /// What the client has signed for is used up.
     #[error("the request may cost {needed}, and the client's vouchers cover {} more", standing.free)]

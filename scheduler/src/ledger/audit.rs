@@ -8,7 +8,8 @@ use tycho_types::cell::HashBytes;
 
 use super::account::Sum;
 use super::receipts::Tree;
-use super::rows::{Book, Kept, Request, Side, Stage};
+use super::requests::{Request, Stage};
+use super::rows::{Book, Kept, Side};
 use super::store::{Connection, StoreError};
 use super::{Identity, Ledger};
 
@@ -102,7 +103,8 @@ fn audit(
             }
             let open = Request::open_of_worker(connection, &channel)?;
             let reserved = open.iter().try_fold(Sum::default(), |sum, request| {
-                sum.plus(request.order().most()?)
+                let order = request.order();
+                sum.plus(order.owed(order.limit)?)
             });
             (spent, reserved.ok_or(StoreError::Column)?)
         }
@@ -157,7 +159,7 @@ fn of_client(
         for request in &requests {
             let order = request.order();
             match request.stage {
-                Stage::Open => reserved = add(reserved, order.most())?,
+                Stage::Open => reserved = add(reserved, order.used(order.limit))?,
                 Stage::Released => {}
                 Stage::Settled => match Kept::find(connection, &request.key)? {
                     Some(kept) => {
@@ -196,7 +198,7 @@ fn receipts(
                 let order = request.order();
                 let checked = kept.served.check(identity.global_id, worker, &order);
                 let (tokens, hash) = checked.ok()?;
-                order.used(tokens).filter(|_| hash == kept.hash)
+                order.owed(tokens).filter(|_| hash == kept.hash)
             });
             match checked {
                 Some(used) => spent = add(spent, Some(used))?,

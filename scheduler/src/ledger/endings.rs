@@ -5,7 +5,8 @@ use tycho_types::boc::BocRepr;
 use tycho_types::cell::HashBytes;
 
 use super::Ledger;
-use super::rows::{Kept, Request, RequestKey, Stage};
+use super::requests::{Request, RequestKey, Stage};
+use super::rows::Kept;
 use super::store::{Connection, StoreError};
 
 /// How far a request is.

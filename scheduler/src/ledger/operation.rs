@@ -7,7 +7,8 @@ use tycho_types::cell::HashBytes;
 
 use super::account::{self, Account, AdmitError, Order, Standing, Sum, VoucherError};
 use super::receipts::{Served, SettleError, Tree};
-use super::rows::{Book, Kept, Request, RequestKey, Side, Stage};
+use super::requests::{Asked, Request, RequestKey, Stage};
+use super::rows::{Book, Kept, Side};
 use super::store::{Connection, StoreError};
 use super::{Admission, Identity, ObserveError};
 
@@ -47,26 +48,31 @@ pub(super) fn observe(
 pub(super) fn admit(
     connection: &mut dyn Connection,
     identity: &Identity,
-    (key, worker): (RequestKey, HashBytes),
+    asked: &Asked,
     order: &Order,
     signed: Option<&Signed>,
     now: u32,
 ) -> Said<Admission, AdmitError> {
-    let books = both(connection, identity.global_id, &key.client, &worker)?;
+    let Asked { key, channel, .. } = asked;
+    let books = both(connection, identity.global_id, &key.client, channel)?;
     let Some((mut client, mut worker)) = books else {
         return Ok(Err(AdmitError::Unknown));
     };
-    // Also where it is the same and still open: whoever asked first has it served.
-    if Request::find(connection, &key)?.is_some() {
-        return Ok(Err(AdmitError::Repeated));
-    }
     let request = Request {
-        key,
-        worker: *worker.address(),
+        key: *key,
+        worker: *channel,
         limit: order.limit,
         price: order.price,
+        ask: order.ask,
         stage: Stage::Open,
     };
+    if let Some(known) = Request::find(connection, key)? {
+        // Whoever asked first has it served, and may not have heard of it.
+        let is_ours = known == request && asked.is_known(connection)?;
+        let voucher = worker.signed.filter(|_| is_ours);
+        let admission = voucher.map(|voucher| Admission { voucher });
+        return Ok(admission.ok_or(AdmitError::Repeated));
+    }
     let admitted = match admitted(&mut client, &mut worker, order, signed, now) {
         Ok(voucher) => voucher,
         Err(error) => return Ok(Err(error)),
@@ -78,7 +84,7 @@ pub(super) fn admit(
     worker.signed = Some(voucher.clone());
     client.update(connection)?;
     worker.update(connection)?;
-    request.insert(connection, now)?;
+    request.insert(connection, asked, now)?;
     Ok(Ok(Admission { voucher }))
 }
 
@@ -261,6 +267,7 @@ impl Request {
         Order {
             limit: self.limit,
             price: self.price,
+            ask: self.ask,
             exposure: 0,
             unseen: 0,
         }

@@ -27,6 +27,19 @@ pub struct Served {
 }
 
 impl Served {
+    /// Of a worker that says what came of a request, or has said so: nobody compares that
+    /// with what went by.
+    #[must_use]
+    pub const fn told(receipt: Receipt, signature: [u8; 64], key: HashBytes) -> Self {
+        Self {
+            request: receipt.request,
+            response: receipt.response,
+            receipt,
+            signature,
+            key,
+        }
+    }
+
     /// The tokens to pay for, and the receipt's hash, once its worker is known to have
     /// signed it for this very request.
     pub fn check(
@@ -49,10 +62,10 @@ impl Served {
         if receipt.response != self.response {
             return Err(SettleError::Response);
         }
-        if receipt.price != order.price {
+        if receipt.price != order.ask {
             return Err(SettleError::Price {
                 found: receipt.price,
-                expected: order.price,
+                expected: order.ask,
             });
         }
         let tokens = receipt.work.load().map_err(ReceiptError::from)?.tokens();

@@ -12,6 +12,7 @@ use tycho_types::models::StdAddr;
 use super::account::{Account, Sum};
 use super::receipts::{Served, Tree};
 use super::records;
+use super::requests::{self, RequestKey};
 use super::store::{Connection, Row, StoreError, Value};
 
 /// Whether the scheduler is paid out of a Channel, or pays.
@@ -141,124 +142,6 @@ impl Book {
     }
 }
 
-/// A request's row.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Request {
-    pub(super) key: RequestKey,
-    /// Out of which Channel its worker is paid.
-    pub(super) worker: HashBytes,
-    pub(super) limit: u64,
-    pub(super) price: u64,
-    pub(super) stage: Stage,
-}
-
-/// A client may choose what another has chosen.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct RequestKey {
-    /// The client's Channel, in the basechain.
-    pub client: HashBytes,
-    /// Of the envelope.
-    pub id: [u8; 16],
-}
-
-/// How far a request is.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Stage {
-    Open,
-    Settled,
-    Released,
-}
-
-impl Request {
-    pub(super) fn find(
-        connection: &mut dyn Connection,
-        key: &RequestKey,
-    ) -> Result<Option<Self>, StoreError> {
-        let rows = connection.run(FIND_REQUEST, &key.values())?;
-        rows.into_iter().next().map(Self::read).transpose()
-    }
-
-    /// Those of a client after an identifier, in order, some at a time.
-    pub(super) fn after(
-        connection: &mut dyn Connection,
-        client: &HashBytes,
-        id: Option<[u8; 16]>,
-    ) -> Result<Vec<Self>, StoreError> {
-        // Whatever has no bytes is before all identifiers.
-        let after = id.map_or(Vec::new(), Vec::from);
-        let values = [client.as_slice().into(), Value::Bytes(after)];
-        let rows = connection.run(REQUESTS_OF_CLIENT, &values)?;
-        rows.into_iter().map(Self::read).collect()
-    }
-
-    /// Some of those that were admitted before a moment and are open.
-    pub(super) fn old(
-        connection: &mut dyn Connection,
-        before: u32,
-    ) -> Result<Vec<Self>, StoreError> {
-        let rows = connection.run(OLD_REQUESTS, &[before.into()])?;
-        rows.into_iter().map(Self::read).collect()
-    }
-
-    /// What open requests reserve in a worker's Channel.
-    pub(super) fn open_of_worker(
-        connection: &mut dyn Connection,
-        worker: &HashBytes,
-    ) -> Result<Vec<Self>, StoreError> {
-        let rows = connection.run(OPEN_OF_WORKER, &[worker.as_slice().into()])?;
-        rows.into_iter().map(Self::read).collect()
-    }
-
-    fn read(mut row: Row) -> Result<Self, StoreError> {
-        Ok(Self {
-            key: RequestKey {
-                client: HashBytes(row.array()?),
-                id: row.array()?,
-            },
-            worker: HashBytes(row.array()?),
-            limit: row.number()?,
-            price: row.number()?,
-            stage: match row.number()? {
-                0_u8 => Stage::Open,
-                1 => Stage::Settled,
-                2 => Stage::Released,
-                _ => return Err(StoreError::Column),
-            },
-        })
-    }
-
-    pub(super) fn insert(
-        &self,
-        connection: &mut dyn Connection,
-        now: u32,
-    ) -> Result<(), StoreError> {
-        let [client, id] = self.key.values();
-        let worker = self.worker.as_slice().into();
-        let limit = Value::number(self.limit)?;
-        let price = Value::number(self.price)?;
-        let values = [client, id, worker, limit, price, now.into()];
-        connection.run(INSERT_REQUEST, &values).map(drop)
-    }
-
-    pub(super) fn end(&self, connection: &mut dyn Connection) -> Result<(), StoreError> {
-        let stage = match self.stage {
-            Stage::Open => 0_u32,
-            Stage::Settled => 1,
-            Stage::Released => 2,
-        };
-        let [client, id] = self.key.values();
-        connection
-            .run(END_REQUEST, &[stage.into(), client, id])
-            .map(drop)
-    }
-}
-
-impl RequestKey {
-    fn values(&self) -> [Value; 2] {
-        [self.client.as_slice().into(), self.id.as_slice().into()]
-    }
-}
-
 /// A receipt's row.
 #[derive(Clone, Debug)]
 pub(super) struct Kept {
@@ -327,20 +210,14 @@ impl Kept {
             id: row.array()?,
         };
         let epoch = row.number()?;
-        let receipt: contracts::receipt::Receipt = decode(&row.bytes()?)?;
+        let receipt = decode(&row.bytes()?)?;
         Ok(Self {
             key,
             worker,
             position,
             epoch,
             hash,
-            served: Served {
-                request: receipt.request,
-                response: receipt.response,
-                receipt,
-                signature: row.array()?,
-                key: HashBytes(row.array()?),
-            },
+            served: Served::told(receipt, row.array()?, HashBytes(row.array()?)),
         })
     }
 
@@ -381,7 +258,17 @@ pub(super) fn prepare(
     connection.run(INSERT_LEDGER, &[VERSION.into(), identity.into()])?;
     let rows = connection.run(FIND_LEDGER, &[])?;
     let mut row = rows.into_iter().next().ok_or(StoreError::Column)?;
-    Ok(row.number::<u32>()? == VERSION && row.bytes()? == identity)
+    let (version, owner) = (row.number::<u32>()?, row.bytes()?);
+    if owner != identity {
+        return Ok(false);
+    }
+    // Before there were fees.
+    if version == 1 {
+        for sql in requests::SECOND {
+            connection.run(sql, &[])?;
+        }
+    }
+    Ok(matches!(version, 1 | VERSION))
 }
 
 fn sum(row: &mut Row) -> Result<Sum, StoreError> {
@@ -413,7 +300,7 @@ fn decode<T: for<'a> tycho_types::cell::Load<'a>>(bytes: &[u8]) -> Result<T, Sto
     BocRepr::decode(bytes).map_err(|_| StoreError::Column)
 }
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 const TABLES: [&str; 7] = [
     records::TABLE,
@@ -424,22 +311,20 @@ const TABLES: [&str; 7] = [
      voucher BYTEA NOT NULL, spent BIGINT NOT NULL, spent_tokens BIGINT NOT NULL, \
      reserved BIGINT NOT NULL, reserved_tokens BIGINT NOT NULL, receipts BIGINT NOT NULL, \
      peaks BYTEA NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS requests (client BYTEA NOT NULL, id BYTEA NOT NULL, \
-     worker BYTEA NOT NULL, most BIGINT NOT NULL, price BIGINT NOT NULL, \
-     opened BIGINT NOT NULL, stage BIGINT NOT NULL, PRIMARY KEY (client, id))",
+    requests::TABLE,
     "CREATE TABLE IF NOT EXISTS receipts (hash BYTEA PRIMARY KEY, worker BYTEA NOT NULL, \
      position BIGINT NOT NULL, client BYTEA NOT NULL, id BYTEA NOT NULL, \
      epoch BIGINT NOT NULL, receipt BYTEA NOT NULL, signature BYTEA NOT NULL, \
      receipt_key BYTEA NOT NULL, UNIQUE (worker, position), UNIQUE (client, id), \
      UNIQUE (epoch, worker, position))",
-    "CREATE INDEX IF NOT EXISTS open_requests ON requests (opened) WHERE stage = 0",
+    requests::INDEX,
     "CREATE TABLE IF NOT EXISTS turns (one BIGINT PRIMARY KEY CHECK (one = 1), \
      who BYTEA NOT NULL, until BIGINT NOT NULL)",
 ];
 
 const INSERT_LEDGER: &str =
     "INSERT INTO ledger (one, version, identity) VALUES (1, $1, $2) ON CONFLICT (one) DO NOTHING";
-const FIND_LEDGER: &str = "SELECT version, identity FROM ledger";
+const FIND_LEDGER: &str = "SELECT version, identity FROM ledger FOR UPDATE";
 
 const ALL: &str = "SELECT address, side, kept, balance, seen, voucher, spent, spent_tokens, \
      reserved, reserved_tokens, receipts, peaks FROM channels ORDER BY address";
@@ -452,18 +337,6 @@ const UPDATE_CHAIN: &str =
     "UPDATE channels SET kept = $1, balance = $2, seen = $3 WHERE address = $4";
 const UPDATE_CHANNEL: &str = "UPDATE channels SET voucher = $1, spent = $2, spent_tokens = $3, \
      reserved = $4, reserved_tokens = $5, receipts = $6, peaks = $7 WHERE address = $8";
-
-const FIND_REQUEST: &str = "SELECT client, id, worker, most, price, stage FROM requests \
-     WHERE client = $1 AND id = $2";
-const REQUESTS_OF_CLIENT: &str = "SELECT client, id, worker, most, price, stage FROM requests \
-     WHERE client = $1 AND id > $2 ORDER BY id LIMIT 1000";
-const OLD_REQUESTS: &str = "SELECT client, id, worker, most, price, stage FROM requests \
-     WHERE stage = 0 AND opened < $1 ORDER BY opened LIMIT 1000";
-const OPEN_OF_WORKER: &str = "SELECT client, id, worker, most, price, stage FROM requests \
-     WHERE stage = 0 AND worker = $1";
-const INSERT_REQUEST: &str = "INSERT INTO requests (client, id, worker, most, price, opened, \
-     stage) VALUES ($1, $2, $3, $4, $5, $6, 0)";
-const END_REQUEST: &str = "UPDATE requests SET stage = $1 WHERE client = $2 AND id = $3";
 
 const FIND_RECEIPT: &str = "SELECT hash, worker, position, client, id, epoch, receipt, \
      signature, receipt_key FROM receipts WHERE client = $1 AND id = $2";

@@ -24,10 +24,21 @@ fn request(number: u8) -> RequestKey {
     }
 }
 
+/// Asked for once, however often.
+fn asked(number: u8, worker: u8) -> Asked {
+    Asked {
+        key: request(number),
+        channel: of(worker),
+        worker: HashBytes([worker; 32]),
+        attempt: [number; 16],
+    }
+}
+
 fn order(limit: u64) -> Order {
     Order {
         limit,
         price: PRICE,
+        ask: PRICE,
         exposure: 0,
         unseen: 0,
     }
@@ -56,18 +67,10 @@ async fn story(ledger: &Ledger, told: &dyn Fn(&Signed)) {
             .unwrap();
     }
     let admit = async |number, worker, limit, voucher: Option<Signed>| {
-        let admit = || {
-            ledger.admit(
-                request(number),
-                of(worker),
-                order(limit),
-                voucher.clone(),
-                NOW,
-            )
-        };
+        let admit = || ledger.admit(asked(number, worker), order(limit), voucher.clone(), NOW);
         match again(admit).await {
             Ok(admission) => told(&admission.voucher),
-            // Told once more after a crash.
+            // Told once more after a crash, when it had ended.
             Err(error) => assert_eq!(error, AdmitError::Repeated),
         }
     };
@@ -168,6 +171,89 @@ async fn a_story_has_the_same_end_over_both_databases_and_told_twice() {
     assert_eq!(books(&shared).await, end);
     let used = (NOW / 3600, shared.usage(NOW / 3600).await.unwrap());
     assert_eq!(used.1, in_file.usage(used.0).await.unwrap());
+}
+
+#[tokio::test]
+async fn whoever_cannot_tell_whether_it_was_admitted_asks_again_until_it_ends() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let ledger = Ledger::open(&file(&folder), identity()).await.unwrap();
+    for channel in [client(1), worker(101), worker(102)] {
+        ledger.observe(channel, holding(PRICE), NOW).await.unwrap();
+    }
+    let admit = async |asked, limit| {
+        let admitted = ledger.admit(asked, order(limit), Some(signed(1)), NOW);
+        admitted.await.map_err(|error| match error {
+            Failed::Refused(error) => error,
+            Failed::Store(error) => panic!("{error}"),
+        })
+    };
+    let ours = asked(1, 101);
+    let first = admit(ours, 1000).await.unwrap();
+    assert_eq!(admit(ours, 1000).await.as_ref(), Ok(&first));
+    let reserved = account(&ledger, request(1).client).await.reserved;
+    assert_eq!(reserved.tokens, 1000, "once");
+    let theirs = Asked {
+        attempt: [0; 16],
+        ..ours
+    };
+    for (asked, limit) in [(theirs, 1000), (ours, 999), (asked(1, 102), 1000)] {
+        assert_eq!(admit(asked, limit).await, Err(AdmitError::Repeated));
+    }
+    ledger.release(request(1)).await.unwrap();
+    assert_eq!(
+        admit(ours, 1000).await,
+        Err(AdmitError::Repeated),
+        "it has ended"
+    );
+}
+
+#[tokio::test]
+async fn what_has_not_ended_says_whom_it_was_sealed_to() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let ledger = Ledger::open(&file(&folder), identity()).await.unwrap();
+    story(&ledger, &|_| {}).await;
+    let open = Unended {
+        key: request(5),
+        worker: HashBytes([102; 32]),
+        opened: NOW,
+    };
+    assert_eq!(ledger.unended(NOW + 1).await.unwrap(), [open]);
+    assert_eq!(ledger.unended(NOW).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn books_from_before_there_were_fees_go_on_beside_who_still_writes_them() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let cluster = Cluster::start(&HASTY);
+    let urls = [Some(file(&folder)), cluster.as_ref().map(Cluster::url)];
+    for url in urls.into_iter().flatten() {
+        let ledger = Ledger::open(&url, identity()).await.unwrap();
+        story(&ledger, &|_| {}).await;
+        let end = books(&ledger).await;
+        let first = ledger.store.ask(|open| {
+            for sql in [
+                "ALTER TABLE requests DROP COLUMN ask",
+                "ALTER TABLE requests DROP COLUMN sealed_to",
+                "ALTER TABLE requests DROP COLUMN attempt",
+                "UPDATE ledger SET version = 1",
+            ] {
+                open.run(sql, &[])?;
+            }
+            Ok(())
+        });
+        first.await.unwrap();
+        drop(ledger);
+        let second = Ledger::open(&url, identity()).await.unwrap();
+        assert_eq!(books(&second).await, end, "the price is what was asked");
+        assert_eq!(
+            second.unended(NOW + 1).await.unwrap(),
+            [],
+            "nobody knows of whom"
+        );
+        assert_eq!(second.expire(NOW + 1).await.unwrap(), 1);
+        drop(second);
+        Ledger::open(&url, identity()).await.unwrap();
+    }
 }
 
 #[tokio::test]

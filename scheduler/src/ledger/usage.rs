@@ -12,7 +12,8 @@ use tycho_types::cell::HashBytes;
 use super::Ledger;
 use super::account::Sum;
 use super::receipts::{Served, Tree, paths};
-use super::rows::{Book, Kept, RequestKey, leaves};
+use super::requests::RequestKey;
+use super::rows::{Book, Kept, leaves};
 use super::store::{Connection, StoreError};
 
 /// Of one epoch.

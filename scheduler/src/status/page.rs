@@ -44,6 +44,7 @@ impl Status {
             ("answers", digits(ended("settled"))),
             ("tokens", digits(self.tokens)),
             ("nanotons", digits(self.nanotons)),
+            ("fee, in thousandths", digits(self.fee.into())),
         ] {
             writeln!(html, "<div><dt>{name}</dt><dd>{value}</dd></div>")?;
         }

@@ -8,6 +8,8 @@
     reason = "for tests"
 )]
 
+pub(crate) mod process;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -21,6 +23,7 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use chain::client::Client;
 use clap::Parser;
 use client::network::agreed::Agreed;
 use client::network::probe::{ProbeArgs, Prober};
@@ -34,6 +37,7 @@ use futures_util::future::join_all;
 use http_body_util::BodyExt as _;
 use scheduler::books::{Books as Paying, Kept};
 use scheduler::desk::Desk;
+use scheduler::fee::Fee;
 use scheduler::ledger::{Costs, Identity, Ledger};
 use scheduler::scheduler::Scheduler;
 use scheduler::settler::Settler;
@@ -105,32 +109,29 @@ impl World {
     }
 
     pub(crate) async fn scheduler_at(&self, clients: SocketAddr, workers: SocketAddr) -> Running {
-        let url = format!("sqlite:{}", self.folder.path().join("books").display());
-        let identity = self.identity();
-        let chain = self.town.client();
+        self.keeping(Fee::NONE, clients, workers).await
+    }
+
+    /// The same, which keeps something for itself.
+    pub(crate) async fn scheduler_with(&self, fee: Fee) -> Running {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        self.keeping(fee, any, any).await
+    }
+
+    async fn keeping(&self, fee: Fee, clients: SocketAddr, workers: SocketAddr) -> Running {
+        let plan = Plan {
+            url: format!("sqlite:{}", self.folder.path().join("books").display()),
+            identity: self.identity(),
+            chain: self.town.client(),
+            fee,
+            at: (clients, workers),
+        };
         let runtime = Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .unwrap();
-        let started = runtime.spawn(async move {
-            let ledger = Ledger::open(&url, identity.clone()).await.unwrap();
-            let books = Kept::new(ledger.clone(), chain, &identity, DEPOSIT);
-            let known = Workers::new(Desk::new([7; 32]));
-            let books = Paying::Kept(Box::new(books));
-            let scheduler = Scheduler::new(Arc::clone(&known), known.clone(), books);
-            let workers = TcpListener::bind(workers).await.unwrap();
-            let clients = TcpListener::bind(clients).await.unwrap();
-            let at = (clients.local_addr().unwrap(), workers.local_addr().unwrap());
-            let policy = Arc::new(Td::new().policy());
-            let never = CancellationToken::new();
-            tokio::spawn(serve::workers(workers, policy, known, never.clone()));
-            let api = api::router(Arc::clone(&scheduler));
-            tokio::spawn(serve::clients(clients, None, api, never));
-            let kept = Arc::clone(&scheduler);
-            tokio::spawn(async move { kept.keep(&CancellationToken::new()).await });
-            (at, ledger, scheduler)
-        });
+        let started = runtime.spawn(plan.start());
         let ((clients, workers), ledger, scheduler) = started.await.unwrap();
         Running {
             clients,
@@ -145,9 +146,25 @@ impl World {
     pub(crate) async fn workers(&self, scheduler: &Running, terms: Terms) -> Vec<Worker> {
         let mut workers = Vec::new();
         for owner in OWNERS {
-            workers.push(scheduler.worker(self, owner, terms).await);
+            workers.push(scheduler.join(owner, self.till(owner).await, terms).await);
         }
         workers
+    }
+
+    /// Of an owner who has a Channel from the scheduler.
+    async fn till(&self, owner: u8) -> Arc<Till> {
+        let channel = self
+            .town
+            .open(SCHEDULER, owner, None, DEPOSIT + COIN / 50)
+            .await;
+        let state = Boc::encode(CellBuilder::build_from(&channel.state).unwrap());
+        let till = Till::open(&config::Channel {
+            state: BASE64_STANDARD.encode(state),
+            network: GLOBAL_ID,
+            deposit: DEPOSIT,
+            paid: 0,
+        });
+        Arc::new(till.unwrap())
     }
 
     /// What the client signs for a request beside its gateway.
@@ -165,10 +182,15 @@ impl World {
 
     /// Of the client, which has one scheduler.
     pub(crate) fn gateway(&self, scheduler: &Running) -> Gateway {
-        let url = format!("http://{}", scheduler.clients);
+        self.gateway_to(scheduler.clients, PRICE)
+    }
+
+    /// Of the client, which pays so much.
+    pub(crate) fn gateway_to(&self, scheduler: SocketAddr, max_price: u64) -> Gateway {
+        let url = format!("http://{scheduler}");
         let way = Way::new(url.parse().unwrap()).unwrap();
         let options = Options {
-            max_price: PRICE,
+            max_price,
             answer: ANSWER,
             deadline: Duration::from_secs(60),
             hedge: false,
@@ -353,6 +375,40 @@ async fn channel(town: &Town, folder: &Path, payer: u8) -> (Channel, PathBuf) {
     (opened, path)
 }
 
+/// What a scheduler is started with.
+struct Plan {
+    url: String,
+    identity: Identity,
+    chain: Client,
+    fee: Fee,
+    /// Where clients and workers find it.
+    at: (SocketAddr, SocketAddr),
+}
+
+impl Plan {
+    /// Says where it is.
+    async fn start(self) -> ((SocketAddr, SocketAddr), Ledger, Arc<Scheduler>) {
+        let ledger = Ledger::open(&self.url, self.identity.clone())
+            .await
+            .unwrap();
+        let books = Kept::new(ledger.clone(), self.chain, &self.identity, DEPOSIT);
+        let known = Workers::new(Desk::new([7; 32]));
+        let books = Paying::Kept(Box::new(books.keeping(self.fee)));
+        let scheduler = Scheduler::new(Arc::clone(&known), known.clone(), books);
+        let workers = TcpListener::bind(self.at.1).await.unwrap();
+        let clients = TcpListener::bind(self.at.0).await.unwrap();
+        let at = (clients.local_addr().unwrap(), workers.local_addr().unwrap());
+        let policy = Arc::new(Td::new().policy());
+        let never = CancellationToken::new();
+        tokio::spawn(serve::workers(workers, policy, known, never.clone()));
+        let api = api::router(Arc::clone(&scheduler));
+        tokio::spawn(serve::clients(clients, None, api, never));
+        let kept = Arc::clone(&scheduler);
+        tokio::spawn(async move { kept.keep(&CancellationToken::new()).await });
+        (at, ledger, scheduler)
+    }
+}
+
 /// A scheduler in a runtime of its own.
 pub(crate) struct Running {
     pub(crate) clients: SocketAddr,
@@ -371,35 +427,26 @@ impl Running {
         (self.clients, self.workers)
     }
 
-    /// A worker whose owner has a Channel from the scheduler.
-    pub(crate) async fn worker(&self, world: &World, owner: u8, terms: Terms) -> Worker {
-        let channel = world
-            .town
-            .open(SCHEDULER, owner, None, DEPOSIT + COIN / 50)
-            .await;
-        let state = Boc::encode(CellBuilder::build_from(&channel.state).unwrap());
-        let till = Till::open(&config::Channel {
-            state: BASE64_STANDARD.encode(state),
-            network: GLOBAL_ID,
-            deposit: DEPOSIT,
-            paid: 0,
-        });
-        let till = Arc::new(till.unwrap());
-        self.join(owner, till, terms).await
-    }
-
-    /// The same, or another one of the same owner.
+    /// A worker, or another one of the same owner.
     pub(crate) async fn join(&self, owner: u8, till: Arc<Till>, terms: Terms) -> Worker {
-        let takes = Arc::new(Takes(Arc::clone(&till)));
-        let mut stand_in = StandIn::paid(Td::on_machine([owner; 16]), terms, Some(takes)).await;
-        stand_in.dial(self.workers);
-        let worker = Worker {
-            owner,
-            till,
-            stand_in,
-        };
+        let worker = Worker::start(owner, till, terms, self.workers).await;
         self.linked(&worker).await;
         worker
+    }
+
+    /// Comes back once nothing is reserved for the client any more.
+    pub(crate) async fn ends(&self, world: &World) {
+        let channel = world.client.address.address;
+        let ended = async {
+            loop {
+                let known = self.ledger.account(channel).await.unwrap();
+                if known.unwrap().1.reserved.amount == 0 {
+                    return;
+                }
+                sleep(TICK).await;
+            }
+        };
+        timeout(PATIENCE, ended).await.unwrap();
     }
 
     /// Comes back once so many requests are under way.
@@ -443,6 +490,34 @@ pub(crate) struct Worker {
     pub(crate) owner: u8,
     pub(crate) till: Arc<Till>,
     pub(crate) stand_in: StandIn,
+}
+
+impl Worker {
+    async fn start(owner: u8, till: Arc<Till>, terms: Terms, scheduler: SocketAddr) -> Self {
+        let takes = Arc::new(Takes(Arc::clone(&till)));
+        let mut stand_in = StandIn::paid(Td::on_machine([owner; 16]), terms, Some(takes)).await;
+        stand_in.dial(scheduler);
+        Self {
+            owner,
+            till,
+            stand_in,
+        }
+    }
+}
+
+/// Comes back once so many requests are at the workers.
+pub(crate) async fn are_busy(workers: &[Worker], count: u32) {
+    let busy = async {
+        while workers
+            .iter()
+            .map(|worker| worker.stand_in.busy())
+            .sum::<u32>()
+            != count
+        {
+            sleep(TICK).await;
+        }
+    };
+    timeout(PATIENCE, busy).await.unwrap();
 }
 
 struct Takes(Arc<Till>);

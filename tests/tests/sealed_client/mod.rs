@@ -55,6 +55,7 @@ pub(crate) const DEPOSIT: u64 = 1_000_000;
 pub(crate) struct Double {
     listener: TcpListener,
     connection: Connection<TcpStream, Body>,
+    ask: u64,
     pub(crate) peer: Peer,
     pub(crate) stop: CancellationToken,
     pub(crate) ended: JoinHandle<anyhow::Result<()>>,
@@ -112,6 +113,7 @@ impl Double {
         Self {
             listener,
             connection,
+            ask,
             peer,
             stop,
             ended,
@@ -198,7 +200,7 @@ impl Double {
         receipt.verify(&HashBytes(key), signature).unwrap();
         assert_eq!(receipt.request.0, *Sha256::digest(&sealed.body));
         assert_eq!(receipt.response.0, reply.hash);
-        assert_eq!(receipt.price, sealed.envelope.price);
+        assert_eq!(receipt.price, self.ask);
         let work = receipt.work.load().unwrap();
         assert_eq!(work.model, HashBytes([6; 32]));
         assert_eq!(work.build.0, *Td::REGISTERS.build().as_bytes());

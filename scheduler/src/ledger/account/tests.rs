@@ -12,6 +12,7 @@ fn order(limit: u64, exposure: u64) -> Order {
     Order {
         limit,
         price: PRICE,
+        ask: PRICE,
         exposure,
         unseen: 0,
     }
@@ -129,6 +130,32 @@ fn what_is_not_covered_is_not_admitted() {
     let error = try_admit(&mut two, &order(1, 0)).unwrap_err();
     assert_eq!(error, AdmitError::ClientEnds { ends: NOW + MARGIN });
     assert_eq!(two.0.reserved, Sum::default(), "nothing of it is reserved");
+}
+
+#[test]
+fn what_a_client_pays_beyond_the_ask_stays_with_the_scheduler() {
+    let mut two = pair(2);
+    let cheap = Order {
+        ask: PRICE / 3,
+        ..order(1_000_001, 0)
+    };
+    let voucher = try_admit(&mut two, &cheap).unwrap();
+    assert_eq!((voucher.amount, voucher.cap), (333_333_666, PRICE / 3));
+    let reserved = [two.0.reserved.amount, two.1.reserved.amount];
+    assert_eq!(reserved, [1_000_001_000, 333_333_666]);
+    let used = settle(&mut two.0, &mut two.1, &cheap, 7).unwrap();
+    assert_eq!((used.amount, two.0.spent), (7000, used));
+    assert_eq!((two.1.spent.amount, two.1.spent.tokens), (2333, 7));
+    assert_eq!([two.0.reserved, two.1.reserved], [Sum::default(); 2]);
+    let loss = Order {
+        ask: PRICE + 1,
+        ..order(1, 0)
+    };
+    let (price, ask) = (PRICE, PRICE + 1);
+    assert_eq!(
+        try_admit(&mut two, &loss),
+        Err(AdmitError::Loss { price, ask })
+    );
 }
 
 #[test]

@@ -25,7 +25,7 @@ async fn admit(
     order: Order,
     signed: Option<Signed>,
 ) -> Result<Admission, AdmitError> {
-    again(|| ledger.admit(request(number), of(101), order, signed.clone(), NOW)).await
+    again(|| ledger.admit(asked(number, 101), order, signed.clone(), NOW)).await
 }
 
 async fn settle(ledger: &Ledger, number: u8, served: Served) -> Result<Sum, SettleError> {
@@ -55,14 +55,21 @@ async fn a_client_gets_nothing_for_what_it_has_signed_before() {
     };
     // Also while the same is under way: its receipt is for one answer.
     for again in [taken, order(MILLION / 2)] {
-        let error = admit(&ledger, 1, again, None).await;
+        let other = Asked {
+            attempt: [9; 16],
+            ..asked(1, 101)
+        };
+        let error = super::again(|| ledger.admit(other, again, None, NOW)).await;
         assert_eq!(error, Err(AdmitError::Repeated));
     }
-    let unknown = RequestKey {
-        client: of(101),
-        ..request(3)
+    let unknown = Asked {
+        key: RequestKey {
+            client: of(101),
+            ..request(3)
+        },
+        ..asked(3, 101)
     };
-    let error = again(|| ledger.admit(unknown, of(101), order(1), None, NOW)).await;
+    let error = again(|| ledger.admit(unknown, order(1), None, NOW)).await;
     assert_eq!(
         error,
         Err(AdmitError::Unknown),
@@ -210,8 +217,8 @@ async fn whoever_writes_to_the_database_makes_nothing_up() {
             "tree",
         ),
         (
-            "UPDATE requests SET price = price + 1 WHERE stage = 1",
-            "UPDATE requests SET price = price - 1 WHERE stage = 1",
+            "UPDATE requests SET ask = ask + 1 WHERE stage = 1",
+            "UPDATE requests SET ask = ask - 1 WHERE stage = 1",
             "receipt 0",
         ),
         (

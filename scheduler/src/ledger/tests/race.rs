@@ -41,16 +41,20 @@ async fn race(url: &str) {
         exposure: 20 * PRICE,
         ..order(MILLION)
     };
-    let mut asked = JoinSet::new();
+    let mut asking = JoinSet::new();
     for number in 0..40 {
-        for ledger in schedulers.clone() {
-            asked.spawn(async move {
+        for (scheduler, ledger) in (0..).zip(schedulers.clone()) {
+            asking.spawn(async move {
                 let key = RequestKey {
                     client: client(1 + number % 2).address.address,
                     id: [number; 16],
                 };
-                let worker = of(101 + number / 2 % 2);
-                let admitted = again(|| ledger.admit(key, worker, trusted, None, NOW)).await;
+                let asked = Asked {
+                    key,
+                    attempt: [scheduler; 16],
+                    ..asked(number, 101 + number / 2 % 2)
+                };
+                let admitted = again(|| ledger.admit(asked, trusted, None, NOW)).await;
                 match &admitted {
                     Ok(_) => {
                         let answer = answer(101 + number / 2 % 2, number, 400_000);
@@ -64,7 +68,7 @@ async fn race(url: &str) {
             });
         }
     }
-    asked.join_all().await;
+    asking.join_all().await;
     let mut spent = Vec::new();
     for address in [client(1), client(2), worker(101), worker(102)] {
         let account = account(&schedulers[0], address.address.address).await;

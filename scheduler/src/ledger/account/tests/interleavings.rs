@@ -29,6 +29,7 @@ enum Event {
         limit: u64,
         exposure: u64,
         unseen: u64,
+        ask: u64,
     },
     /// A worker's receipt for an open request, perhaps for more than was asked.
     Settle {
@@ -68,9 +69,9 @@ fn event() -> impl Strategy<Value = Event> {
         4 => (two.clone(), tokens()).prop_map(|(client, tokens)| Event::Sign { client, tokens }),
         1 => (two.clone(), two.clone(), 0..20_usize)
             .prop_map(|(client, from, which)| Event::Replay { client, from, which }),
-        6 => (two.clone(), two, tokens(), 0..3 * PRICE, 0..PRICE)
-            .prop_map(|(client, worker, limit, exposure, unseen)| Event::Admit {
-                client, worker, limit, exposure, unseen,
+        6 => (two.clone(), two, tokens(), 0..3 * PRICE, 0..PRICE, PRICE / 2..=PRICE)
+            .prop_map(|(client, worker, limit, exposure, unseen, ask)| Event::Admit {
+                client, worker, limit, exposure, unseen, ask,
             }),
         4 => (0..20_usize, tokens()).prop_map(|(which, tokens)| Event::Settle { which, tokens }),
         1 => (0..20_usize).prop_map(|which| Event::Release { which }),
@@ -93,6 +94,7 @@ struct World {
     signed: Vec<Vec<Signed>>,
     open: Vec<(usize, usize, Order)>,
     charged: [u64; 2],
+    earned: [u64; 2],
     put_in: [u64; 4],
     paid_out: [u64; 4],
     refunded: [u64; 4],
@@ -116,6 +118,7 @@ impl World {
             signed: vec![Vec::new(); 2],
             open: Vec::new(),
             charged: [0; 2],
+            earned: [0; 2],
             paid_out: [0; 4],
             refunded: [0; 4],
             trusted: [0; 2],
@@ -138,20 +141,23 @@ impl World {
                     limit,
                     exposure,
                     unseen,
+                    ask,
                 },
                 true,
             ) => {
                 let order = Order {
                     unseen: *unseen,
+                    ask: *ask,
                     ..order(*limit, *exposure)
                 };
-                let most = order.most().unwrap().amount.max(*exposure);
+                let most = order.owed(*limit).unwrap().amount.max(*exposure);
                 self.trusted[*worker] = self.trusted[*worker].max(most);
                 self.open.push((*client, *worker, order));
             }
             (Event::Settle { which, tokens }, true) => {
-                let (client, _, order) = self.open.remove(which % self.open.len());
+                let (client, worker, order) = self.open.remove(which % self.open.len());
                 self.charged[client] += order.used(*tokens).unwrap().amount;
+                self.earned[worker] += order.owed(*tokens).unwrap().amount;
             }
             (Event::Release { which }, true) => {
                 self.open.remove(which % self.open.len());
@@ -203,9 +209,11 @@ impl World {
                 limit,
                 exposure,
                 unseen,
+                ask,
             } => {
                 let order = Order {
                     unseen,
+                    ask,
                     ..order(limit, exposure)
                 };
                 let (clients, workers) = self.books.split_at_mut(2);
@@ -330,11 +338,16 @@ impl World {
             |book: &Account| book.spent.amount,
             |book: &Account| book.reserved.amount,
         ] {
-            assert_eq!(
-                amounts(clients, of),
-                amounts(workers, of),
-                "one pays the other"
+            assert!(
+                amounts(clients, of) >= amounts(workers, of),
+                "one pays the other, and a fee"
             );
+        }
+        for of in [
+            |book: &Account| book.spent.tokens,
+            |book: &Account| book.reserved.tokens,
+        ] {
+            assert_eq!(amounts(clients, of), amounts(workers, of));
         }
         for (number, book) in self.books.iter().enumerate() {
             let taken = book.spent.amount + book.reserved.amount;
@@ -352,9 +365,10 @@ impl World {
                 assert!(book.funds() <= had);
             }
         }
-        for (client, charged) in clients.iter().zip(self.charged) {
+        let counted = self.charged.into_iter().chain(self.earned);
+        for (book, counted) in self.books.iter().zip(counted) {
             assert_eq!(
-                client.spent.amount, charged,
+                book.spent.amount, counted,
                 "what receipts show, and no more"
             );
         }
