@@ -148,7 +148,9 @@ async fn a_worker_that_is_killed_mid_stream_takes_nobodys_money() {
     books.assert_agree(cut);
 
     // Its next life earns on, and the owner gets all of it from the chain.
-    assert!(cut > 0 && paid_for(&gateway.ask_all(FEW).await) > 0);
+    assert!(cut > 0, "it was killed in the middle");
+    let more = gateway.ask_all(FEW).await;
+    assert!(paid_for(&more) > 0, "{more:?}");
     scheduler.scheduler.idle().await;
     gateway.network.reconcile().await;
     let books = world.books(&scheduler, &workers).await;
