@@ -9,22 +9,31 @@
 mod one_scheduler;
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use agent::api::{Model, Models};
 use agent::network::Network as Dialling;
-use attestation::config::Scheduler;
+use attestation::config;
 use clap::Parser;
 use client::network::probe::{Finding, ProbeArgs, ProbeError, Prober};
 use inference::{Engine, Limits};
 use one_scheduler::{Network, PATIENCE, TICK};
+use scheduler::books::Books;
+use scheduler::desk::Desk;
+use scheduler::fabric::key::Key;
+use scheduler::fabric::peers::{self, Peers};
 use scheduler::machine::Machine;
 use scheduler::metrics::Ending;
 use scheduler::reputation::Row;
+use scheduler::scheduler::Scheduler;
+use scheduler::workers::Workers;
+use scheduler::{api, serve};
 use session::server::Worker;
 use tempfile::TempDir;
 use tests::td::Td;
+use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -130,7 +139,50 @@ async fn two_that_lie_alike_outvote_an_honest_one_but_not_the_operators_own() {
     assert_eq!(found, Finding::Lied(honest));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn where_another_scheduler_says_that_a_worker_is_counts_for_nothing() {
+    let there = Network::start().await;
+    let folder = TempDir::new().unwrap();
+    let (_, _one) = dial(&there, 1, &tiny()).await;
+    let (_, _two) = dial(&there, 2, &other_model(&folder)).await;
+    let key = Key::parse(&"11".repeat(32)).unwrap();
+    let known = Workers::new(Desk::new(key.seed()));
+    let peers = Peers::new(Arc::clone(&known), &key).unwrap();
+    let here = Scheduler::new(Arc::clone(&known), peers, Books::Free);
+    let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0"));
+    let [others, clients] = listeners.map(async |it| it.await.unwrap());
+    let (others, clients) = (others.await, clients.await);
+    let (at, address) = (others.local_addr().unwrap(), clients.local_addr().unwrap());
+    let never = CancellationToken::new();
+    let scheduler = Arc::clone(&there.scheduler);
+    tokio::spawn(peers::listen(others, &key, scheduler, never.clone()).unwrap());
+    let api = api::router(Arc::clone(&here));
+    tokio::spawn(serve::clients(clients, None, api, never));
+
+    for (id, _) in there.scheduler.workers.all() {
+        let mut said = there.scheduler.workers.announcement(&id).unwrap();
+        said.proof.machine = Machine(id);
+        assert!(known.announced(said, &at.to_string()).unwrap());
+    }
+    let prober = prober_of(&here, address, &folder, None);
+    let probed = prober.probe().await;
+    assert!(
+        matches!(probed, Err(ProbeError::Elsewhere { .. })),
+        "{probed:?}"
+    );
+    assert!(known.standings().table().is_empty());
+}
+
 fn prober(network: &Network, folder: &TempDir, reference: Option<Machine>) -> Prober {
+    prober_of(&network.scheduler, network.clients, folder, reference)
+}
+
+fn prober_of(
+    judge: &Arc<Scheduler>,
+    clients: SocketAddr,
+    folder: &TempDir,
+    reference: Option<Machine>,
+) -> Prober {
     #[derive(Parser)]
     struct Cli {
         #[command(flatten)]
@@ -142,9 +194,7 @@ fn prober(network: &Network, folder: &TempDir, reference: Option<Machine>) -> Pr
     let run = ["run", "--probes", prompts.to_str().unwrap()];
     let cli = Cli::parse_from(run.into_iter().chain(reference.as_deref()));
     let policy = Arc::new(Td::new().policy());
-    let prober = cli
-        .probes
-        .open(&network.scheduler, &policy, network.clients);
+    let prober = cli.probes.open(judge, &policy, clients);
     prober.unwrap().unwrap()
 }
 
@@ -159,7 +209,7 @@ async fn dial(network: &Network, machine: u8, model: &Path) -> (Machine, DropGua
         root: Some("06".repeat(32)),
         engine: Engine::load_with(model, Limits::default()).unwrap(),
     }]);
-    let scheduler = Scheduler {
+    let scheduler = config::Scheduler {
         address: network.workers.to_string(),
         ask: 0,
         asks: [].into(),
