@@ -3,7 +3,7 @@
 //!
 //! Streams have windows of their own: one that nobody reads holds up no other, and keeps
 //! 64 KiB at either end. A request is passed on once; nothing goes in circles. What is said
-//! beside it, and what becomes of it there: [`hop`].
+//! beside it, and what becomes of it there, is in `hop.rs`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
