@@ -238,10 +238,20 @@ async fn no_more_is_spent_than_the_budget_and_nobody_is_paid_without_a_channel()
     let (scheduler, address) = Scheduler::start(1, &[], false).await;
     let folder = tempfile::tempdir().unwrap();
     let purse = purse(&folder, 10);
-    for purses in [vec![purse], Vec::new()] {
+    for (purses, code, what_to_do) in [
+        (vec![purse], "purse_empty", "raise --budget"),
+        (
+            Vec::new(),
+            "no_channel",
+            "`cocoon chain channel open --payee`",
+        ),
+    ] {
         let (status, _, body) = ask(&gateway(&[address], purses), chat(1, false)).await;
         assert_eq!(status, StatusCode::PAYMENT_REQUIRED);
-        assert!(body.unwrap().contains("not_covered"));
+        let body: serde_json::Value = serde_json::from_str(&body.unwrap()).unwrap();
+        assert_eq!(body["error"]["code"], code);
+        let message = body["error"]["message"].as_str().unwrap();
+        assert!(message.contains(what_to_do), "{message}");
     }
     assert!(scheduler.seen.lock().unwrap().sealed.is_empty());
 }

@@ -12,7 +12,8 @@ export interface Options {
     readonly secret?: Uint8Array;
     /** Tokens of an answer whose request names no maximum: 4096. */
     readonly answerTokens?: number;
-    /** Milliseconds for which an answer is of use: 120,000. */
+    /** Milliseconds until an answer begins: 120,000. Then it is given up, as
+     * `deadline_exceeded`. One worker is asked at a time; none is asked beside a slow one. */
     readonly deadline?: number;
     /** Workers that are tried before the first byte of an answer: 3. */
     readonly tries?: number;
@@ -42,7 +43,7 @@ export class CocoonClient {
      * receipt is not what was agreed.
      */
     readonly fetch: typeof globalThis.fetch;
-    /** Asks what requests cost that broke off. It does so by itself now and then. */
+    /** Asks how requests ended that broke off. It does so by itself now and then. */
     reconcile(): Promise<void>;
 }
 

@@ -47,7 +47,21 @@ export class CocoonClient {
             return this.#models(request.signal);
         }
         const body = new Uint8Array(await request.arrayBuffer());
-        const asked = { request, path: pathname + search, body, ...(await read(request, body)) };
+        const late = new AbortController();
+        const over = setTimeout(() => late.abort(LATE), this.#options.deadline);
+        const signal = AbortSignal.any([request.signal, late.signal]);
+        const path = pathname + search;
+        const asked = { request, path, body, signal, ...(await read(request, body)) };
+        try {
+            return await this.#begin(asked);
+        } finally {
+            // It was for the beginning: an answer may take its time.
+            clearTimeout(over);
+        }
+    }
+
+    /** Worker after worker, until an answer begins. */
+    async #begin(asked) {
         const except = [];
         for (let left = this.#options.tries; ; left -= 1) {
             try {
@@ -69,8 +83,7 @@ export class CocoonClient {
 
     /** One worker: its answer, the scheduler's own refusal, or a reason to ask another. */
     async #attempt(asked, except) {
-        const { body, model } = asked;
-        const { signal } = asked.request;
+        const { body, model, signal } = asked;
         const { maxPrice, deadline, secret } = this.#options;
         const purse = await this.#payer(signal);
         const limit = this.#limit(asked);
@@ -114,7 +127,8 @@ export class CocoonClient {
         );
         const envelope = base64(conversation.envelope);
         const deal = new Deal(purse, id);
-        const paid = await purse?.reserve(deal.id, limit, price, deadline / 1000 + READ_ON);
+        const seconds = deadline / 1000 + READ_ON;
+        const paid = await purse?.reserve(deal.id, conversation.agreed, seconds);
         const headers = {
             "content-type": "application/cocoon-sealed",
             "cocoon-envelope": envelope,
@@ -132,22 +146,26 @@ export class CocoonClient {
             next(worker, signal)(new CocoonError("scheduler", "the scheduler says nothing"));
         }
         if (!answer.ok) {
-            return this.#refused(answer, worker, deal);
+            return this.#refused(answer, worker, deal, paid);
         }
         return open(new Answer(answer, conversation, deal, this.#options)).catch(
             next(worker, signal),
         );
     }
 
-    /** What is said in clear before anything of an answer: nothing was done. */
-    async #refused(answer, worker, deal) {
-        await deal.release();
-        const text = await bounded(answer, MAX_DOCUMENT);
+    /** What is said in clear before anything of an answer: nothing was done, unless it was
+     * done before, or nobody can tell. */
+    async #refused(answer, worker, deal, paid) {
+        const text = await bounded(answer, MAX_DOCUMENT).catch(async (error) => {
+            await deal.doubt();
+            throw new NextWorker(worker, error);
+        });
         const { error } = parsed(text) ?? {};
+        await (UNCERTAIN.includes(error?.code) ? deal.doubt() : deal.release());
         const why = new CocoonError(error?.code, error?.message);
         // A worker's own refusal says nothing of our Channel: only a scheduler's has both.
         if (error?.code === "not_covered" && isCounted(error)) {
-            if (await deal.purse?.reconcile(error)) {
+            if (await deal.purse?.refused(paid, error)) {
                 throw new NextWorker(undefined, why);
             }
         } else if (ELSEWHERE.includes(error?.code)) {
@@ -180,18 +198,23 @@ export class CocoonClient {
         return this.#purse ?? undefined;
     }
 
-    /** Asks what requests cost that broke off, if there are any. */
+    /** Asks how requests ended that are in doubt, if there are any. */
     async reconcile() {
-        const purse = await this.#payer();
-        const voucher = await purse?.inDoubt();
-        if (voucher === undefined) {
-            return;
-        }
-        const headers = { "content-type": "application/octet-stream" };
-        const answer = await this.#ask("vouchers", undefined, { headers, body: bytes(voucher) });
-        const counted = answer.ok ? await json(answer) : undefined;
-        if (isCounted(counted)) {
-            await purse.reconcile(counted);
+        const signal = AbortSignal.timeout(DOCUMENT);
+        const purse = await this.#payer(signal);
+        const { voucher, requests = [] } = (await purse?.inDoubt()) ?? {};
+        for (let from = 0; from < requests.length; from += MAX_ASKED) {
+            const asked = requests.slice(from, from + MAX_ASKED);
+            const headers = {
+                "content-type": "application/octet-stream",
+                "cocoon-requests": asked.join(),
+            };
+            const answer = await this.#ask("vouchers", signal, { headers, body: bytes(voucher) });
+            const told = answer.ok ? await json(answer) : undefined;
+            if (!isCounted(told) || typeof told.requests !== "object" || told.requests === null) {
+                return;
+            }
+            await purse.told(asked, told);
         }
     }
 
@@ -256,6 +279,9 @@ class NextWorker extends Error {
     }
 }
 
+/** What `fetch` rejects with where no answer began in time. */
+const LATE = new CocoonError("deadline_exceeded", "no answer began before the deadline");
+
 const next = (worker, signal) => (error) => {
     throw signal.aborted || error instanceof NextWorker ? error : new NextWorker(worker, error);
 };
@@ -267,11 +293,11 @@ class Deal {
         this.id = Array.from(id, (byte) => byte.toString(16).padStart(2, "0")).join("");
     }
 
-    /** A worker signed for it, or did not. */
+    /** A worker signed for it; if nothing came, the scheduler may know of something. */
     settle(settled) {
         const { prompt_tokens, completion_tokens } = settled ?? {};
         return settled === null
-            ? this.release()
+            ? this.doubt()
             : this.purse?.settle(this.id, prompt_tokens + completion_tokens);
     }
 
@@ -324,8 +350,8 @@ class Answer {
                 }
             }
         } catch (error) {
-            // A settlement that lies is not paid; whoever cuts an answer may know more.
-            await (error.code === "settlement" ? this.#deal.release() : this.#deal.doubt());
+            // Whoever cut it, or passed on what is no settlement for us, may know more.
+            await this.#deal.doubt();
             throw error;
         }
     }
@@ -440,6 +466,12 @@ const random = (length) => crypto.getRandomValues(new Uint8Array(length));
 /** Seconds to read on where nobody listens; a scheduler does for as long. */
 const READ_ON = 20;
 const MAX_DOCUMENT = 1 << 20;
+/** Milliseconds for what is no answer of a model's: a quote takes a second. */
+const DOCUMENT = 90_000;
+/** Requests that a scheduler is asked about at a time. */
+const MAX_ASKED = 64;
+/** Refusals of a request that may have been taken before. */
+const UNCERTAIN = ["replayed", "unavailable"];
 const HEADERS = ["accept", "content-type", "x-receipt-opening"];
 const ELSEWHERE = ["draining", "full", "not_covered", "not_my_key", "replayed", "worker_gone"];
 const BODILESS = [204, 205, 304];

@@ -8,6 +8,7 @@ export {
     Trusted,
     Verified,
     Voucher,
+    settled,
     verifyGpu,
     verifyLog,
     verifyTdx,
@@ -15,6 +16,7 @@ export {
 
 export type {
     Accept,
+    Agreed,
     AttestationError,
     Check,
     Claims,

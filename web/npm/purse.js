@@ -1,8 +1,8 @@
 // What pays for requests: vouchers of one Channel. What a request may cost is reserved and
 // kept before its voucher leaves, so nothing that is forgotten signs for less than was
-// spent. What broke off is in doubt until the scheduler has told what it counts; it is
-// believed up to what was reserved.
-import { Voucher } from "./attestation.js";
+// spent. What broke off, or was not settled as agreed, is in doubt, each request by itself,
+// until its worker's receipt is there or the scheduler has said that it costs nothing.
+import { Voucher, settled } from "./attestation.js";
 import { CocoonError } from "./error.js";
 
 export class Purse {
@@ -28,8 +28,10 @@ export class Purse {
         return payee === this.#channel.payee && global_id === this.#channel.global_id;
     }
 
-    /** A voucher for a request, base64url; nothing where nothing is owed. */
-    async reserve(id, limit, price, seconds) {
+    /** A voucher for a request, base64url; nothing where nothing is owed. After so many
+     * seconds nobody settles it here any more. */
+    async reserve(id, agreed, seconds) {
+        const { limit, price } = agreed;
         const { channel, global_id, until } = this.#channel;
         return this.#signed(
             await this.#change((state, now) => {
@@ -42,7 +44,7 @@ export class Purse {
                     const message = `the request may cost ${most} nanotons, and ${left} are left`;
                     throw new CocoonError("not_covered", message);
                 }
-                state.reserved[id] = { limit, price, until: now + seconds };
+                state.reserved[id] = { ...agreed, until: now + seconds };
                 if (state.voucher === null && needed === 0) {
                     return undefined;
                 }
@@ -55,21 +57,14 @@ export class Purse {
         );
     }
 
-    /** A worker has signed for so many tokens. */
+    /** A worker has signed for so many tokens; whether or not it was in doubt. */
     settle(id, tokens) {
-        return this.#change((state) => {
-            const reserved = state.reserved[id];
-            if (reserved !== undefined) {
-                delete state.reserved[id];
-                state.spent += cost(Math.min(tokens, reserved.limit), reserved.price);
-                state.tokens += tokens;
-            }
-        });
+        return this.#change((state) => settle(state, id, tokens));
     }
 
-    /** Nothing was done for it. */
+    /** Nothing was done for it; whether or not it was in doubt. */
     release(id) {
-        return this.#change((state) => void delete state.reserved[id]);
+        return this.#change((state) => release(state, id));
     }
 
     /** Nobody has told what was done for it. */
@@ -77,30 +72,42 @@ export class Purse {
         return this.#change((state) => doubt(state, id));
     }
 
-    /** What the scheduler counts. Whether there was something to mend, or another page did. */
-    reconcile(counted) {
-        return this.#change((state) => {
-            const before = [state.spent, state.doubtful, state.held];
-            const isOver = Object.keys(state.reserved).length === 0 && counted.reserved === 0;
-            if (isOver) {
-                const most = state.spent + state.doubtful;
-                state.spent = Math.min(Math.max(counted.spent, state.spent), most);
-                state.doubtful = state.held = 0;
-            } else {
-                state.held = 0;
-                const more = counted.spent + counted.reserved - taken(state);
-                state.held = Math.min(Math.max(more, 0), state.doubtful);
+    /** A scheduler refused `sent` for what it counts. Whether another voucher would say more:
+     * of many that were refused at once, one alone finds something to hold. */
+    async refused(sent, counted) {
+        const now = await this.#change((state) => {
+            hold(state, counted);
+            return state.held > 0 ? undefined : newest(state);
+        });
+        return now === undefined || (await this.#signed(now)) !== sent;
+    }
+
+    /** What a scheduler tells of the requests that it was asked about. Those that it never
+     * heard of are over once it is too late for it to. */
+    told(asked, { spent, reserved, requests }) {
+        return this.#change((state, now) => {
+            for (const id of asked.filter((id) => id in state.doubts)) {
+                const { stage, settlement } = requests[id] ?? {};
+                if (stage === "settled") {
+                    const tokens = tokensIn(settlement, state.doubts[id]);
+                    tokens !== undefined && settle(state, id, tokens);
+                } else if (stage === "released" || (!stage && state.doubts[id].until + SURELY < now)) {
+                    release(state, id);
+                }
             }
-            const after = [state.spent, state.doubtful, state.held];
-            return state.held > 0 || before.some((value, at) => value !== after[at]);
+            hold(state, { spent, reserved });
         });
     }
 
-    /** The newest voucher, while there is something that the scheduler knows better. */
+    /** The newest voucher, and the requests that the scheduler knows better. */
     async inDoubt() {
-        return this.#signed(
-            await this.#change((state) => (state.doubtful > 0 ? newest(state) : undefined)),
-        );
+        const doubts = await this.#change((state) => ({
+            requests: Object.keys(state.doubts),
+            voucher: newest(state),
+        }));
+        return doubts.requests.length === 0
+            ? undefined
+            : { ...doubts, voucher: await this.#signed(doubts.voucher) };
     }
 
     /** How it stands. */
@@ -188,16 +195,49 @@ function cost(tokens, price) {
     return nanotons;
 }
 
-function taken({ spent, held, reserved }) {
-    const costs = Object.values(reserved).map(({ limit, price }) => cost(limit, price));
-    return costs.reduce((sum, one) => sum + one, spent + held);
+const taken = ({ spent, held, reserved }) => spent + held + total(reserved);
+
+const total = (requests) =>
+    Object.values(requests).reduce((sum, { limit, price }) => sum + cost(limit, price), 0);
+
+function settle(state, id, tokens) {
+    const { limit, price } = state.reserved[id] ?? state.doubts[id] ?? { limit: 0, price: 0 };
+    const paid = cost(Math.min(tokens, limit), price);
+    state.spent += paid;
+    state.tokens += Math.min(tokens, limit);
+    state.held -= id in state.doubts ? Math.min(paid, state.held) : 0;
+    release(state, id);
+}
+
+function release(state, id) {
+    delete state.reserved[id];
+    delete state.doubts[id];
+    state.held = Math.min(state.held, total(state.doubts));
 }
 
 function doubt(state, id) {
     const reserved = state.reserved[id];
-    if (reserved !== undefined) {
-        delete state.reserved[id];
-        state.doubtful += cost(reserved.limit, reserved.price);
+    delete state.reserved[id];
+    // Where nothing is owed, it is so whatever became of it.
+    if (reserved !== undefined && cost(reserved.limit, reserved.price) > 0) {
+        state.doubts[id] = reserved;
+    }
+}
+
+/** The scheduler is believed as far as there is doubt. */
+function hold(state, { spent, reserved }) {
+    const more = spent + reserved - (taken(state) - state.held);
+    state.held = Math.min(Math.max(more, 0), total(state.doubts));
+}
+
+/** Of a settlement that somebody shows, if it is what the worker signed for this request. */
+function tokensIn(settlement, agreed) {
+    try {
+        const { limit, price, request, receipt_key } = agreed;
+        const signed = settled(bytes(settlement), { limit, price, request, receipt_key });
+        return signed.prompt_tokens + signed.completion_tokens;
+    } catch {
+        return undefined;
     }
 }
 
@@ -237,4 +277,7 @@ export const base64 = (bytes) =>
 /** What is before the bytes of an Ed25519 key: RFC 8410, section 7. */
 const PKCS8 = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
 
-const EMPTY = { voucher: null, spent: 0, tokens: 0, doubtful: 0, held: 0, reserved: {} };
+/** Seconds in which a request may still be on its way that was given up. */
+const SURELY = 300;
+
+const EMPTY = { voucher: null, spent: 0, tokens: 0, held: 0, reserved: {}, doubts: {} };

@@ -25,7 +25,7 @@ pub use collateral::Collateral;
 pub use evidence::{Binding, Evidence};
 pub use gpu::verify_gpu;
 pub use policy::{Policy, Trusted};
-pub use sealed::{Conversation, Peer};
+pub use sealed::{Conversation, Peer, settled};
 pub use stored::{verify_log, verify_tdx};
 pub use verified::Verified;
 pub use voucher::Voucher;

@@ -93,6 +93,7 @@ impl Peer {
                 .collect(),
             tenant: *asked.tenant.as_bytes(),
         };
+        let receipt_key = self.0.keyset.receipt_key(Keyset::RECEIPTS);
         let cipher = |error| refuse("cipher", &error);
         let encoded = envelope.encode();
         let random = bytes(random, "randomness")?;
@@ -101,11 +102,14 @@ impl Peer {
         sealer.chunk(&head.encode(), &mut request).map_err(cipher)?;
         sealer.last(body, &mut request).map_err(cipher)?;
         Ok(Conversation {
-            request: Some(request.clone()),
-            asked: Digest256::of(&request),
-            receipts: self.0.keyset.receipt_key(Keyset::RECEIPTS),
+            agreed: Agreed {
+                limit: envelope.limit,
+                price: envelope.price,
+                request: Digest256::of(&request),
+                receipt_key: receipt_key.map(Digest256::from_bytes),
+            },
+            request: Some(request),
             encoded,
-            envelope,
             response,
             transcript: Transcript::response(),
             head: None,
@@ -118,10 +122,8 @@ impl Peer {
 #[derive(Debug)]
 pub struct Conversation {
     request: Option<Vec<u8>>,
-    asked: Digest256,
-    receipts: Option<[u8; 32]>,
+    agreed: Agreed,
     encoded: Vec<u8>,
-    envelope: Envelope,
     response: Response,
     transcript: Transcript,
     head: Option<ResponseHead>,
@@ -134,6 +136,12 @@ impl Conversation {
     #[must_use]
     pub fn envelope(&self) -> Vec<u8> {
         self.encoded.clone()
+    }
+
+    /// What was agreed upon, to be kept until it is known what it cost.
+    #[wasm_bindgen(getter, unchecked_return_type = "Agreed")]
+    pub fn agreed(&self) -> Result<Json, AttestationError> {
+        to_js(&self.agreed)
     }
 
     /// The sealed request; it is given once.
@@ -181,56 +189,78 @@ impl Conversation {
         let settled = match settlement.is_empty() {
             true => None,
             false => Some(
-                settled(
-                    &settlement,
-                    &self.envelope,
-                    self.receipts,
-                    [self.asked, answered],
-                )
-                .map_err(|error| refuse("settlement", &error))?,
+                self.agreed
+                    .settled(&settlement, Some(answered))
+                    .map_err(|error| refuse("settlement", &error))?,
             ),
         };
         to_js(&settled)
     }
 }
 
-fn settled(
+/// What a worker signed for a request, by what was agreed upon and a settlement that others
+/// kept: not for which answer. Throws if it is not for this very request, or for more.
+#[wasm_bindgen(unchecked_return_type = "Settled")]
+pub fn settled(
     settlement: &[u8],
-    envelope: &Envelope,
-    key: Option<[u8; 32]>,
-    [asked, answered]: [Digest256; 2],
-) -> Result<Settled, SettlementError> {
-    let settlement = Settlement::parse(settlement).map_err(|_| SettlementError::Malformed)?;
-    let receipt: Receipt = Boc::decode(&settlement.receipt)
-        .map_or(Err(SettlementError::Malformed), |cell| {
-            cell.parse().map_err(|_| SettlementError::Malformed)
-        })?;
-    let key = HashBytes(key.ok_or(SettlementError::NoKey)?);
-    receipt
-        .verify(&key, &settlement.signature)
-        .map_err(SettlementError::Receipt)?;
-    if [receipt.request.0, receipt.response.0] != [*asked.as_bytes(), *answered.as_bytes()] {
-        return Err(SettlementError::Other);
+    #[wasm_bindgen(unchecked_param_type = "Agreed")] agreed: &Json,
+) -> Result<Json, AttestationError> {
+    let agreed: Agreed = from_js(agreed, "agreed")?;
+    let settled = agreed.settled(settlement, None);
+    to_js(&settled.map_err(|error| refuse("settlement", &error))?)
+}
+
+/// Between a client, and the worker that it sealed a request to.
+#[derive(Debug, Deserialize, Serialize)]
+struct Agreed {
+    limit: u64,
+    price: u64,
+    /// SHA-256 of the sealed request.
+    request: Digest256,
+    /// Of the worker's proved keyset, if it has one.
+    receipt_key: Option<Digest256>,
+}
+
+impl Agreed {
+    fn settled(
+        &self,
+        settlement: &[u8],
+        answered: Option<Digest256>,
+    ) -> Result<Settled, SettlementError> {
+        let settlement = Settlement::parse(settlement).map_err(|_| SettlementError::Malformed)?;
+        let receipt: Receipt = Boc::decode(&settlement.receipt)
+            .map_or(Err(SettlementError::Malformed), |cell| {
+                cell.parse().map_err(|_| SettlementError::Malformed)
+            })?;
+        let key = self.receipt_key.ok_or(SettlementError::NoKey)?;
+        receipt
+            .verify(&HashBytes(*key.as_bytes()), &settlement.signature)
+            .map_err(SettlementError::Receipt)?;
+        let found = receipt.response.0;
+        if receipt.request.0 != *self.request.as_bytes()
+            || answered.is_some_and(|answered| found != *answered.as_bytes())
+        {
+            return Err(SettlementError::Other);
+        }
+        let work = receipt
+            .work
+            .load()
+            .map_err(|_| SettlementError::Malformed)?;
+        let (tokens, limit) = (work.tokens(), self.limit);
+        if tokens > limit || tokens != settlement.tokens {
+            return Err(SettlementError::Tokens { tokens, limit });
+        }
+        if receipt.price > self.price {
+            let (found, agreed) = (receipt.price, self.price);
+            return Err(SettlementError::Price { found, agreed });
+        }
+        Ok(Settled {
+            prompt_tokens: work.prompt_tokens,
+            completion_tokens: work.completion_tokens,
+            price: receipt.price,
+            cost: receipt.cost().ok_or(SettlementError::Malformed)?,
+        })
     }
-    let work = receipt
-        .work
-        .load()
-        .map_err(|_| SettlementError::Malformed)?;
-    let tokens = work.tokens();
-    if tokens > envelope.limit || tokens != settlement.tokens {
-        let limit = envelope.limit;
-        return Err(SettlementError::Tokens { tokens, limit });
-    }
-    if receipt.price > envelope.price {
-        let (found, agreed) = (receipt.price, envelope.price);
-        return Err(SettlementError::Price { found, agreed });
-    }
-    Ok(Settled {
-        prompt_tokens: work.prompt_tokens,
-        completion_tokens: work.completion_tokens,
-        price: receipt.price,
-        cost: receipt.cost().ok_or(SettlementError::Malformed)?,
-    })
 }
 
 #[derive(Deserialize)]

@@ -238,6 +238,18 @@ export interface SealedHead {
     readonly headers: readonly (readonly [string, string])[];
 }
 
+/** What was agreed upon for one request: by it a settlement is known that others kept. */
+export interface Agreed {
+    /** Tokens at most. */
+    readonly limit: number;
+    /** In nanotons for a million tokens. */
+    readonly price: number;
+    /** SHA-256 of the sealed request. */
+    readonly request: Hex;
+    /** Of the worker's proved keyset. */
+    readonly receipt_key: Hex | null;
+}
+
 /** What a worker signed for one answer, checked. */
 export interface Settled {
     readonly prompt_tokens: number;

@@ -83,10 +83,15 @@ class Page {
         return result.value;
     }
 
-    /** The first value of an expression that says something. */
+    /** The first value of an expression that says something; while a page goes and the next
+     * one comes, there is none. */
     async wait(expression) {
         for (;;) {
-            const value = await this.evaluate(expression);
+            const value = await this.evaluate(expression).catch((error) => {
+                if (!GONE.test(error.message)) {
+                    throw error;
+                }
+            });
             if (value) {
                 return value;
             }
@@ -106,3 +111,6 @@ class Page {
         return Buffer.from(data, "base64");
     }
 }
+
+/** How the DevTools protocol says that a page went away under an expression. */
+const GONE = /context (was destroyed|with specified id)|Inspected target navigated|Cannot find (default execution )?context/;

@@ -417,9 +417,16 @@ fn problem(error: AttemptError) -> Problem {
         | AttemptError::Route(RouteError::Terms(_)) => {
             (StatusCode::BAD_GATEWAY, "scheduler_unreachable")
         }
-        AttemptError::Route(_) | AttemptError::Purse(_) => {
-            (StatusCode::PAYMENT_REQUIRED, "not_covered")
+        AttemptError::Route(RouteError::NoChannel { .. }) => {
+            (StatusCode::PAYMENT_REQUIRED, "no_channel")
         }
+        AttemptError::Purse(PurseError::Empty { .. }) => {
+            (StatusCode::PAYMENT_REQUIRED, "purse_empty")
+        }
+        AttemptError::Purse(PurseError::Ended { .. }) => {
+            (StatusCode::PAYMENT_REQUIRED, "channel_ended")
+        }
+        AttemptError::Purse(_) => (StatusCode::INTERNAL_SERVER_ERROR, "purse_failed"),
         AttemptError::Price { .. } => (StatusCode::PAYMENT_REQUIRED, "price_too_high"),
         AttemptError::Proof(_) | AttemptError::NoReceiptKey { .. } => {
             (StatusCode::BAD_GATEWAY, "worker_not_trusted")

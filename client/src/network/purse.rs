@@ -350,7 +350,10 @@ pub enum PurseError {
     #[error("cannot write the state of the channel")]
     Disk(#[from] Arc<io::Error>),
     /// It would not be covered.
-    #[error("the request may cost {cost} nanotons, and {rest} of {of} are left")]
+    #[error(
+        "the request may cost {cost} nanotons, and {rest} of {of} are left: ask for fewer tokens, \
+         raise --budget, or pay from another --channel"
+    )]
     Empty {
         /// At most.
         cost: u64,
@@ -360,7 +363,7 @@ pub enum PurseError {
         of: u64,
     },
     /// The Channel has ended.
-    #[error("the channel has ended at {until}")]
+    #[error("the channel has ended at {until}: pay from another --channel")]
     Ended {
         /// Unix seconds.
         until: u32,

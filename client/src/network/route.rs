@@ -74,7 +74,10 @@ const REST: Duration = Duration::from_secs(15);
 /// Why a scheduler cannot be paid.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RouteError {
-    #[error("no --channel pays {payee:?}, as the scheduler asks")]
+    #[error(
+        "no --channel pays {payee:?}, as the scheduler asks: `cocoon chain channel open --payee` \
+         makes one"
+    )]
     NoChannel { payee: String },
     #[error("the scheduler does not say how it is paid")]
     Terms(#[from] Failure),

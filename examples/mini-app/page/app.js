@@ -4,14 +4,15 @@ import { CocoonClient, Purse, importKey, indexedDb } from "./package/client-web.
 import { policy } from "./policy.js";
 
 const at = (id) => document.getElementById(id);
-const { scheduler, maxPrice } = await (await fetch("network.json")).json();
 const wallet = indexedDb("mini-app");
 const messages = [];
-let client = await connect();
+let client;
 let cost = 0;
+let isAsking = false;
 let model;
 
 async function connect() {
+    const { scheduler, maxPrice } = await (await fetch("network.json")).json();
     let paying;
     await wallet.update((kept) => (paying = kept));
     const purse =
@@ -97,8 +98,11 @@ async function ask(content) {
 at("ask").addEventListener("submit", (event) => {
     event.preventDefault();
     const content = at("text").value.trim();
+    // One at a time: each follows the answer to the last.
+    if (!content || !model || isAsking) return;
     at("text").value = "";
-    if (content) ask(content);
+    isAsking = true;
+    ask(content).finally(() => (isAsking = false));
 });
 at("trust").addEventListener("click", () => at("checks").showModal());
 at("close").addEventListener("click", () => at("checks").close());
@@ -107,6 +111,7 @@ at("channel").addEventListener("change", ({ target }) =>
 );
 
 try {
+    client = await connect();
     model = (await (await call("/v1/models")).json()).data[0].id;
     at("trust").textContent = "nobody asked yet";
 } catch (error) {

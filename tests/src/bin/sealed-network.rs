@@ -4,6 +4,7 @@
 //!
 //! Prints one line of JSON when it listens, and ends when its standard input does.
 
+use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -23,14 +24,14 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use contracts::receipt::{Receipt, Work};
 use contracts::voucher::{Signed, cost};
 use sealed::{
     Assignment, AssignmentRequest, Envelope, Header, RequestHead, ResponseHead, START, SecretKey,
     Settlement, Transcript,
 };
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use session::provider::Provider as _;
 use tests::quote::TdState;
 use tests::td::Td;
@@ -46,6 +47,7 @@ async fn main() -> Result<()> {
         workers: [Worker::new(7)?, Worker::new(8)?],
         heard: Mutex::default(),
         spent: is_asked("--paid").then(Mutex::default),
+        ended: Mutex::default(),
     });
     let app = Router::new()
         .route("/network/v1/models", get(models))
@@ -87,6 +89,8 @@ struct Network {
     heard: Mutex<Vec<u8>>,
     /// By the payer, in nanotons; nothing where nobody pays.
     spent: Option<Mutex<u64>>,
+    /// What followed the answers to requests by their identifiers, if they were answered.
+    ended: Mutex<HashMap<String, Option<Vec<u8>>>>,
 }
 
 impl Network {
@@ -101,6 +105,10 @@ impl Network {
     fn spent(&self) -> MutexGuard<'_, u64> {
         let spent = self.spent.as_ref().unwrap_or(&NOTHING);
         spent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ended(&self) -> MutexGuard<'_, HashMap<String, Option<Vec<u8>>>> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the payer signed for.
@@ -324,7 +332,12 @@ async fn relay(With(network): With<Arc<Network>>, headers: HeaderMap, request: B
     network.hear(&request);
     let mut answer = worker.answer(&envelope, &encoded, &request)?;
     network.hear(&answer);
-    if (&*envelope.model, first) == ("gone", true) {
+    let mut transcript = Transcript::response();
+    transcript.push(&answer)?;
+    let is_gone = (&*envelope.model, first) == ("gone", true);
+    let settlement = (!is_gone).then_some(transcript.end()?.1);
+    network.ended().insert(hex::encode(envelope.id), settlement);
+    if is_gone {
         return Ok(refuse(StatusCode::BAD_GATEWAY, "worker_gone"));
     }
     let paid = cost(7, envelope.price).context("too much")?;
@@ -360,10 +373,23 @@ async fn terms(With(network): With<Arc<Network>>) -> axum::Json<Value> {
     })
 }
 
-async fn voucher(With(network): With<Arc<Network>>, voucher: Bytes) -> Answer {
+async fn voucher(With(network): With<Arc<Network>>, headers: HeaderMap, voucher: Bytes) -> Answer {
     let (amount, spent) = (network.signed(&voucher)?, *network.spent());
     let free = amount.saturating_sub(spent);
-    let counted = json!({"free": free, "spent": spent, "reserved": 0});
+    let asked = headers.get("cocoon-requests");
+    let asked = asked.map_or(Ok(""), |asked| asked.to_str())?.split(',');
+    let ended = network.ended();
+    let told = asked.filter_map(|id| {
+        let told = match ended.get(id)? {
+            Some(settlement) => {
+                json!({"stage": "settled", "settlement": STANDARD.encode(settlement)})
+            }
+            None => json!({"stage": "released"}),
+        };
+        Some((id.into(), told))
+    });
+    let requests: Map<_, _> = told.collect();
+    let counted = json!({"free": free, "spent": spent, "reserved": 0, "requests": requests});
     Ok(axum::Json(counted).into_response())
 }
 

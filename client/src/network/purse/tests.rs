@@ -148,7 +148,10 @@ fn no_more_is_signed_than_deposit_and_budget_allow() {
             .to_string();
         assert_eq!(
             refused,
-            format!("the request may cost 2 nanotons, and 1 of {most} are left")
+            format!(
+                "the request may cost 2 nanotons, and 1 of {most} are left: ask for fewer tokens, \
+                 raise --budget, or pay from another --channel"
+            )
         );
         assert!(purse.reserve("b", agreed(1, 1_000_000)).unwrap().is_some());
     }
@@ -450,7 +453,10 @@ fn an_ended_channel_pays_nothing() {
     std::fs::write(&path, text.replace(&u32::MAX.to_string(), "5")).unwrap();
     let purse = Purse::open(&path, None).unwrap();
     let refused = purse.reserve("a", agreed(1, 1)).unwrap_err().to_string();
-    assert_eq!(refused, "the channel has ended at 5");
+    assert_eq!(
+        refused,
+        "the channel has ended at 5: pay from another --channel"
+    );
 }
 
 #[derive(Clone, Debug)]
