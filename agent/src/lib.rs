@@ -6,6 +6,7 @@
 
 pub mod admission;
 pub mod api;
+pub mod capacity;
 pub mod collateral;
 pub mod fleet;
 pub mod gpu;

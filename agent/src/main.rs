@@ -2,12 +2,15 @@
 //! what this machine is.
 
 use std::fs;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use agent::api::{self, Model, Models};
+use agent::capacity;
 use agent::collateral::{INTEL, Service};
 use agent::fleet::Fleet;
 use agent::gpu::{Gpus, Machine};
@@ -26,7 +29,7 @@ use anyhow::{Context, ensure};
 use attestation::appraisal::chain;
 use attestation::config::{Measured, Unmeasured};
 use clap::Parser;
-use inference::Engine;
+use inference::{Engine, Limits};
 use session::identity::Identity;
 use session::provider::Provider;
 use session::server::Worker;
@@ -123,7 +126,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("cannot listen on {}", unmeasured.listen))?;
     tokio::spawn(renew(Arc::clone(&worker)));
-    let models = load(&args.models, &measured)?;
+    let models = load(&args, &measured)?;
     let mut api = api::router(models.clone());
     let network = match unmeasured.schedulers.is_empty() {
         true => None,
@@ -214,11 +217,12 @@ fn driver() -> anyhow::Result<Box<dyn Gpus>> {
     anyhow::bail!("this agent computes on no GPU")
 }
 
-fn load(directory: &Path, measured: &Measured) -> anyhow::Result<Models> {
+fn load(args: &Args, measured: &Measured) -> anyhow::Result<Models> {
+    let limits = limits(args, measured)?;
     let mut models = Vec::new();
     for model in &measured.models {
         let name = model.name.as_str();
-        let engine = Engine::load(&directory.join(name))
+        let engine = Engine::load_with(&args.models.join(name), limits)
             .with_context(|| format!("model {name} cannot be served"))?;
         let info = engine.info();
         tracing::info!(
@@ -239,6 +243,24 @@ fn load(directory: &Path, measured: &Measured) -> anyhow::Result<Models> {
     Ok(Models::new(models))
 }
 
+/// What is there for all models, before any is loaded.
+fn limits(args: &Args, measured: &Measured) -> anyhow::Result<Limits> {
+    let mut weights = 0_u64;
+    for model in &measured.models {
+        let folder = args.models.join(model.name.as_str());
+        let size = capacity::size(&folder).with_context(|| folder.display().to_string())?;
+        weights = weights.saturating_add(size);
+    }
+    let machine = capacity::Machine {
+        available: kib("/proc/meminfo", "MemAvailable:")?.saturating_mul(1024),
+        weights,
+        models: measured.models.len(),
+        gpus: args.gpus,
+        cores: available_parallelism().map_or(1, NonZero::get),
+    };
+    Ok(machine.limits())
+}
+
 /// Half a lifetime before the old certificate ends there is a new one.
 async fn renew(worker: Arc<Worker>) {
     loop {
@@ -253,13 +275,17 @@ const RENEWAL: Duration = Duration::from_secs(Identity::LIFETIME.as_secs() >> 1)
 
 /// Memory that this process occupies, in MiB.
 fn resident() -> anyhow::Result<u64> {
-    let status = fs::read_to_string("/proc/self/status").context("cannot read my own status")?;
-    let kib = status
+    Ok(kib("/proc/self/status", "VmRSS:")? / 1024)
+}
+
+/// What the kernel says of memory.
+fn kib(file: &str, name: &str) -> anyhow::Result<u64> {
+    let text = fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?;
+    let kib = text
         .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"))
-        .context("the kernel does not tell my size")?;
-    let kib: u64 = kib.trim().parse().context("the kernel tells no number")?;
-    Ok(kib / 1024)
+        .find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB"))
+        .with_context(|| format!("{file} has no {name}"))?;
+    kib.trim().parse().context("the kernel tells no number")
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {

@@ -129,9 +129,12 @@ impl Engine {
 }
 
 fn enqueue<T>(queue: &Queue<T>, tenant: Tenant, job: T) -> Result<(), RequestError> {
-    queue.push(tenant, job).map_err(|_| RequestError::Busy {
-        retry_after: RETRY_AFTER,
-    })
+    queue.push(tenant, job).map_err(|_| BUSY)
+}
+
+/// Looks before any work, whether it would be in vain.
+fn check_room<T>(queue: &Queue<T>, tenant: &Tenant) -> Result<(), RequestError> {
+    queue.has_room(tenant).then_some(()).ok_or(BUSY)
 }
 
 impl Drop for Engine {
@@ -261,4 +264,6 @@ const HEAVY: usize = 8;
 /// What a model pack says of its files.
 const MANIFEST: &str = "manifest.json";
 
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+const BUSY: RequestError = RequestError::Busy {
+    retry_after: Duration::from_secs(1),
+};

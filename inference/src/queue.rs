@@ -46,15 +46,16 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Adds a job, or gives it back: if there are too many, or this tenant has half
-    /// of what may wait and so would leave too little to others.
+    /// Whether a job of this tenant would be taken: not if there are too many, or if it
+    /// has half of what may wait and so would leave too little to others.
+    pub(crate) fn has_room(&self, tenant: &Tenant) -> bool {
+        self.lock().has_room(tenant, self.limit)
+    }
+
+    /// Adds a job, or gives it back if there is no room.
     pub(crate) fn push(&self, tenant: Tenant, job: T) -> Result<(), T> {
         let mut state = self.lock();
-        let own = state.place(&tenant);
-        let waiting = own
-            .and_then(|own| state.tenants.get(own))
-            .map_or(0, |own| own.jobs.len());
-        if state.count >= self.limit || waiting >= self.limit.div_ceil(2).max(1) {
+        if !state.has_room(&tenant, self.limit) {
             return Err(job);
         }
         state.add(tenant, job, VecDeque::push_back);
@@ -151,16 +152,17 @@ impl<T> Queue<T> {
 }
 
 impl<T> State<T> {
-    fn place(&self, tenant: &Tenant) -> Option<usize> {
+    fn has_room(&self, tenant: &Tenant, limit: usize) -> bool {
         let mut tenants = self.tenants.iter();
-        tenants.position(|waiting| waiting.tenant == *tenant)
+        let own = tenants.find(|waiting| waiting.tenant == *tenant);
+        self.count < limit && own.map_or(0, |own| own.jobs.len()) < share_of(limit)
     }
 
     /// Adds to the jobs of a tenant.
     fn add(&mut self, tenant: Tenant, job: T, add: impl FnOnce(&mut VecDeque<T>, T)) {
         self.count = self.count.saturating_add(1);
-        let place = self.place(&tenant);
-        match place.and_then(|place| self.tenants.get_mut(place)) {
+        let mut tenants = self.tenants.iter_mut();
+        match tenants.find(|waiting| waiting.tenant == tenant) {
             Some(waiting) => add(&mut waiting.jobs, job),
             None => self.tenants.push_back(Waiting {
                 tenant,
@@ -185,6 +187,11 @@ impl<T> State<T> {
         self.count = self.count.saturating_sub(1);
         Some((tenant, job))
     }
+}
+
+/// How many of `limit` one tenant may have.
+pub(crate) fn share_of(limit: usize) -> usize {
+    limit.div_ceil(2).max(1)
 }
 
 /// So many jobs go before one that has no room, and then all wait until it has.
@@ -228,6 +235,7 @@ mod tests {
         let [a, b] = [Tenant::new(), Tenant::new()];
         queue.push(a.clone(), 1).unwrap();
         queue.push(a.clone(), 2).unwrap();
+        assert!(!queue.has_room(&a) && queue.has_room(&b));
         assert_eq!(queue.push(a, 3), Err(3));
         queue.push(b.clone(), 4).unwrap();
         queue.push(b, 5).unwrap();

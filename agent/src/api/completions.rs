@@ -1,7 +1,8 @@
 //! `POST /v1/completions`: texts continued as they stand, by no chat template.
 //!
 //! * Honoured: `model`, `prompt` (a text, several, the ids of tokens of this model,
-//!   or several lists of those; 128 prompts at most), `max_tokens` (16 if absent),
+//!   or several lists of those; with `n` of each, no more answers than one client may
+//!   have waiting, 32 unless the engine has other limits), `max_tokens` (16 if absent),
 //!   `n` up to 8, `echo`, `logprobs` up to 5, `stop`, `stream`, `stream_options` and
 //!   what chat has for sampling.
 //! * Without effect: [`IGNORED`].
@@ -48,6 +49,7 @@ fn begin(
     let choices = options::choices(&mut fields)?;
     let delivery = Delivery::read(&mut fields)?;
     let prompts = prompts(&mut fields)?;
+    check_count(model.engine(), prompts.len(), choices)?;
     let echo = fields.take("echo", "a boolean")?.unwrap_or(false);
     let logprobs = logprobs(&mut fields, echo)?;
     let max_tokens = fields.take("max_tokens", "an integer of at least 0")?;
@@ -109,18 +111,25 @@ fn prompts(fields: &mut Fields) -> Result<Vec<Prompt>, ApiError> {
         "prompt",
         "a string, an array of strings, of token ids, or of arrays of token ids",
     )?;
-    let prompts = match prompts {
+    Ok(match prompts {
         Prompts::Text(one) => vec![text(one)],
         Prompts::Tokens(one) if !one.is_empty() => vec![ids(one)],
         Prompts::Tokens(_) => Vec::new(),
         Prompts::Texts(several) => several.into_iter().map(text).collect(),
         Prompts::TokenLists(several) => several.into_iter().map(ids).collect(),
-    };
-    match (1..=MAX_PROMPTS).contains(&prompts.len()) {
-        true => Ok(prompts),
+    })
+}
+
+/// Refuses what could wait without end for so much room.
+fn check_count(engine: &Engine, prompts: usize, choices: u64) -> Result<(), ApiError> {
+    let choices = usize::try_from(choices).unwrap_or(usize::MAX);
+    let most = engine.limits().own();
+    match (1..=most).contains(&prompts.saturating_mul(choices)) {
+        true => Ok(()),
         false => {
-            let message =
-                format!("Invalid value for 'prompt': expected 1 to {MAX_PROMPTS} prompts.");
+            let message = format!(
+                "Invalid value for 'prompt': expected 1 to {most} prompts, or fewer of several answers each.",
+            );
             Err(ApiError::invalid("prompt", "invalid_value", message))
         }
     }
@@ -238,8 +247,6 @@ struct Choice {
 
 /// The answer is this long where a request does not say, as with OpenAI.
 const MAX_TOKENS: usize = 16;
-
-const MAX_PROMPTS: usize = 128;
 
 /// As many as OpenAI gives here.
 const MAX_LOGPROBS: usize = 5;

@@ -11,6 +11,10 @@ use super::{images, tools};
 /// Those of a chat request, to a model that `sees` images or does not.
 pub(super) fn read(fields: &mut Fields, sees: bool) -> Result<Vec<Message>, ApiError> {
     let messages: Vec<Value> = fields.require("messages", "an array of objects")?;
+    if messages.len() > MAX_MESSAGES {
+        let message = format!("Invalid value for 'messages': expected at most {MAX_MESSAGES}.");
+        return Err(ApiError::invalid("messages", "invalid_value", message));
+    }
     let messages = (0_usize..).zip(messages);
     let messages =
         messages.map(|(index, value)| message(&format!("messages[{index}]"), value, sees));
@@ -123,3 +127,6 @@ fn join(place: &str, parts: Vec<Value>, sees: bool) -> Result<Content, ApiError>
     }
     Ok((content, images))
 }
+
+/// More than any conversation has that fits a context.
+const MAX_MESSAGES: usize = 4096;

@@ -85,7 +85,7 @@ async fn what_is_wrong_with_a_text_is_named() {
             json!("a ".repeat(2000)),
             "context_length_exceeded",
         ),
-        ("prompt", json!(vec!["a"; 129]), "invalid_value"),
+        ("prompt", json!(vec!["a"; 33]), "invalid_value"),
         ("suffix", json!("x"), "unsupported_parameter"),
         ("best_of", json!(2), "unsupported_parameter"),
         ("logprobs", json!(6), "invalid_value"),

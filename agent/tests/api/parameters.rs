@@ -13,6 +13,12 @@ async fn what_is_wrong_is_named() {
         ("model", Value::Null, "model", "missing_required_parameter"),
         ("messages", json!([]), "messages", "empty_array"),
         ("messages", json!("x"), "messages", "invalid_type"),
+        (
+            "messages",
+            json!(vec!["x"; 4097]),
+            "messages",
+            "invalid_value",
+        ),
         ("messages", json!(["x"]), "messages[0]", "invalid_type"),
         (
             "messages",

@@ -10,7 +10,7 @@ use futures_executor::block_on;
 use media::ImageError;
 use zeroize::Zeroizing;
 
-use super::{Engine, Kind, Task, enqueue};
+use super::{Engine, Kind, Task, check_room, enqueue};
 use crate::activity::{Activity, Counters};
 use crate::answer::{Answer, Usage};
 use crate::calls::Calls;
@@ -82,6 +82,7 @@ impl Engine {
             return Err(self.wrong_task(Task::Chat));
         };
         request.check()?;
+        check_room(&chat.queue, &request.tenant)?;
         let style = match request.tools.list.is_empty() {
             true => None,
             false => Some(chat.template.style.ok_or(RequestError::Tools)?),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_channel::oneshot;
 use zeroize::Zeroizing;
 
-use super::{Engine, Kind, Limits, Loaded, Task, enqueue, run};
+use super::{Engine, Kind, Limits, Loaded, Task, check_room, enqueue, run};
 use crate::answer::{Embeddings as Vectors, Pending};
 use crate::bert::Bert;
 use crate::embedder::{self, Job};
@@ -98,6 +98,7 @@ impl Engine {
         if texts.is_empty() {
             return Err(RequestError::Empty { parameter: "input" });
         }
+        check_room(&model.queue, &tenant)?;
         let texts = texts.iter().map(|text| {
             let tokens = Zeroizing::new(encode(&model.tokens, text)?);
             self.check_context(tokens.len(), Some(0))?;

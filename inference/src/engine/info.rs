@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::queue::share_of;
+
 /// What a model is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Info {
@@ -76,6 +78,14 @@ pub struct Limits {
     /// On a GPU: whether an answer's bits may not depend on what else is being decoded.
     /// On the processor they never do.
     pub exact: bool,
+}
+
+impl Limits {
+    /// Most requests of one tenant that may wait.
+    #[must_use]
+    pub fn own(&self) -> usize {
+        share_of(self.queue)
+    }
 }
 
 impl Default for Limits {

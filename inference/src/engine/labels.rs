@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_channel::oneshot;
 use media::Image;
 
-use super::{Engine, Kind, Limits, Loaded, Task, enqueue, run};
+use super::{Engine, Kind, Limits, Loaded, Task, check_room, enqueue, run};
 use crate::answer::{Label, Pending};
 use crate::classifier::{self, Job};
 use crate::deadline::Deadline;
@@ -58,6 +58,7 @@ impl Engine {
         if images.is_empty() {
             return Err(RequestError::Empty { parameter: "input" });
         }
+        check_room(&model.queue, &tenant)?;
         let (result, pending) = oneshot::channel();
         let job = Job {
             images: model.processor.fit_all(images.iter())?,
