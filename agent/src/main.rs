@@ -141,11 +141,13 @@ async fn run(args: Args) -> anyhow::Result<()> {
     }
 
     let stop = CancellationToken::new();
+    let watched = models.clone();
     let stopped = stop.clone();
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            () = watched.stopped() => {}
         }
         stop.cancel();
     });
@@ -157,7 +159,9 @@ async fn run(args: Args) -> anyhow::Result<()> {
     };
     let served = async {
         let served = serve(listener, worker, api, stopped.cancelled());
-        tokio::try_join!(served, network).map(drop)
+        tokio::try_join!(served, network)?;
+        // It served to the end, or what it served is gone.
+        models.check()
     };
     tracing::info!(
         "ready on {}, {} MiB resident",

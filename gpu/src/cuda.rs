@@ -109,15 +109,16 @@ impl Cuda {
         let done = work(self);
         // SAFETY: the capture was begun above; it has to end whatever came of the work.
         let graph = unsafe { driver::stream::end_capture(self.stream) };
-        done?;
         let graph = graph.map_err(failed("end a graph"))?;
-        // SAFETY: the graph was just made.
-        let exec = unsafe { driver::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)) };
-        // SAFETY: what is instantiated does not need it.
+        let exec = done.and_then(|()| {
+            // SAFETY: the graph was just made.
+            let exec =
+                unsafe { driver::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)) };
+            exec.map_err(failed("make a graph"))
+        });
+        // SAFETY: it was just made, and what is instantiated does not need it.
         let destroyed = unsafe { driver::graph::destroy(graph) };
-        let exec = exec.map_err(failed("make a graph"))?;
-        destroyed.map_err(failed("let go of a graph"))?;
-        Ok(exec)
+        destroyed.map_err(failed("let go of a graph")).and(exec)
     }
 }
 
@@ -273,8 +274,9 @@ impl Cuda {
             self.zero(buffer)?;
         }
         self.wait()?;
-        // SAFETY: all were made here; nothing runs any more, and nothing uses them after
-        // this.
+        // SAFETY: it was made here, and nothing uses it after this.
+        let library = unsafe { blas::destroy_handle(self.library) };
+        // SAFETY: likewise; nothing runs any more.
         let closed = unsafe {
             let graphs = self.graphs.values().flatten();
             graphs
@@ -291,7 +293,8 @@ impl Cuda {
                 ])
                 .fold(Ok(()), Result::and)
         };
-        closed.map_err(failed("close the card"))
+        closed.map_err(failed("close the card"))?;
+        library.map_err(failed("close cuBLAS"))
     }
 }
 

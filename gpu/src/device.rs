@@ -195,6 +195,16 @@ impl Crossings {
     }
 }
 
+impl Error {
+    /// Whether the device may do nothing right any more: after an error of the driver or
+    /// of a kernel, a card gives the same one for everything. All else was refused before
+    /// it began.
+    #[must_use]
+    pub fn loses_device(&self) -> bool {
+        matches!(self, Self::Driver { .. } | Self::Kernel { .. })
+    }
+}
+
 /// Why a device did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -10,9 +10,11 @@ use crate::device::{Arg, Buffer, Crossings, Device, Error, Halves, Kind, Launch,
 #[derive(Debug, Default)]
 pub struct Double {
     /// By address. Numbers of f32, half or whole, are none at first.
-    memory: BTreeMap<u64, Box<[Line]>>,
+    memory: BTreeMap<u64, Vec<Line>>,
     /// Whether blocks and threads run from the last to the first.
     backwards: bool,
+    /// Launches that succeed before nothing does any more, if it is to break.
+    whole_for: Option<usize>,
     crossings: Crossings,
     /// What was launched under a key.
     kept: HashMap<u64, Vec<Kept>>,
@@ -58,6 +60,15 @@ impl Double {
         }
     }
 
+    /// A device that breaks after so many launches, for good.
+    #[must_use]
+    pub fn breaking_after(launches: usize) -> Self {
+        Self {
+            whole_for: Some(launches),
+            ..Self::default()
+        }
+    }
+
     /// The bytes of a buffer, if it is inside one of the device's.
     fn bytes(&mut self, buffer: Buffer) -> Result<&mut [u8], Error> {
         let out = Error::Bounds {
@@ -79,15 +90,14 @@ impl Double {
         inside.ok_or(out)
     }
 
-    /// While launches are kept, nothing else can be done.
-    fn check_not_keeping(&self, doing: &'static str) -> Result<(), Error> {
-        match self.keeping {
-            None => Ok(()),
-            Some(_) => Err(Error::Driver {
-                doing,
-                source: "launches are being kept".into(),
-            }),
-        }
+    /// While launches are kept, nothing else can be done; nor once it is broken.
+    fn check(&self, doing: &'static str) -> Result<(), Error> {
+        let source = match (&self.keeping, self.whole_for) {
+            (Some(_), _) => "launches are being kept".into(),
+            (None, Some(0)) => "the double is broken".into(),
+            (None, _) => return Ok(()),
+        };
+        Err(Error::Driver { doing, source })
     }
 
     fn halves(&mut self, kind: Kind, buffer: Buffer, count: usize) -> Result<Vec<f32>, Error> {
@@ -105,15 +115,15 @@ impl Double {
 
 impl Device for Double {
     fn allocate(&mut self, bytes: usize) -> Result<Buffer, Error> {
-        self.check_not_keeping("allocate")?;
+        self.check("allocate")?;
         let line = Line([0xff; 256]);
-        let lines = vec![line; bytes.div_ceil(256)].into_boxed_slice();
-        let at = u64::try_from(lines.as_ptr().addr()).unwrap_or(u64::MAX);
+        let mut lines = vec![line; bytes.div_ceil(256)];
         if bytes == 0 {
             return Ok(Buffer::EMPTY);
         }
-        // Kernels write through this address.
-        lines.as_ptr().expose_provenance();
+        // Kernels write through this address; a vector may move while they can.
+        let at = lines.as_mut_ptr().expose_provenance();
+        let at = u64::try_from(at).unwrap_or(u64::MAX);
         self.memory.insert(at, lines);
         Ok(Buffer {
             at,
@@ -122,7 +132,7 @@ impl Device for Double {
     }
 
     fn upload(&mut self, to: Buffer, bytes: &[u8]) -> Result<(), Error> {
-        self.check_not_keeping("upload")?;
+        self.check("upload")?;
         self.crossings.count_up();
         let to = to.part(0, bytes.len())?;
         self.bytes(to)?.copy_from_slice(bytes);
@@ -130,7 +140,7 @@ impl Device for Double {
     }
 
     fn download(&mut self, from: Buffer, bytes: &mut [u8]) -> Result<(), Error> {
-        self.check_not_keeping("download")?;
+        self.check("download")?;
         self.crossings.count_down();
         let from = from.part(0, bytes.len())?;
         bytes.copy_from_slice(self.bytes(from)?);
@@ -138,7 +148,7 @@ impl Device for Double {
     }
 
     fn zero(&mut self, what: Buffer) -> Result<(), Error> {
-        self.check_not_keeping("zero")?;
+        self.check("zero")?;
         self.bytes(what)?.fill(0);
         Ok(())
     }
@@ -155,6 +165,8 @@ impl Device for Double {
             });
             return Ok(());
         }
+        self.check("launch a kernel")?;
+        self.whole_for = self.whole_for.map(|left| left.saturating_sub(1));
         let mut arguments = launch.arguments.to_vec();
         let mut places = Vec::new();
         let mut sizes = Vec::new();
@@ -198,6 +210,7 @@ impl Device for Double {
             keeping.push(Kept::Multiply(*halves));
             return Ok(());
         }
+        self.check("multiply")?;
         halves.check()?;
         let Halves {
             kind,

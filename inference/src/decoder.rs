@@ -17,7 +17,7 @@ mod rope;
 mod shape;
 mod step;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 
@@ -122,6 +122,15 @@ impl Decoder {
 
     pub(crate) fn shape(&self) -> &Shape {
         &self.shape
+    }
+
+    /// Whether a device that it computes on has failed for good.
+    pub(crate) fn is_lost(&self) -> bool {
+        #[cfg(any(test, feature = "cuda"))]
+        if self.device.as_ref().is_some_and(|device| device.is_lost()) {
+            return true;
+        }
+        crate::linear::is_lost()
     }
 
     pub(crate) fn tally(&self) -> &Tally {

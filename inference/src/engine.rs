@@ -33,7 +33,7 @@ use crate::generation::Ids;
 use crate::kernel::level::Cpu;
 use crate::kernel::pool::Pool;
 use crate::model_dir::ModelDir;
-use crate::queue::Queue;
+use crate::queue::{Line, Queue, Served};
 use crate::request::Tenant;
 use crate::self_test;
 use crate::vision::{Llava, Vit};
@@ -104,6 +104,12 @@ impl Engine {
         &self.limits
     }
 
+    /// Whether its thread has ended, as it does when the device is lost that it computes
+    /// on: it will answer nothing any more.
+    pub fn has_stopped(&self) -> bool {
+        self.kind.line().is_closed()
+    }
+
     /// The room that a prompt leaves for the answer, if that is enough.
     fn check_context(&self, prompt: usize, answer: Option<usize>) -> Result<usize, RequestError> {
         let context = self.info.context;
@@ -129,24 +135,26 @@ impl Engine {
 }
 
 fn enqueue<T>(queue: &Queue<T>, tenant: Tenant, job: T) -> Result<(), RequestError> {
-    queue.push(tenant, job).map_err(|_| BUSY)
+    queue
+        .push(tenant, job)
+        .map_err(|_| match queue.is_closed() {
+            true => RequestError::Stopped,
+            false => BUSY,
+        })
 }
 
 /// Looks before any work, whether it would be in vain.
 fn check_room<T>(queue: &Queue<T>, tenant: &Tenant) -> Result<(), RequestError> {
-    queue.has_room(tenant).then_some(()).ok_or(BUSY)
+    match queue.is_closed() {
+        true => Err(RequestError::Stopped),
+        false => queue.has_room(tenant).then_some(()).ok_or(BUSY),
+    }
 }
 
 impl Drop for Engine {
     /// The thread answers what it has, and ends.
     fn drop(&mut self) {
-        match &self.kind {
-            Kind::Chat(model) => model.queue.close(),
-            Kind::Classification(model) => model.queue.close(),
-            Kind::Embedding(model) => model.queue.close(),
-            Kind::Generation(model) => model.queue.close(),
-            Kind::Transcription(model) => model.queue.close(),
-        }
+        self.kind.line().close();
     }
 }
 
@@ -161,14 +169,13 @@ impl Kind {
         }
     }
 
-    /// How many requests have not been begun.
-    fn waiting(&self) -> usize {
+    fn line(&self) -> &dyn Line {
         match self {
-            Self::Chat(model) => model.queue.len(),
-            Self::Classification(model) => model.queue.len(),
-            Self::Embedding(model) => model.queue.len(),
-            Self::Generation(model) => model.queue.len(),
-            Self::Transcription(model) => model.queue.len(),
+            Self::Chat(model) => &*model.queue,
+            Self::Classification(model) => &*model.queue,
+            Self::Embedding(model) => &*model.queue,
+            Self::Generation(model) => &*model.queue,
+            Self::Transcription(model) => &*model.queue,
         }
     }
 
@@ -245,9 +252,12 @@ fn run<J: Send + 'static>(
     work: impl FnOnce(&Queue<J>) + Send + 'static,
 ) -> Result<Arc<Queue<J>>, LoadError> {
     let queue = Arc::new(Queue::new(limit));
-    let jobs = Arc::clone(&queue);
+    let jobs = Served(Arc::clone(&queue));
     let thread = thread::Builder::new().name("engine-0".into());
-    match thread.spawn(move || work(&jobs)) {
+    match thread.spawn(move || {
+        let jobs = jobs;
+        work(&jobs.0);
+    }) {
         Ok(_) => Ok(queue),
         Err(source) => Err(LoadError::Spawn { source }),
     }
@@ -267,3 +277,23 @@ const MANIFEST: &str = "manifest.json";
 const BUSY: RequestError = RequestError::Busy {
     retry_after: Duration::from_secs(1),
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_channel::oneshot::{Sender, channel};
+    use futures_executor::block_on;
+
+    #[test]
+    fn a_thread_that_ends_refuses_what_comes_and_lets_go_of_what_waits() {
+        let queue = run(4, |queue: &Queue<Sender<()>>| {
+            assert!(!queue.wait(), "a job that it cannot do");
+        });
+        let queue = queue.unwrap();
+        let (job, outcome) = channel();
+        enqueue(&queue, Tenant::new(), job).unwrap();
+        block_on(outcome).unwrap_err();
+        let refused = enqueue(&queue, Tenant::new(), channel().0).unwrap_err();
+        assert_eq!(refused, RequestError::Stopped);
+    }
+}

@@ -255,6 +255,9 @@ pub enum EngineError {
         /// How long it was given.
         limit: Duration,
     },
+    /// What it was computed on has failed, and the engine ends.
+    #[error("the device has failed")]
+    Device,
     /// The tensor library failed, or the model gave a number that is none.
     #[error("the model could not be evaluated")]
     Fault,

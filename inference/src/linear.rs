@@ -99,6 +99,11 @@ impl Linear {
     }
 }
 
+/// Whether what multiplies has failed, for good.
+pub(crate) fn is_lost() -> bool {
+    product::is_lost()
+}
+
 /// A layer, rows for it, and where their products belong.
 pub(crate) type Share<'a> = (&'a Linear, &'a [Row], &'a mut [f32]);
 

@@ -1,7 +1,7 @@
 //! What waits for the engine, of each tenant in order.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::request::Tenant;
@@ -52,10 +52,10 @@ impl<T> Queue<T> {
         self.lock().has_room(tenant, self.limit)
     }
 
-    /// Adds a job, or gives it back if there is no room.
+    /// Adds a job, or gives it back if none is taken any more, or there is no room.
     pub(crate) fn push(&self, tenant: Tenant, job: T) -> Result<(), T> {
         let mut state = self.lock();
-        if !state.has_room(&tenant, self.limit) {
+        if state.closed || !state.has_room(&tenant, self.limit) {
             return Err(job);
         }
         state.add(tenant, job, VecDeque::push_back);
@@ -136,18 +136,44 @@ impl<T> Queue<T> {
         state.count > 0 || !state.closed
     }
 
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What can be done with a queue, whatever waits there.
+pub(crate) trait Line {
     /// How many wait.
-    pub(crate) fn len(&self) -> usize {
+    fn waiting(&self) -> usize;
+
+    /// Takes no job any more.
+    fn close(&self);
+
+    fn is_closed(&self) -> bool;
+}
+
+impl<T> Line for Queue<T> {
+    fn waiting(&self) -> usize {
         self.lock().count
     }
 
-    pub(crate) fn close(&self) {
+    fn close(&self) {
         self.lock().closed = true;
         self.bell.notify_all();
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+}
+
+/// Closes a queue and drops what waits there when its thread ends, by a panic, too.
+pub(crate) struct Served<T>(pub(crate) Arc<Queue<T>>);
+
+impl<T> Drop for Served<T> {
+    fn drop(&mut self) {
+        self.0.close();
+        self.0.retain(|_| false);
     }
 }
 
@@ -299,6 +325,7 @@ mod tests {
         let queue = Queue::new(4);
         queue.push(Tenant::new(), 1).unwrap();
         queue.close();
+        assert_eq!(queue.push(Tenant::new(), 2), Err(2));
         assert!(queue.wait());
         queue.retain(|_| false);
         assert!(!queue.wait());

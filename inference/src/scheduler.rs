@@ -81,7 +81,7 @@ pub(crate) struct Scheduler {
 }
 
 impl Scheduler {
-    /// Works until the queue is closed and empty.
+    /// Works until the queue is closed and empty, or the device is lost.
     pub(crate) fn run(mut self, queue: &Queue<Job>) {
         let mut running = Vec::new();
         let mut aside = Vec::new();
@@ -111,6 +111,12 @@ impl Scheduler {
             let under_way = running.len().saturating_add(aside.len());
             self.counters.set_running(under_way);
             self.step(&mut running, &mut aside, &mut work);
+            if self.model.is_lost() {
+                for sequence in running.drain(..).chain(aside) {
+                    sequence.fail(EngineError::Device);
+                }
+                return;
+            }
         }
     }
 
@@ -242,6 +248,9 @@ impl Scheduler {
             .forward(&mut self.pool, &mut self.memory, &spans, work);
         drop(spans);
         let Ok(logits) = logits else {
+            if self.model.is_lost() {
+                return;
+            }
             for sequence in running.drain(..) {
                 sequence.fail(EngineError::Fault);
                 self.memory.leave(sequence.pages);
@@ -309,3 +318,70 @@ pub(crate) const STEP: usize = 256;
 
 /// How often it is looked who is gone.
 const GONE: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decoder::tests::Reader;
+    use crate::generation::Generation;
+    use crate::kernel::level::Cpu;
+    use crate::model_dir::ModelDir;
+    use crate::queue::Line as _;
+    use crate::request::Sampling;
+    use futures_channel::mpsc;
+
+    #[test]
+    fn when_the_device_is_lost_the_answers_say_so_and_the_engine_ends() {
+        for launches in [1, 7, 200] {
+            let reader = Reader::tiny(1, Cpu::detect());
+            let Reader {
+                model,
+                pool,
+                memory,
+                ..
+            } = reader.on(gpu::Double::breaking_after(launches), true);
+            let dir = ModelDir::new(&crate::self_test::tiny());
+            let scheduler = Scheduler {
+                tokens: Arc::new(Tokens::load(&dir, model.shape().vocabulary).unwrap()),
+                model,
+                tower: None,
+                pool,
+                memory,
+                ends: Vec::new(),
+                batch: 1,
+                counters: Arc::default(),
+                begun: 0,
+            };
+            let queue = Queue::new(4);
+            let mut answers = Vec::new();
+            for _ in 0..2 {
+                let (events, answer) = mpsc::unbounded();
+                let prompt = Zeroizing::new(vec![5, 6, 7]);
+                let defaults = Generation::load(&dir).unwrap().defaults;
+                let sampler = defaults.sampler(Sampling::default(), &prompt);
+                let job = Job {
+                    sampler: sampler.unwrap(),
+                    prompt,
+                    sights: Vec::new(),
+                    max_tokens: 500,
+                    stop: Stop::new(Vec::new()),
+                    logprobs: None,
+                    deadline: Deadline::after(Duration::from_secs(600)),
+                    attended: None,
+                    replay: None,
+                    events,
+                };
+                assert!(queue.push(Tenant::new(), job).is_ok());
+                answers.push(answer);
+            }
+            // One is under way, the other waits.
+            scheduler.run(&queue);
+            let mut last = None;
+            while let Ok(event) = answers[0].try_recv() {
+                last = Some(event);
+            }
+            assert_eq!(last, Some(Err(EngineError::Device)), "{launches}");
+            assert_eq!(queue.waiting(), 1);
+        }
+    }
+}

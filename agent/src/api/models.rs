@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use anyhow::bail;
 use attestation::aci::Hash;
 use axum::Json;
 use axum::extract::{Path, State};
 use inference::Engine;
 use serde::Serialize;
+use tokio::time::sleep;
 
 use super::error::ApiError;
 use super::unix_time;
@@ -41,6 +44,21 @@ impl Models {
             .into_iter()
             .map(|model| (model.name.clone(), Arc::new(Served { model, since })));
         Self(Arc::new(served.collect()))
+    }
+
+    /// Whether all of them can be asked.
+    pub fn check(&self) -> anyhow::Result<()> {
+        match self.all().find(|served| served.engine().has_stopped()) {
+            None => Ok(()),
+            Some(served) => bail!("the engine of model {} has stopped", served.name()),
+        }
+    }
+
+    /// Waits until one of them cannot be asked any more.
+    pub async fn stopped(&self) {
+        while self.check().is_ok() {
+            sleep(LOOK).await;
+        }
     }
 
     /// Each of them by itself, for those who may ask for no other.
@@ -96,6 +114,9 @@ impl Served {
         }
     }
 }
+
+/// How often it is looked whether engines work.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// `GET /v1/models`
 pub(super) async fn list(State(models): State<Models>) -> Json<serde_json::Value> {

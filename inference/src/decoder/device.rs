@@ -41,6 +41,8 @@ pub(super) struct OnDevice {
     room: Room,
     frequencies: Vec<Frequencies>,
     most: Most,
+    /// Whether it has failed for good.
+    lost: bool,
 }
 
 impl Decoder {
@@ -77,6 +79,7 @@ impl Decoder {
             room,
             frequencies: self.frequencies.clone(),
             most,
+            lost: false,
         }));
         Ok(())
     }
@@ -117,8 +120,25 @@ impl Decoder {
 }
 
 impl OnDevice {
+    /// Whether there will be no other step.
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost || self.room.is_stained()
+    }
+
     /// Reads the spans; puts the logits of those that want them into `logits`.
     pub(super) fn forward(
+        &mut self,
+        memory: &mut Memory,
+        batch: &[Span<'_>],
+        angles: &mut Vec<Angles>,
+        logits: &mut Vec<f32>,
+    ) -> Result<(), Error> {
+        let done = self.step(memory, batch, angles, logits);
+        self.lost |= done.as_ref().is_err_and(Error::loses_device);
+        done
+    }
+
+    fn step(
         &mut self,
         memory: &mut Memory,
         batch: &[Span<'_>],
@@ -135,7 +155,7 @@ impl OnDevice {
         }
         let plan = Plan::new(batch, self.most, angles);
         let (device, model, room) = (self.device.as_mut(), &self.model, &mut self.room);
-        room.check(&plan)?;
+        room.check(&plan, batch)?;
         device.upload(room.step, &plan.pack(batch, angles))?;
         match plan.key() {
             Some(key) => device.repeat(key, &mut |device| model.run(device, room, &plan))?,

@@ -14,10 +14,10 @@ use crate::memory::Memory;
 use crate::model_dir::ModelDir;
 
 /// A model with its memory, which reads sequences as a test wants it.
-struct Reader {
-    model: Decoder,
-    pool: Pool,
-    memory: Memory,
+pub(crate) struct Reader {
+    pub(crate) model: Decoder,
+    pub(crate) pool: Pool,
+    pub(crate) memory: Memory,
     work: Workspace,
 }
 
@@ -29,7 +29,7 @@ struct Read {
 }
 
 impl Reader {
-    fn tiny(threads: usize, cpu: Cpu) -> Self {
+    pub(crate) fn tiny(threads: usize, cpu: Cpu) -> Self {
         Self::open(&crate::self_test::tiny(), threads, cpu).unwrap()
     }
 
@@ -95,7 +95,7 @@ impl Reader {
     }
 
     /// The same, computed by a device.
-    fn on(mut self, device: gpu::Double, exact: bool) -> Self {
+    pub(crate) fn on(mut self, device: gpu::Double, exact: bool) -> Self {
         let most = device::MOST;
         let most = super::device::Most { exact, ..most };
         assert!(self.model.can_move());

@@ -204,7 +204,7 @@ impl Engine {
 
     /// What a chat model has done and is doing; of others, only what waits.
     pub fn activity(&self) -> Activity {
-        let waiting = self.kind.waiting();
+        let waiting = self.kind.line().waiting();
         match &self.kind {
             Kind::Chat(chat) => chat.counters.activity(waiting),
             _ => Counters::default().activity(waiting),

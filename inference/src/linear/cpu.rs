@@ -60,6 +60,11 @@ impl Product {
     }
 }
 
+/// A processor does not fail.
+pub(super) fn is_lost() -> bool {
+    false
+}
+
 #[expect(clippy::unnecessary_wraps, reason = "a GPU may fail")]
 pub(super) fn apply(pool: &mut Pool, mut jobs: Vec<Job<'_>>) -> candle_core::Result<()> {
     let cpu = pool.cpu();

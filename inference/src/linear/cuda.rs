@@ -6,7 +6,7 @@
 //! bus. The order of additions is the library's, which may choose it by the number
 //! of rows.
 
-use std::mem::take;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use candle_core::{Device, Tensor};
@@ -50,7 +50,7 @@ impl Product {
         let mut place = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let parts = match &mut *place {
             Place::There(tensor) => return Ok(tensor.clone()),
-            Place::Here(parts) => take(parts),
+            Place::Here(parts) => &*parts,
         };
         let mut tensors = Vec::with_capacity(parts.len());
         for part in parts {
@@ -93,8 +93,17 @@ impl Product {
 }
 
 pub(super) fn apply(_pool: &mut Pool, jobs: Vec<Job<'_>>) -> candle_core::Result<()> {
-    jobs.into_iter().try_for_each(|job| job.product.apply(job))
+    let done = jobs.into_iter().try_for_each(|job| job.product.apply(job));
+    LOST.fetch_or(done.is_err(), Ordering::Relaxed);
+    done
 }
+
+/// Whether a product has failed: the GPU, or its room for weights.
+pub(super) fn is_lost() -> bool {
+    LOST.load(Ordering::Relaxed)
+}
+
+static LOST: AtomicBool = AtomicBool::new(false);
 
 /// One context for the whole process.
 fn gpu() -> candle_core::Result<&'static Device> {

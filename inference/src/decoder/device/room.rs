@@ -12,6 +12,7 @@ use super::Most;
 use super::model::Model;
 use super::plan::Plan;
 use crate::decoder::Shape;
+use crate::decoder::step::Span;
 use crate::kernel::attention::PAGE;
 use crate::sampler::FEW;
 
@@ -77,12 +78,27 @@ impl Room {
         })
     }
 
-    /// Refuses a step that it has no room for.
-    pub(super) fn check(&self, plan: &Plan) -> Result<(), Error> {
+    /// Whether something could not be wiped, so that no step is taken any more.
+    pub(super) fn is_stained(&self) -> bool {
+        self.stained
+    }
+
+    /// Refuses a step that it has no room for, or of a token that there is not: of that a
+    /// kernel would read what is elsewhere, or end the work of the whole card.
+    pub(super) fn check(&self, plan: &Plan, batch: &[Span<'_>]) -> Result<(), Error> {
         if self.stained {
             return Err(Error::Driver {
                 doing: "use memory that could not be wiped",
                 source: "an earlier error".into(),
+            });
+        }
+        let mut tokens = batch.iter().flat_map(|span| span.tokens);
+        let known = |token| usize::try_from(token).is_ok_and(|token| token < self.vocabulary);
+        if let Some(found) = tokens.find(|token| !known(**token)) {
+            return Err(Error::Size {
+                what: "a token",
+                found: usize::try_from(*found).unwrap_or(usize::MAX),
+                expected: "one of the vocabulary",
             });
         }
         for (what, found, most) in [
