@@ -261,9 +261,11 @@ async fn look(scheduler: &Scheduler, client: &Client) -> Result<Status, ApiError
 }
 
 fn often(limit: &Limit, client: IpAddr) -> Result<(), ApiError> {
-    limit
-        .take(client, Instant::now())
-        .map_err(|wait| ApiError::new(Code::TooOften, "too often from this address").after(wait))
+    limit.take(client, Instant::now()).map_err(too_often)
+}
+
+fn too_often(wait: Duration) -> ApiError {
+    ApiError::new(Code::TooOften, "too often from this address").after(wait)
 }
 
 async fn count(scheduler: State<Arc<Scheduler>>, request: Request, next: Next) -> Response {

@@ -4,19 +4,21 @@
 //! it takes it, wherever the client got it from. Nothing breaks without: a request that was
 //! assigned by another scheduler takes no place here, and the worker's next offer counts it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use attestation::register::Digest256;
-use sealed::{AssignmentRequest, Offer};
+use sealed::{AssignmentRequest, Envelope, Offer};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::choice::Wanted;
 use crate::directory::{Directory, NoPick, OfferError, Outcome, Pick};
 use crate::fee::Fee;
+use crate::held::{Held, Place};
+use crate::limits::network;
 use crate::queue::{Job, Limits, Queue, Refused};
 
 /// Directory and queues of one scheduler.
@@ -28,13 +30,20 @@ pub struct Desk {
 
 #[derive(Debug)]
 struct State {
+    places: Places,
+    /// One for each model that somebody waits for.
+    queues: HashMap<String, Waiting>,
+}
+
+/// Fair between the networks that clients ask from.
+type Waiting = Queue<IpAddr, Waiter>;
+
+#[derive(Debug)]
+struct Places {
     /// Until then somebody may come who serves what nobody serves yet.
     expects: Duration,
     directory: Directory,
-    /// One for each model that somebody waits for.
-    queues: HashMap<String, Queue<IpAddr, Waiter>>,
-    /// Picks for which no request has come, the oldest first.
-    held: HashMap<Digest256, VecDeque<Held>>,
+    held: Held,
 }
 
 #[derive(Debug)]
@@ -42,14 +51,14 @@ struct Waiter {
     request: AssignmentRequest,
     payer: IpAddr,
     deadline: Duration,
-    chosen: oneshot::Sender<Result<(Digest256, u64), NoPick>>,
+    chosen: oneshot::Sender<Result<Chosen, NoPick>>,
 }
 
-#[derive(Debug)]
-struct Held {
-    pick: Pick,
-    model: String,
-    until: Duration,
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Chosen {
+    worker: Digest256,
+    price: u64,
+    place: u64,
 }
 
 impl Desk {
@@ -58,12 +67,7 @@ impl Desk {
     pub fn new(seed: [u8; 32]) -> Self {
         Self {
             start: Instant::now(),
-            state: Mutex::new(State {
-                expects: Duration::ZERO,
-                directory: Directory::new(seed),
-                queues: HashMap::new(),
-                held: HashMap::new(),
-            }),
+            state: Mutex::new(State::new(seed)),
         }
     }
 
@@ -71,7 +75,7 @@ impl Desk {
     /// their scheduler take a while to dial its next process.
     #[must_use]
     pub fn expecting(self, patience: Duration) -> Self {
-        self.lock().expects = patience;
+        self.lock().places.expects = patience;
         self
     }
 
@@ -85,71 +89,51 @@ impl Desk {
         let waiting = {
             let now = self.now();
             let (chosen, waiting) = oneshot::channel();
-            let mut state = self.lock();
-            if !state.queues.contains_key(&request.model) {
-                match state.pick(&request, now) {
-                    Err(NoPick::Full) => {}
-                    decided => return decided.map_err(Unassigned::NoPick),
-                }
-            }
-            state.wait(
-                Waiter {
-                    request,
-                    payer: client,
-                    deadline: now.saturating_add(patience),
-                    chosen,
-                },
-                now,
-            )?;
+            let waiter = Waiter {
+                request,
+                payer: network(client),
+                deadline: now.saturating_add(patience),
+                chosen,
+            };
+            self.lock().ask(waiter, now)?;
             waiting
         };
         match timeout(patience, waiting).await {
-            Ok(Ok(chosen)) => chosen.map_err(Unassigned::NoPick),
+            Ok(Ok(Ok(chosen))) => Ok((chosen.worker, chosen.price)),
+            Ok(Ok(Err(why))) => Err(Unassigned::NoPick(why)),
             Ok(Err(_)) | Err(_) => Err(Unassigned::Late),
         }
     }
 
-    /// The place that was kept for a request which has come.
-    pub fn take(&self, worker: &Digest256, model: &str) -> Option<Pick> {
-        let mut state = self.lock();
-        let held = state.held.get_mut(worker)?;
-        let place = held.iter().position(|held| held.model == model)?;
-        let taken = held.remove(place);
-        if held.is_empty() {
-            state.held.remove(worker);
-        }
-        taken.map(|held| held.pick)
+    /// The place that was kept for a request which has come, or one that nobody waits for.
+    pub fn take(&self, envelope: &Envelope, client: IpAddr) -> Result<Pick, NoPick> {
+        let now = self.now();
+        self.lock().take(envelope, network(client), now)
     }
 
     /// What came of a request.
     pub fn done(&self, pick: Pick, outcome: &Outcome) {
         let now = self.now();
         let mut state = self.lock();
-        state.directory.done(pick, outcome, now);
+        state.places.directory.done(pick, outcome, now);
         state.serve(now);
     }
 
     /// The worker that proved itself as `id` spoke, of this [`standing`](crate::reputation).
     pub fn offered(&self, id: Digest256, offer: &Offer, standing: u16) -> Result<(), OfferError> {
         let now = self.now();
-        let mut state = self.lock();
-        state.directory.update(id, offer, now)?;
-        state.directory.judge(&id, standing, now);
-        state.serve(now);
-        Ok(())
+        self.lock().offered(id, offer, standing, now)
     }
 
     /// What is thought of a worker's machine by now.
     pub fn judged(&self, worker: &Digest256, standing: u16) {
         let now = self.now();
-        self.lock().directory.judge(worker, standing, now);
+        self.lock().places.directory.judge(worker, standing, now);
     }
 
     /// A worker is gone.
     pub fn gone(&self, worker: &Digest256) {
-        let mut state = self.lock();
-        state.directory.remove(worker);
-        state.held.remove(worker);
+        self.lock().places.directory.remove(worker);
     }
 
     /// Lets go of what was kept or waited for too long. To be called often.
@@ -162,7 +146,7 @@ impl Desk {
 
     /// What is offered, for who looks around.
     pub fn look<T>(&self, look: impl FnOnce(&Directory) -> T) -> T {
-        look(&self.lock().directory)
+        look(&self.lock().places.directory)
     }
 
     /// How many wait.
@@ -180,11 +164,147 @@ impl Desk {
 }
 
 impl State {
-    fn pick(
+    fn new(seed: [u8; 32]) -> Self {
+        Self {
+            places: Places {
+                expects: Duration::ZERO,
+                directory: Directory::new(seed),
+                held: Held::default(),
+            },
+            queues: HashMap::new(),
+        }
+    }
+
+    /// Behind whoever waits already, unless others keep more places than it.
+    fn ask(&mut self, waiter: Waiter, now: Duration) -> Result<(), Refused> {
+        let chosen = match self.is_waited_for(&waiter.request.model) {
+            true => self.places.share(&waiter, now),
+            false => self.places.pick(&waiter, now),
+        };
+        match chosen {
+            Err(NoPick::Full) => self.wait(waiter, now),
+            decided => {
+                self.places.tell(waiter, decided, now);
+                Ok(())
+            }
+        }
+    }
+
+    fn is_waited_for(&self, model: &str) -> bool {
+        let queue = self.queues.get(model);
+        queue.is_some_and(|queue| !queue.is_empty())
+    }
+
+    fn wait(&mut self, waiter: Waiter, now: Duration) -> Result<(), Refused> {
+        let job = Job {
+            payer: waiter.payer,
+            tokens: waiter.request.limit.max(LEAST_TOKENS),
+            deadline: waiter.deadline,
+            tip: 0,
+        };
+        let model = waiter.request.model.clone();
+        let queue = self
+            .queues
+            .entry(model)
+            .or_insert_with(|| Queue::new(LIMITS));
+        queue.push(job, waiter, now).map(drop)
+    }
+
+    fn take(&mut self, envelope: &Envelope, payer: IpAddr, now: Duration) -> Result<Pick, NoPick> {
+        let held = &mut self.places.held;
+        let kept = held.take(envelope.worker, &envelope.model, payer, envelope.limit);
+        match kept {
+            Some(pick) => Ok(pick),
+            None if self.is_waited_for(&envelope.model) => Err(NoPick::Full),
+            None => self
+                .places
+                .directory
+                .claim(&envelope.worker, &envelope.model, now),
+        }
+    }
+
+    fn offered(
         &mut self,
-        request: &AssignmentRequest,
+        id: Digest256,
+        offer: &Offer,
+        standing: u16,
         now: Duration,
-    ) -> Result<(Digest256, u64), NoPick> {
+    ) -> Result<(), OfferError> {
+        let directory = &mut self.places.directory;
+        directory.update(id, offer, now)?;
+        directory.judge(&id, standing, now);
+        self.serve(now);
+        Ok(())
+    }
+
+    /// Gives what room there is to those whose turn it is.
+    fn serve(&mut self, now: Duration) {
+        for queue in self.queues.values_mut() {
+            let mut looks = PASSED_OVER;
+            while self.places.serve(queue, &mut looks, now) {}
+        }
+        self.queues.retain(|_, queue| !queue.is_idle(now));
+    }
+
+    fn expire(&mut self, now: Duration) {
+        for queue in self.queues.values_mut() {
+            drop(queue.overdue(now));
+        }
+        let Places {
+            held, directory, ..
+        } = &mut self.places;
+        while let Some(pick) = held.expired(now) {
+            directory.done(pick, &Outcome::Abandoned, now);
+        }
+    }
+}
+
+impl Places {
+    /// The turn of one who waits: whether there may be another. Who cannot use what room
+    /// there is is passed over; who gets nothing is charged nothing.
+    fn serve(&mut self, queue: &mut Waiting, looks: &mut usize, now: Duration) -> bool {
+        for ticket in queue.turns(*looks, now) {
+            let waiter = queue.get(ticket);
+            let Some(waiter) = waiter.filter(|waiter| !waiter.chosen.is_closed()) else {
+                return queue.cancel(ticket).is_some();
+            };
+            let chosen = self.pick(waiter, now);
+            if chosen == Err(NoPick::Full) {
+                *looks = looks.saturating_sub(1);
+                if self.directory.has_room(&waiter.request.model) {
+                    return queue.pass(ticket).is_some();
+                }
+                // Another may be due what somebody keeps too many of.
+                continue;
+            }
+            let waiter = match chosen {
+                Ok(_) => queue.serve(ticket, now),
+                Err(_) => queue.cancel(ticket),
+            };
+            return waiter
+                .map(|waiter| self.tell(waiter, chosen, now))
+                .is_some();
+        }
+        false
+    }
+
+    fn pick(&mut self, waiter: &Waiter, now: Duration) -> Result<Chosen, NoPick> {
+        match self.choose(waiter, now) {
+            Err(NoPick::Full) => self.share(waiter, now),
+            decided => decided,
+        }
+    }
+
+    /// A place of somebody who keeps more of them.
+    fn share(&mut self, waiter: &Waiter, now: Duration) -> Result<Chosen, NoPick> {
+        let spare = self.held.spare(&waiter.request.model, waiter.payer, now);
+        let spare = spare.ok_or(NoPick::Full)?;
+        self.directory.done(spare, &Outcome::Abandoned, now);
+        self.choose(waiter, now)
+    }
+
+    fn choose(&mut self, waiter: &Waiter, now: Duration) -> Result<Chosen, NoPick> {
+        let request = &waiter.request;
         let wanted = Wanted {
             model: &request.model,
             max_price: request.max_price,
@@ -197,88 +317,41 @@ impl State {
             Err(NoPick::Model) if now < self.expects => return Err(NoPick::Full),
             pick => pick?,
         };
-        let chosen = (pick.worker, pick.price);
-        self.held.entry(pick.worker).or_default().push_back(Held {
+        let (worker, price) = (pick.worker, pick.price);
+        let place = self.held.keep(Place {
             pick,
             model: request.model.clone(),
-            until: now.saturating_add(HOLD),
-        });
-        Ok(chosen)
-    }
-
-    fn wait(&mut self, waiter: Waiter, now: Duration) -> Result<(), Refused> {
-        let job = Job {
             payer: waiter.payer,
-            tokens: waiter.request.limit,
-            deadline: waiter.deadline,
-            tip: 0,
-        };
-        let model = waiter.request.model.clone();
-        let queue = self
-            .queues
-            .entry(model)
-            .or_insert_with(|| Queue::new(LIMITS));
-        queue.push(job, waiter, now).map(drop)
-    }
-
-    /// Gives what room there is to those whose turn it is.
-    fn serve(&mut self, now: Duration) {
-        let models: Vec<_> = self.queues.keys().cloned().collect();
-        for model in models {
-            let mut passed_over = Vec::new();
-            while passed_over.len() < PASSED_OVER {
-                let queue = self.queues.get_mut(&model);
-                let Some(waiter) = queue.and_then(|queue| queue.pop(now)) else {
-                    break;
-                };
-                if waiter.chosen.is_closed() {
-                    continue;
-                }
-                match self.pick(&waiter.request, now) {
-                    Err(NoPick::Full) => passed_over.push(waiter),
-                    decided => self.tell(waiter, decided),
-                }
-            }
-            for waiter in passed_over {
-                // Whom there is no room for any more learns it by the closed channel.
-                self.wait(waiter, now).unwrap_or_default();
-            }
-            self.queues.retain(|_, queue| !queue.is_empty());
-        }
-    }
-
-    fn tell(&mut self, waiter: Waiter, decided: Result<(Digest256, u64), NoPick>) {
-        let unheard = waiter.chosen.send(decided);
-        if let Err(Ok((worker, _))) = unheard
-            && let Some(held) = self.held.get_mut(&worker).and_then(VecDeque::pop_back)
-        {
-            self.directory
-                .done(held.pick, &Outcome::Abandoned, held.until);
-        }
-    }
-
-    fn expire(&mut self, now: Duration) {
-        for queue in self.queues.values_mut() {
-            drop(queue.overdue(now));
-        }
-        let directory = &mut self.directory;
-        self.held.retain(|_, held| {
-            while let Some(old) = held.pop_front_if(|held| held.until <= now) {
-                directory.done(old.pick, &Outcome::Abandoned, now);
-            }
-            !held.is_empty()
+            limit: request.limit,
+            since: now,
         });
+        Ok(Chosen {
+            worker,
+            price,
+            place,
+        })
+    }
+
+    fn tell(&mut self, waiter: Waiter, chosen: Result<Chosen, NoPick>, now: Duration) {
+        let unheard = waiter.chosen.send(chosen);
+        if let Err(Ok(Chosen { place, .. })) = unheard
+            && let Some(pick) = self.held.remove(place)
+        {
+            self.directory.done(pick, &Outcome::Abandoned, now);
+        }
     }
 }
 
-/// A place is kept for so long: one round trip, evidence, and sealing.
-pub const HOLD: Duration = Duration::from_secs(10);
+pub use crate::held::HOLD;
 
 /// Nobody waits longer than this, whatever its deadline.
 const MAX_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Who waits for another worker than has room does not hold up more than so many.
 const PASSED_OVER: usize = 8;
+
+/// A place costs as much as a short answer, however little is asked for.
+const LEAST_TOKENS: u64 = 256;
 
 const LIMITS: Limits = Limits {
     jobs: 4096,
@@ -312,3 +385,6 @@ pub enum Unassigned {
     #[error("the request cannot wait")]
     Refused(#[from] Refused),
 }
+
+#[cfg(test)]
+mod tests;

@@ -141,21 +141,38 @@ impl Directory {
             .and_then(|model| self.models.get(*model));
         let model = model.ok_or(NoPick::Model)?;
         let chosen = choose(model, &self.seats, wanted, now, random);
-        let chosen = chosen.and_then(|id| {
-            let seat = self.seats.get(id)?;
-            Some(Pick {
-                worker: seat.worker,
-                price: seat.ask,
-                seat: id,
-                serial: seat.serial,
-            })
-        });
+        let chosen = chosen.and_then(|id| Some(Pick::of(id, self.seats.get(id)?, now)));
         let pick = chosen.ok_or(match model.open.least() {
             Some(least) if least > wanted.max_price => NoPick::Price { least },
             _ => NoPick::Full,
         })?;
         self.change(pick.seat, now, Seat::send);
         Ok(pick)
+    }
+
+    /// This worker for a request, if it has room.
+    pub fn claim(
+        &mut self,
+        worker: &Digest256,
+        model: &str,
+        now: Duration,
+    ) -> Result<Pick, NoPick> {
+        self.advance(now);
+        let worker = self.by_id.get(worker).and_then(|id| self.workers.get(*id));
+        let mut seats = worker.ok_or(NoPick::Full)?.seats.iter();
+        let id = seats.find(|seat| self.name_of(**seat) == Some(model));
+        let id = *id.ok_or(NoPick::Model)?;
+        let seat = self.seats.get(id).filter(|seat| seat.is_open(now));
+        let pick = Pick::of(id, seat.ok_or(NoPick::Full)?, now);
+        self.change(id, now, Seat::send);
+        Ok(pick)
+    }
+
+    /// Whether anyone has room for more.
+    #[must_use]
+    pub fn has_room(&self, model: &str) -> bool {
+        let model = self.by_name.get(model).and_then(|id| self.models.get(*id));
+        model.is_some_and(|model| model.open.least().is_some())
     }
 
     /// What came of a request. Each pick is done once.
@@ -173,8 +190,9 @@ impl Directory {
         self.change(pick.seat, now, |seat| {
             seat.end();
             match outcome {
-                Outcome::Answered { .. } => seat.served(),
-                Outcome::Failed | Outcome::Lied | Outcome::Silent => awake = seat.failed(now),
+                Outcome::Answered { .. } => seat.served(now),
+                Outcome::Failed | Outcome::Lied => awake = seat.failed(now),
+                Outcome::Silent => awake = seat.silent(pick.sent, now),
                 Outcome::Full => seat.was_full(),
                 Outcome::Abandoned => (),
             }
@@ -356,6 +374,19 @@ pub struct Pick {
     pub price: u64,
     seat: usize,
     serial: u64,
+    sent: Duration,
+}
+
+impl Pick {
+    const fn of(id: usize, seat: &Seat, sent: Duration) -> Self {
+        Self {
+            worker: seat.worker,
+            price: seat.ask,
+            seat: id,
+            serial: seat.serial,
+            sent,
+        }
+    }
 }
 
 /// What came of a request.

@@ -13,6 +13,7 @@ pub mod dice;
 pub mod directory;
 pub mod fabric;
 pub mod fee;
+mod held;
 pub mod ledger;
 mod limits;
 mod link;

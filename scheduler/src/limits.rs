@@ -1,8 +1,9 @@
-//! How often one address may ask for what costs a worker something.
+//! How often one address may ask for what costs somebody something, and how much of it one
+//! may have at a time.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// So many at once, and one more each `every`.
@@ -34,10 +35,21 @@ impl Limit {
 
     /// Counts one, or tells how long it has to wait.
     pub(crate) fn take(&self, address: IpAddr, now: Instant) -> Result<(), Duration> {
-        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.lock();
+        let next = self.next(&mut table, address, now)?;
+        table.whole.insert(network(address), next);
+        Ok(())
+    }
+
+    /// Tells how long it would have to wait.
+    pub(crate) fn check(&self, address: IpAddr, now: Instant) -> Result<(), Duration> {
+        self.next(&mut self.lock(), address, now).map(drop)
+    }
+
+    /// When the address would have all of its burst again.
+    fn next(&self, table: &mut Table, address: IpAddr, now: Instant) -> Result<Instant, Duration> {
         let crowded = table.is_crowded(self.every, now);
-        let address = network(address);
-        let known = table.whole.get(&address);
+        let known = table.whole.get(&network(address));
         let whole = known.map_or(now, |whole| now.max(*whole));
         let next = whole.checked_add(self.every).unwrap_or(whole);
         let late = next.saturating_duration_since(now);
@@ -45,11 +57,12 @@ impl Limit {
             Some(wait) if !wait.is_zero() => Err(wait),
             // Rather nobody new than everybody again.
             _ if crowded && known.is_none() => Err(self.every),
-            _ => {
-                table.whole.insert(address, next);
-                Ok(())
-            }
+            _ => Ok(next),
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -65,8 +78,72 @@ impl Table {
     }
 }
 
+/// Of so many, each address may have as many as are left for others: one alone half, and
+/// of many none more than the others.
+#[derive(Clone, Debug)]
+pub(crate) struct Room {
+    most: usize,
+    taken: Arc<Mutex<Taken>>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    all: usize,
+    each: HashMap<IpAddr, usize>,
+}
+
+impl Room {
+    /// Nobody has any.
+    #[must_use]
+    pub(crate) fn new(most: usize) -> Self {
+        Self {
+            most,
+            taken: Arc::default(),
+        }
+    }
+
+    /// One of them, until what this gives is dropped.
+    pub(crate) fn take(&self, address: IpAddr) -> Option<Share> {
+        let address = network(address);
+        let mut taken = self.lock();
+        let own = taken.each.get(&address).copied().unwrap_or_default();
+        if own >= self.most.saturating_sub(taken.all) {
+            return None;
+        }
+        taken.all = taken.all.saturating_add(1);
+        taken.each.insert(address, own.saturating_add(1));
+        drop(taken);
+        let room = self.clone();
+        Some(Share { room, address })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One of what there is.
+#[derive(Debug)]
+pub(crate) struct Share {
+    room: Room,
+    address: IpAddr,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut taken = self.room.lock();
+        taken.all = taken.all.saturating_sub(1);
+        if let Some(own) = taken.each.get_mut(&self.address) {
+            *own = own.saturating_sub(1);
+            if *own == 0 {
+                taken.each.remove(&self.address);
+            }
+        }
+    }
+}
+
 /// One customer's addresses: of IPv6, 64 bits of them.
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let bits = address.to_bits() & !u128::from(u64::MAX);
@@ -91,6 +168,7 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(limit.take(address(1), start), Ok(()));
         }
+        assert_eq!(limit.check(address(1), start), Err(EVERY));
         assert_eq!(limit.take(address(1), start), Err(EVERY));
         assert_eq!(
             limit.take(address(2), start),
@@ -120,6 +198,21 @@ mod tests {
         assert!(limit.take(address(u32::MAX), start).is_err());
         assert!(limit.take(address(0), start).is_err(), "it is remembered");
         assert!(limit.take(address(u32::MAX), start + EVERY).is_ok());
+    }
+
+    #[test]
+    fn one_address_leaves_as_much_as_it_takes_and_gives_it_back() {
+        let room = Room::new(8);
+        let take = |number| room.take(address(number));
+        let mut one: Vec<_> = (0..9).map_while(|_| take(1)).collect();
+        let two: Vec<_> = (0..9).map_while(|_| take(2)).collect();
+        let three = take(3);
+        assert_eq!((one.len(), two.len()), (4, 2));
+        assert!(three.is_some(), "there is some left for whoever comes");
+        one.clear();
+        assert_eq!((0..9).map_while(|_| take(4)).collect::<Vec<_>>().len(), 3);
+        drop((two, three));
+        assert!(room.lock().each.is_empty() && room.lock().all == 0);
     }
 
     fn address(number: u32) -> IpAddr {

@@ -1,7 +1,8 @@
 //! Requests that wait for room, fair between those who pay: start-time fair queueing over
 //! tokens. Who waits gets an equal share of the tokens that leave, up to twice as many for
 //! a tip; of one's own requests the most urgent goes first. Who comes back after a pause
-//! has saved nothing up.
+//! has saved nothing up. Who cannot use what room there is lets others go first, though
+//! never behind more than the one that had most.
 //!
 //! Of two that wait all the time, neither gets ahead of the other by more than the largest
 //! request of each. Every call takes time that grows with the logarithm of what waits.
@@ -23,7 +24,7 @@ pub struct Queue<P, T> {
     waiting: BTreeSet<(u128, P)>,
     /// Who has nothing, and had more than others.
     ahead: BTreeSet<(u128, P)>,
-    jobs: HashMap<Ticket, (Job<P>, T)>,
+    jobs: HashMap<Ticket, Entry<P, T>>,
     deadlines: BTreeSet<(Duration, Ticket)>,
     overdue: Vec<T>,
     virtual_time: u128,
@@ -46,7 +47,7 @@ pub struct Limits {
 pub struct Job<P> {
     /// Who pays.
     pub payer: P,
-    /// At most.
+    /// At most; of more than a large model's context, that much counts.
     pub tokens: u64,
     /// After it nobody wants the answer to begin.
     pub deadline: Duration,
@@ -75,6 +76,10 @@ impl<P: Copy + Eq + Hash + Ord, T> Queue<P, T> {
 
     /// Waits, unless there is no room, or it would be too late when its turn came.
     pub fn push(&mut self, job: Job<P>, item: T, now: Duration) -> Result<Ticket, Refused> {
+        let job = Job {
+            tokens: job.tokens.min(MOST_TOKENS),
+            ..job
+        };
         self.sweep(now);
         self.admit(&job, now)?;
         self.tickets = self.tickets.wrapping_add(1);
@@ -85,21 +90,36 @@ impl<P: Copy + Eq + Hash + Ord, T> Queue<P, T> {
             lane.had = lane.had.max(self.virtual_time);
             self.waiting.insert((lane.had, job.payer));
         }
-        lane.jobs.insert((job.deadline, ticket));
+        let turn = (lane.round, job.deadline, ticket);
+        lane.jobs.insert(turn);
         lane.tokens = lane.tokens.saturating_add(job.tokens);
         self.tokens = self.tokens.saturating_add(job.tokens);
         self.deadlines.insert((job.deadline, ticket));
-        self.jobs.insert(ticket, (job, item));
+        self.jobs.insert(ticket, Entry { job, turn, item });
         Ok(ticket)
     }
 
-    /// Whose turn it is.
-    pub fn pop(&mut self, now: Duration) -> Option<T> {
+    /// The first of each of so many payers, whose turn it is before. They still wait, until
+    /// they are [served](Self::serve), [passed over](Self::pass) or [cancelled](Self::cancel).
+    pub fn turns(&mut self, most: usize, now: Duration) -> Vec<Ticket> {
         self.sweep(now);
-        let (had, payer) = *self.waiting.first()?;
-        let (_, ticket) = *self.lanes.get(&payer)?.jobs.first()?;
-        self.virtual_time = had;
-        let (job, item) = self.remove(ticket, job_cost)?;
+        let lanes = self.waiting.iter().take(most);
+        let first = lanes.filter_map(|(_, payer)| self.lanes.get(payer)?.jobs.first());
+        first.map(|(_, _, ticket)| *ticket).collect()
+    }
+
+    /// What waits.
+    #[must_use]
+    pub fn get(&self, ticket: Ticket) -> Option<&T> {
+        self.jobs.get(&ticket).map(|entry| &entry.item)
+    }
+
+    /// It has what it waited for.
+    pub fn serve(&mut self, ticket: Ticket, now: Duration) -> Option<T> {
+        let payer = self.jobs.get(&ticket)?.job.payer;
+        let had = self.lanes.get(&payer)?.had;
+        self.virtual_time = self.virtual_time.max(had);
+        let Entry { job, item, .. } = self.remove(ticket, job_cost)?;
         self.drained.add(job.tokens, now);
         while self
             .ahead
@@ -112,9 +132,25 @@ impl<P: Copy + Eq + Hash + Ord, T> Queue<P, T> {
         Some(item)
     }
 
+    /// It cannot use what there is: its payer's others go first, and other payers.
+    pub fn pass(&mut self, ticket: Ticket) -> Option<()> {
+        let (most, _) = *self.waiting.last()?;
+        let Entry { job, turn, .. } = self.jobs.get_mut(&ticket)?;
+        let lane = self.lanes.get_mut(&job.payer)?;
+        lane.jobs.remove(turn);
+        turn.0 = turn.0.saturating_add(1);
+        lane.round = lane.round.max(turn.0);
+        lane.jobs.insert(*turn);
+        self.waiting.remove(&(lane.had, job.payer));
+        let after = lane.had.saturating_add(job_cost(job).max(STEP));
+        lane.had = after.min(most.saturating_add(1));
+        self.waiting.insert((lane.had, job.payer));
+        Some(())
+    }
+
     /// Does not wait any more.
     pub fn cancel(&mut self, ticket: Ticket) -> Option<T> {
-        self.remove(ticket, |_| 0).map(|(_, item)| item)
+        self.remove(ticket, |_| 0).map(|entry| entry.item)
     }
 
     /// What waited too long, each once.
@@ -133,6 +169,12 @@ impl<P: Copy + Eq + Hash + Ord, T> Queue<P, T> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.jobs.is_empty()
+    }
+
+    /// Whether nothing waits, and nothing is known of how fast it would leave.
+    #[must_use]
+    pub fn is_idle(&self, now: Duration) -> bool {
+        self.is_empty() && self.drained.recent(now) == 0
     }
 
     fn admit(&self, job: &Job<P>, now: Duration) -> Result<(), Refused> {
@@ -166,20 +208,21 @@ impl<P: Copy + Eq + Hash + Ord, T> Queue<P, T> {
     fn sweep(&mut self, now: Duration) {
         while let Some((_, ticket)) = self.deadlines.first().filter(|(at, _)| *at <= now) {
             let late = self.remove(*ticket, |_| 0);
-            self.overdue.extend(late.map(|(_, item)| item));
+            self.overdue.extend(late.map(|entry| entry.item));
         }
     }
 
     /// Takes one out; its payer has had so much more.
-    fn remove(&mut self, ticket: Ticket, cost: impl Fn(&Job<P>) -> u128) -> Option<(Job<P>, T)> {
-        let (job, item) = self.jobs.remove(&ticket)?;
+    fn remove(&mut self, ticket: Ticket, cost: impl Fn(&Job<P>) -> u128) -> Option<Entry<P, T>> {
+        let entry = self.jobs.remove(&ticket)?;
+        let job = &entry.job;
         self.deadlines.remove(&(job.deadline, ticket));
         self.tokens = self.tokens.saturating_sub(job.tokens);
         let lane = self.lanes.get_mut(&job.payer)?;
-        lane.jobs.remove(&(job.deadline, ticket));
+        lane.jobs.remove(&entry.turn);
         lane.tokens = lane.tokens.saturating_sub(job.tokens);
         self.waiting.remove(&(lane.had, job.payer));
-        lane.had = lane.had.saturating_add(cost(&job));
+        lane.had = lane.had.saturating_add(cost(job));
         match lane.jobs.is_empty() {
             true => self.ahead.insert((lane.had, job.payer)),
             false => self.waiting.insert((lane.had, job.payer)),
@@ -189,7 +232,7 @@ impl<P: Copy + Eq + Hash + Ord, T> Queue<P, T> {
             self.lanes.clear();
             self.ahead.clear();
         }
-        Some((job, item))
+        Some(entry)
     }
 }
 
@@ -244,11 +287,29 @@ fn job_cost<P>(job: &Job<P>) -> u128 {
 const SOONEST: Duration = Duration::from_secs(1);
 const LATEST: Duration = Duration::from_secs(60);
 
+/// What counts of one request.
+const MOST_TOKENS: u64 = 1 << 17;
+
+/// How far who is passed over goes back, at least: a thousand tokens.
+const STEP: u128 = 1_000_000;
+
+#[derive(Debug)]
+struct Entry<P, T> {
+    job: Job<P>,
+    turn: Turn,
+    item: T,
+}
+
+/// Among one's own: how often it was passed over, as far as that put it behind others.
+type Turn = (u64, Duration, Ticket);
+
 #[derive(Debug, Default)]
 struct Lane {
     /// Tokens by their weight, on the clock of all.
     had: u128,
-    jobs: BTreeSet<(Duration, Ticket)>,
+    jobs: BTreeSet<Turn>,
+    /// Who comes now is behind what was passed over before.
+    round: u64,
     tokens: u64,
 }
 
@@ -265,9 +326,13 @@ impl Drained {
         self.tokens = before.saturating_add(tokens);
     }
 
+    fn recent(&self, now: Duration) -> u64 {
+        halved(self.tokens, self.age.steps(now, WINDOW))
+    }
+
     /// Until so many are gone; nothing is known where none went.
     fn time(&self, tokens: u64, now: Duration) -> Duration {
-        let recent = halved(self.tokens, self.age.steps(now, WINDOW));
+        let recent = self.recent(now);
         // What decays by half in a window and is refilled steadily has 1/ln 2 of it in it.
         let micros = u128::from(tokens)
             .saturating_mul(WINDOW.as_micros())
@@ -295,6 +360,13 @@ mod tests {
 
     const fn seconds(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
+    }
+
+    impl<T> Queue<u8, T> {
+        fn pop(&mut self, now: Duration) -> Option<T> {
+            let turn = self.turns(1, now);
+            self.serve(*turn.first()?, now)
+        }
     }
 
     const fn job(payer: u8, tokens: u64) -> Job<u8> {
@@ -417,6 +489,50 @@ mod tests {
             full.to_string(),
             "too many requests wait, try again in 10 s"
         );
+    }
+
+    #[test]
+    fn who_is_passed_over_lets_all_others_be_looked_at_and_is_charged_nothing() {
+        let mut queue = Queue::new(LIMITS);
+        fill(&mut queue, job(1, 1), 20);
+        fill(&mut queue, job(2, 100), 2);
+        fill(&mut queue, job(3, 100), 2);
+        let mut seen = Vec::new();
+        for _ in 0..8 {
+            let ticket = queue.turns(1, START)[0];
+            seen.push(queue.get(ticket).unwrap().0);
+            queue.pass(ticket).unwrap();
+        }
+        assert_eq!(seen, [1, 2, 3, 1, 2, 3, 1, 2]);
+        assert_eq!(queue.drained.tokens, 0, "nothing has left");
+        let had = served(&mut queue, 6);
+        assert_eq!((had[&1], had[&2], had[&3]), (4, 100, 100));
+    }
+
+    #[test]
+    fn of_ones_own_what_is_passed_over_comes_again_behind_what_waited_then() {
+        let mut queue = Queue::new(LIMITS);
+        let at = |deadline| Job {
+            deadline: seconds(deadline),
+            ..job(1, 1)
+        };
+        queue.push(at(10), 10, START).unwrap();
+        queue.push(at(20), 20, START).unwrap();
+        let ticket = queue.turns(1, START)[0];
+        queue.pass(ticket).unwrap();
+        queue.push(at(15), 15, START).unwrap();
+        let left: Vec<_> = (0..3).map_while(|_| queue.pop(START)).collect();
+        assert_eq!(left, [20, 10, 15]);
+    }
+
+    #[test]
+    fn one_that_asks_for_everything_counts_as_a_large_one() {
+        let mut queue = Queue::new(LIMITS);
+        fill(&mut queue, job(1, u64::MAX), 1);
+        fill(&mut queue, job(2, 100), 2);
+        assert_eq!(queue.pop(START), Some((1, u64::MAX)));
+        assert_eq!(queue.tokens, 200, "what the others wait for");
+        assert_eq!(queue.drained.tokens, MOST_TOKENS);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use crate::books::Books;
 use crate::desk::Desk;
 use crate::fabric::Fabric;
-use crate::limits::Limit;
+use crate::limits::{Limit, Room};
 use crate::machine::Machine;
 use crate::metrics::{Metrics, Now};
 use crate::reputation::Event;
@@ -28,6 +28,8 @@ pub struct Scheduler {
     pub(crate) evidence: Limit,
     pub(crate) assignments: Limit,
     pub(crate) looks: Limit,
+    /// For requests.
+    pub(crate) open: Room,
     pub(crate) vouchers: Limit,
     pub(crate) draining: CancellationToken,
     /// Requests that other schedulers have passed on to us.
@@ -46,6 +48,7 @@ impl Scheduler {
             evidence: Limit::new(EVIDENCE, EVIDENCE_EVERY),
             assignments: Limit::new(ASSIGNMENTS, ASSIGNMENT_EVERY),
             looks: Limit::new(LOOKS, LOOK_EVERY),
+            open: Room::new(MAX_OPEN),
             vouchers: Limit::new(VOUCHERS, VOUCHER_EVERY),
             draining: CancellationToken::new(),
             passing: TaskTracker::new(),
@@ -139,9 +142,13 @@ const ASSIGNMENT_EVERY: Duration = Duration::from_millis(2);
 const LOOKS: u32 = 16;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Vouchers without a request: each may have a Channel looked at.
-const VOUCHERS: u32 = 64;
+/// Vouchers without a request, and those that were refused: each may have a Channel
+/// looked at.
+const VOUCHERS: u32 = 256;
 const VOUCHER_EVERY: Duration = Duration::from_millis(100);
+
+/// Requests under way: of each, 64 KiB wait in either direction at most.
+const MAX_OPEN: usize = 16_384;
 
 /// No answer takes longer.
 pub(crate) const MAX_DEADLINE: Duration = Duration::from_secs(1800);

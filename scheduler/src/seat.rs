@@ -32,6 +32,7 @@ pub(crate) struct Seat {
     then_under_way: u32,
     /// In a row.
     failures: u32,
+    served_at: Duration,
     rests_until: Duration,
 }
 
@@ -58,6 +59,7 @@ impl Seat {
             under_way: 0,
             then_under_way: 0,
             failures: 0,
+            served_at: Duration::ZERO,
             rests_until: Duration::ZERO,
         }
     }
@@ -91,8 +93,9 @@ impl Seat {
         self.under_way = self.under_way.saturating_sub(1);
     }
 
-    pub(crate) fn served(&mut self) {
+    pub(crate) fn served(&mut self, now: Duration) {
         self.failures = 0;
+        self.served_at = now;
     }
 
     /// From the second in a row on it rests, each time twice as long: when it is asked again.
@@ -101,6 +104,17 @@ impl Seat {
         let times = self.failures.checked_sub(TOLERATED)?;
         let rest = REST.saturating_mul(1_u32.checked_shl(times).unwrap_or(u32::MAX));
         self.rests_until = now.saturating_add(rest.min(LONGEST_REST));
+        Some(self.rests_until)
+    }
+
+    /// What was sent at `sent` waited in vain, as it may where it asked for too much. So it
+    /// rests a little, unless it answered others in between, or has rested: a few clients
+    /// cannot keep it from all others.
+    pub(crate) fn silent(&mut self, sent: Duration, now: Duration) -> Option<Duration> {
+        if sent < self.served_at.max(self.rests_until) {
+            return None;
+        }
+        self.rests_until = now.saturating_add(REST);
         Some(self.rests_until)
     }
 
@@ -176,8 +190,22 @@ mod tests {
         assert!(seat.is_open(now), "others keep it busy");
         seat.send();
         assert!(!seat.is_open(now), "one finds out");
-        seat.served();
+        seat.served(now);
         assert!(seat.is_open(now));
+    }
+
+    #[test]
+    fn who_lets_requests_wait_in_vain_rests_once_for_all_of_them_and_not_if_it_answers() {
+        let at = Duration::from_secs;
+        let mut seat = seat(8);
+        assert_eq!(seat.silent(at(1), at(31)), Some(at(32)));
+        for sent in 1..31 {
+            assert_eq!(seat.silent(at(sent), at(sent + 30)), None);
+        }
+        assert!(seat.is_open(at(61)), "and nothing adds up");
+        seat.served(at(70));
+        assert_eq!(seat.silent(at(65), at(95)), None);
+        assert_eq!(seat.silent(at(71), at(101)), Some(at(102)));
     }
 
     #[test]

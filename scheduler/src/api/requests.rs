@@ -1,12 +1,13 @@
 //! `POST /network/v1/requests`: from the envelope to the settlement.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use attestation::appraisal::chain;
 use attestation::register::Digest256;
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
@@ -21,10 +22,12 @@ use tokio::time::timeout;
 
 use super::error::{ApiError, Code};
 use crate::books::{Admitted, NotAdmitted};
+use crate::desk::Unassigned;
 use crate::directory::{Outcome, Pick};
 use crate::fabric::SendError;
 use crate::ledger::Failed;
 use crate::ledger::account::AdmitError;
+use crate::limits::Share;
 use crate::look::LookError;
 use crate::metrics::Ending;
 use crate::relay::{
@@ -33,28 +36,34 @@ use crate::relay::{
 };
 use crate::reputation::Event;
 use crate::scheduler::{MAX_DEADLINE, Scheduler};
+use crate::serve::Client;
 use crate::settlement::{Settled, outcome};
 use crate::workers::Worker;
 
 /// Passes a sealed request on to the worker of its envelope.
 pub(super) async fn relay(
     State(scheduler): State<Arc<Scheduler>>,
+    Extension(Client(client)): Extension<Client>,
     request: Request,
 ) -> Result<Response, ApiError> {
     let started = Instant::now();
     if scheduler.draining.is_cancelled() {
         return Err(super::draining());
     }
+    // Who is refused by the books may have had them ask the chain.
+    let refusals = &scheduler.vouchers;
+    refusals.check(client, started).map_err(super::too_often)?;
     let (head, body) = request.into_parts();
     let envelope = bytes_of(&head.headers, ENVELOPE, Code::BadEnvelope)?;
     let envelope = envelope.ok_or_else(|| ApiError::new(Code::BadEnvelope, "no envelope"))?;
     let sealed = Envelope::parse(&envelope)
         .map_err(|error| ApiError::new(Code::BadEnvelope, chain(&error)))?;
     let voucher = bytes_of(&head.headers, VOUCHER, Code::BadVoucher)?;
-    let mut order = Order::of(&scheduler, sealed)?;
+    let mut order = Order::of(&scheduler, sealed, client)?;
     let voucher = match order.admit(voucher).await {
         Ok(voucher) => voucher,
         Err(error) => {
+            refusals.take(client, started).unwrap_or_default();
             order.end(Ending::Unsent, &Outcome::Abandoned).await;
             return Err(error);
         }
@@ -93,9 +102,11 @@ pub(super) async fn relay(
     if response.status() != StatusCode::OK {
         return refused(order, response).await;
     }
+    // What is paid for is not had for nothing by hanging up.
+    let read_on = order.paid.as_ref().map_or(READ_ON, |_| deadline);
     let close = Box::new(move |fate| tokio::spawn(order.close(fate)));
     let body = response.into_body();
-    let answer = Download::new(body, passed, started, deadline, READ_ON, close);
+    let answer = Download::new(body, passed, started, deadline, read_on, close);
     let headers = [
         (header::CONTENT_TYPE, "application/cocoon-sealed"),
         (header::CACHE_CONTROL, "no-store"),
@@ -145,11 +156,17 @@ struct Order {
     paid: Option<Paid>,
     started: Instant,
     is_open: bool,
+    /// Of what may be under way.
+    _share: Share,
 }
 
 impl Order {
-    /// Of a worker that is there, and takes that price.
-    fn of(scheduler: &Arc<Scheduler>, envelope: Envelope) -> Result<Self, ApiError> {
+    /// Of a worker that is there, takes that price, and has room.
+    fn of(
+        scheduler: &Arc<Scheduler>,
+        envelope: Envelope,
+        client: IpAddr,
+    ) -> Result<Self, ApiError> {
         let worker = scheduler.workers.get(&envelope.worker);
         let worker = worker.ok_or_else(|| gone(&SendError::Gone))?;
         let ask = worker.ask(&envelope.model).ok_or_else(|| {
@@ -160,13 +177,15 @@ impl Order {
             let message = format!("the price is {price} nanotons for a million tokens");
             return Err(ApiError::new(Code::PriceTooLow, message));
         }
-        if scheduler.metrics.open() >= MAX_OPEN {
+        let share = scheduler.open.take(client).ok_or_else(|| {
             let message = "too many requests are under way";
-            return Err(ApiError::new(Code::Unavailable, message).after(SOON));
-        }
+            ApiError::new(Code::Unavailable, message).after(SOON)
+        })?;
+        let pick = scheduler.desk().take(&envelope, client);
+        let pick = pick.map_err(|why| super::unassigned(Unassigned::NoPick(why)))?;
         scheduler.metrics.began();
         Ok(Self {
-            pick: scheduler.desk().take(&envelope.worker, &envelope.model),
+            pick: Some(pick),
             scheduler: Arc::clone(scheduler),
             envelope,
             worker,
@@ -174,6 +193,7 @@ impl Order {
             paid: None,
             started: Instant::now(),
             is_open: true,
+            _share: share,
         })
     }
 
@@ -414,9 +434,6 @@ const ASKED: &str = "cocoon-requests";
 
 /// Requests that a client asks about at a time.
 const MAX_NAMED: usize = 64;
-
-/// Requests under way: of each, 64 KiB wait in either direction at most.
-const MAX_OPEN: u64 = 16_384;
 
 /// Who does not begin to answer for so long rests.
 const AMPLE: Duration = Duration::from_secs(30);
