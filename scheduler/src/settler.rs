@@ -12,7 +12,8 @@ use chain::client::{Client, ClientError};
 use chain::wallet::{Key, Order, Wallet, WalletError};
 use contracts::channel::{Claim, REPORT_VALUE, Report};
 use contracts::voucher::Signed;
-use tokio::time::{MissedTickBehavior, interval};
+use futures_util::{StreamExt as _, stream};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tycho_types::cell::{Cell, CellBuilder, Store};
 use tycho_types::error::Error;
 use tycho_types::models::StdAddr;
@@ -60,43 +61,52 @@ impl Settler {
         }
     }
 
-    /// Does what is due; says how it went. What failed is due again.
+    /// Does what is due, what cannot wait first, for as long as a turn allows; says how it
+    /// went. What failed, or is left, is due again.
     pub async fn round(&self, now: u32) -> Result<Vec<Done>, StoreError> {
-        let mut done = Vec::new();
-        for due in self.ledger.due(self.costs, now).await? {
-            if let Due::Look(channel) = &due {
-                let outcome = self.look(channel).await.map(drop).map_err(Into::into);
-                done.push(Done { due, outcome });
+        let clock = Clock::at(now);
+        let due = self.ledger.due(self.costs, now).await?.into_iter();
+        let looks = due.filter_map(|due| match due {
+            Due::Look(channel) => Some(async {
+                let outcome = self.look(&channel).await.map(drop).map_err(Into::into);
+                let due = Due::Look(channel);
+                Done { due, outcome }
+            }),
+            Due::Claim(_) | Due::Report(_) => None,
+        });
+        let looks = stream::iter(looks).buffer_unordered(LOOKS);
+        let mut done: Vec<_> = looks.collect().await;
+        for due in self.ledger.due(self.costs, clock.now()).await? {
+            if clock.has_run(ROUND) {
+                break;
             }
-        }
-        for due in self.ledger.due(self.costs, now).await? {
             let outcome = match &due {
                 // It could not be seen a moment ago.
                 Due::Look(_) => continue,
-                Due::Claim(signed) => self.claim(signed, now).await,
-                Due::Report(channel) => self.report(channel, now).await,
+                Due::Claim(signed) => self.claim(signed, &clock).await,
+                Due::Report(channel) => self.report(channel, &clock).await,
             };
             done.push(Done { due, outcome });
         }
         Ok(done)
     }
 
-    async fn claim(&self, signed: &Signed, now: u32) -> Result<(), SettlerError> {
+    async fn claim(&self, signed: &Signed, clock: &Clock) -> Result<(), SettlerError> {
         let claim = Claim {
             query_id: 0,
             voucher: signed.clone(),
         };
         let channel = signed.unverified()?.channel;
-        self.send(&channel, CLAIM_VALUE, &claim, now).await
+        self.send(&channel, CLAIM_VALUE, &claim, clock).await
     }
 
-    async fn report(&self, channel: &StdAddr, now: u32) -> Result<(), SettlerError> {
+    async fn report(&self, channel: &StdAddr, clock: &Clock) -> Result<(), SettlerError> {
         let report = Report {
             query_id: 0,
-            voucher: self.ledger.commit(channel.address, now).await?,
+            voucher: self.ledger.commit(channel.address, clock.now()).await?,
         };
         let value = u128::from(REPORT_VALUE).saturating_mul(2);
-        self.send(channel, value, &report, now).await
+        self.send(channel, value, &report, clock).await
     }
 
     /// Has the ledger know a Channel as the newest block has it; says who pays in it.
@@ -109,7 +119,7 @@ impl Settler {
         to: &StdAddr,
         value: u128,
         body: &dyn Store,
-        now: u32,
+        clock: &Clock,
     ) -> Result<(), SettlerError> {
         let state = self.client.account(&self.wallet).await?;
         let wallet = Wallet::of(&self.wallet, &state, &self.key)?;
@@ -120,13 +130,36 @@ impl Settler {
             body: CellBuilder::build_from(body)?,
             init: None,
         };
-        let message: Cell = wallet.sign(&self.key, &order, now.saturating_add(VALID))?;
+        let until = clock.now().saturating_add(VALID);
+        let message: Cell = wallet.sign(&self.key, &order, until)?;
         self.client.send(&message).await?;
         let patience = Duration::from_secs(VALID.into());
         let hash = message.repr_hash();
         self.client.trace(&self.wallet, hash, patience).await?;
         self.look(to).await?;
         Ok(())
+    }
+}
+
+/// The time while a round goes on, in which each message is waited for.
+struct Clock {
+    began: u32,
+    since: Instant,
+}
+
+impl Clock {
+    fn at(began: u32) -> Self {
+        let since = Instant::now();
+        Self { began, since }
+    }
+
+    fn now(&self) -> u32 {
+        let passed = u32::try_from(self.since.elapsed().as_secs());
+        self.began.saturating_add(passed.unwrap_or(u32::MAX))
+    }
+
+    fn has_run(&self, seconds: u32) -> bool {
+        self.now() >= self.began.saturating_add(seconds)
     }
 }
 
@@ -185,6 +218,12 @@ const EVERY: Duration = Duration::from_secs(60);
 
 /// Seconds for which others leave the wallet to who has it.
 const TURN: u32 = 300;
+
+/// Seconds after which a round sends nothing more: the last message ends within the turn.
+const ROUND: u32 = TURN - 2 * VALID;
+
+/// Channels that are looked at at once.
+const LOOKS: usize = 16;
 
 /// Seconds for which a message of the wallet's holds.
 const VALID: u32 = 60;

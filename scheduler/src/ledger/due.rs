@@ -5,6 +5,8 @@
 //! workers is reported to the Market that counts it when the share for whoever reports pays
 //! for that.
 
+use std::cmp::Reverse;
+
 use contracts::channel::STORAGE_RESERVE;
 use contracts::reports::epoch;
 use contracts::voucher::{Signed, Voucher};
@@ -49,11 +51,13 @@ impl Default for Costs {
 }
 
 impl Ledger {
-    /// What to do now, for every Channel at most one thing.
+    /// What to do now, for every Channel at most one thing: what cannot wait first, then
+    /// what is worth most.
     pub async fn due(&self, costs: Costs, now: u32) -> Result<Vec<Due>, StoreError> {
         let global_id = self.identity.global_id;
         let books = self.store.ask(move |open| Book::all(open, global_id));
-        let books = books.await?;
+        let mut books = books.await?;
+        books.sort_by_key(|book| book.account.rank(now));
         let due = books.iter().filter_map(|book| book.due(costs, now));
         Ok(due.collect())
     }
@@ -100,7 +104,7 @@ impl Book {
         if account.seen.saturating_add(LOOK) <= now && unclaimed > 0 {
             return Some(Due::Look(account.channel.address.clone()));
         }
-        let least = match account.is_closing() || now >= account.last_call() {
+        let least = match account.cannot_wait(now) {
             true => costs.claim,
             false => costs.claim.saturating_mul(WORTH),
         };
@@ -122,8 +126,19 @@ impl Account {
         self.channel.state.ends < self.channel.terms.until
     }
 
-    fn last_call(&self) -> u32 {
-        self.channel.state.ends.saturating_sub(MARGIN)
+    fn cannot_wait(&self, now: u32) -> bool {
+        let ends = self.channel.state.ends;
+        self.is_closing() || now >= ends.saturating_sub(MARGIN)
+    }
+
+    fn rank(&self, now: u32) -> (u32, Reverse<u64>) {
+        let ends = self.channel.state.ends;
+        let ends = if self.cannot_wait(now) {
+            ends
+        } else {
+            u32::MAX
+        };
+        (ends, Reverse(self.unclaimed()))
     }
 }
 

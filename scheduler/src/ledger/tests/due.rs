@@ -55,6 +55,37 @@ async fn a_channel_is_looked_at_while_something_could_be_lost_with_it() {
 }
 
 #[tokio::test]
+async fn what_cannot_wait_is_due_first_and_then_what_is_worth_most() {
+    let folder = TempDir::new().unwrap();
+    let ledger = Ledger::open(&file(&folder), identity()).await.unwrap();
+    for (number, tokens, ends) in [
+        (1, 200_000, None),
+        (2, 400_000, None),
+        (3, 2_000, Some(NOW + DELAY)),
+        (4, 300_000, None),
+        (5, 2_000, Some(NOW + DELAY - 1)),
+    ] {
+        let mut channel = client(number);
+        let address = channel.address.address;
+        let first = ledger.observe(channel.clone(), holding(10 * PRICE), NOW);
+        first.await.unwrap();
+        let signed = sign(number, &voucher(&channel, tokens));
+        let taken = ledger.voucher(address, signed, NOW);
+        taken.await.unwrap();
+        channel.state.ends = ends.unwrap_or(channel.state.ends);
+        let again = ledger.observe(channel, holding(10 * PRICE), NOW);
+        again.await.unwrap();
+    }
+    let due = ledger.due(Costs::default(), NOW).await.unwrap();
+    let claimed = due.iter().map(|due| match due {
+        Due::Claim(signed) => signed.unverified().unwrap().channel,
+        other => panic!("{other:?}"),
+    });
+    let expected = [5, 3, 2, 4, 1].map(|number| client(number).address);
+    assert_eq!(claimed.collect::<Vec<_>>(), expected);
+}
+
+#[tokio::test]
 async fn a_report_is_due_when_its_share_pays_for_it() {
     let folder = TempDir::new().unwrap();
     let ledger = Ledger::open(&file(&folder), identity()).await.unwrap();
