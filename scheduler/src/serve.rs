@@ -1,6 +1,7 @@
 //! Two listeners: workers dial in at one, clients at the other.
 
 use std::collections::VecDeque;
+use std::future::{pending, ready};
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -9,7 +10,8 @@ use std::time::Duration;
 use attestation::appraisal::chain;
 use attestation::policy::Policy;
 use axum::Router;
-use axum::extract::Extension;
+use axum::extract::{Extension, Request};
+use axum::middleware::map_request;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
@@ -59,9 +61,15 @@ pub async fn clients(
     stop: CancellationToken,
 ) {
     let serve = |tcp, address| {
+        let asked = CancellationToken::new();
         let api = api.clone().layer(Extension(Client(address)));
+        let begun = asked.clone();
+        let api = api.layer(map_request(move |request: Request| {
+            begun.cancel();
+            ready(request)
+        }));
         let (tls, stop) = (tls.clone(), stop.clone());
-        async move {
+        let served = async move {
             let builder = builder(MAX_STREAMS);
             let Some(tls) = tls else {
                 return serve(tcp, &builder, api, &stop).await;
@@ -69,9 +77,22 @@ pub async fn clients(
             if let Ok(Ok(tls)) = timeout(HANDSHAKE, tls.accept(tcp)).await {
                 serve(tls, &builder, api, &stop).await;
             }
+        };
+        async move {
+            tokio::select! {
+                () = served => {}
+                () = silence(&asked) => {}
+            }
         }
     };
     accept(listener, MAX_CLIENTS, &stop, serve).await;
+}
+
+/// Comes back if nothing is asked for long: who connects only to be there is let go.
+async fn silence(asked: &CancellationToken) {
+    if timeout(FIRST, asked.cancelled()).await.is_ok() {
+        pending::<()>().await;
+    }
 }
 
 /// Serves `api` to other schedulers, as [`clients`] does to clients.
@@ -204,7 +225,7 @@ async fn serve<S>(
 }
 
 /// What may dial in at a time.
-const MAX_WORKERS: usize = 4096;
+const MAX_WORKERS: usize = 16_384;
 
 const MAX_CLIENTS: usize = 16_384;
 
@@ -225,6 +246,9 @@ pub(crate) const STREAM_WINDOW: u32 = 64 << 10;
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
+/// Until the first request of a connection, its handshake included.
+const FIRST: Duration = Duration::from_secs(60);
+
 const HEADERS: Duration = Duration::from_secs(10);
 
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
@@ -233,3 +257,34 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const DRAIN: Duration = Duration::from_secs(5);
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_nothing_is_let_go_and_who_waits_for_an_answer_is_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let slow = get(async || sleep(FIRST.saturating_mul(3)).await);
+        let api = Router::new().route("/", slow);
+        let serving = tokio::spawn(clients(listener, None, api, CancellationToken::new()));
+        let mut answer = [0; 15];
+
+        let mut asking = TcpStream::connect(address).await.unwrap();
+        let request = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+        asking.write_all(request).await.unwrap();
+
+        // Half a preface of HTTP/2 could be either version, for ever.
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        silent.write_all(b"PRI * HTTP").await.unwrap();
+        let closed = timeout(FIRST.saturating_mul(2), silent.read(&mut answer)).await;
+        assert!(matches!(closed, Ok(Ok(0) | Err(_))), "{closed:?}");
+
+        asking.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200 OK");
+        serving.abort();
+    }
+}
