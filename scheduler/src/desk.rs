@@ -1,8 +1,8 @@
 //! Which worker a client is sent to, and who waits until one has room.
 //!
 //! An assignment is a place at a worker, kept for a few seconds: the request that comes for
-//! it takes it, wherever the client got it from. Nothing breaks without: a request that was
-//! assigned by another scheduler takes no place here, and the worker's next offer counts it.
+//! it takes it. One that comes without, as those do that another scheduler has assigned, has
+//! a place that is free, unless somebody waits who could use it.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -182,7 +182,12 @@ impl State {
             false => self.places.pick(&waiter, now),
         };
         match chosen {
-            Err(NoPick::Full) => self.wait(waiter, now),
+            Err(NoPick::Full) => {
+                self.wait(waiter, now)?;
+                // Whoever waits before may have no use for the room that there is.
+                self.serve(now);
+                Ok(())
+            }
             decided => {
                 self.places.tell(waiter, decided, now);
                 Ok(())
@@ -215,12 +220,23 @@ impl State {
         let kept = held.take(envelope.worker, &envelope.model, payer, envelope.limit);
         match kept {
             Some(pick) => Ok(pick),
-            None if self.is_waited_for(&envelope.model) => Err(NoPick::Full),
-            None => self
-                .places
-                .directory
-                .claim(&envelope.worker, &envelope.model, now),
+            None => self.claim(envelope, now),
         }
+    }
+
+    fn claim(&mut self, envelope: &Envelope, now: Duration) -> Result<Pick, NoPick> {
+        let directory = &mut self.places.directory;
+        let pick = directory.claim(&envelope.worker, &envelope.model, now)?;
+        let is_wanted = self.queues.get_mut(&envelope.model).is_some_and(|queue| {
+            let turns = queue.turns(PASSED_OVER, now).into_iter();
+            let mut waiters = turns.filter_map(|ticket| queue.get(ticket));
+            waiters.any(|waiter| waiter.can_use(&pick))
+        });
+        if is_wanted {
+            directory.done(pick, &Outcome::Abandoned, now);
+            return Err(NoPick::Full);
+        }
+        Ok(pick)
     }
 
     fn offered(
@@ -256,6 +272,12 @@ impl State {
         while let Some(pick) = held.expired(now) {
             directory.done(pick, &Outcome::Abandoned, now);
         }
+    }
+}
+
+impl Waiter {
+    fn can_use(&self, pick: &Pick) -> bool {
+        pick.price <= self.request.max_price && !self.request.except.contains(&pick.worker)
     }
 }
 
@@ -297,7 +319,9 @@ impl Places {
 
     /// A place of somebody who keeps more of them.
     fn share(&mut self, waiter: &Waiter, now: Duration) -> Result<Chosen, NoPick> {
-        let spare = self.held.spare(&waiter.request.model, waiter.payer, now);
+        let of_use = |pick: &Pick| waiter.can_use(pick);
+        let (model, payer) = (&waiter.request.model, waiter.payer);
+        let spare = self.held.spare(model, payer, now, of_use);
         let spare = spare.ok_or(NoPick::Full)?;
         self.directory.done(spare, &Outcome::Abandoned, now);
         self.choose(waiter, now)

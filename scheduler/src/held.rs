@@ -57,16 +57,22 @@ impl Held {
         payer: IpAddr,
         limit: u64,
     ) -> Option<Pick> {
-        let mut owned = self.owned.get(&(worker, payer))?.iter();
-        let serial = owned.find(|serial| {
-            let place = self.places.get(serial);
-            place.is_some_and(|place| place.model == model && place.limit >= limit)
-        })?;
+        let owned = self.owned.get(&(worker, payer))?.iter();
+        let places = owned.filter_map(|serial| Some((serial, self.places.get(serial)?)));
+        let fit = places.filter(|(_, place)| place.model == model && place.limit >= limit);
+        let (serial, _) = fit.min_by_key(|(_, place)| place.limit)?;
         self.remove(*serial)
     }
 
-    /// The oldest of who has the most, if `payer` has fewer, and nothing came for it soon.
-    pub(crate) fn spare(&mut self, model: &str, payer: IpAddr, now: Duration) -> Option<Pick> {
+    /// The oldest of who has the most, if `payer` has fewer, nothing came for it soon, and it
+    /// is `of_use`.
+    pub(crate) fn spare(
+        &mut self,
+        model: &str,
+        payer: IpAddr,
+        now: Duration,
+        of_use: impl Fn(&Pick) -> bool,
+    ) -> Option<Pick> {
         let shares = self.models.get(model)?;
         let own = shares.of.get(&payer).map_or(0, BTreeSet::len);
         let most = shares.most.iter().rev().take(LOOKED_AT);
@@ -74,7 +80,8 @@ impl Held {
         let mut oldest = more.filter_map(|(_, whose)| shares.of.get(whose)?.first());
         let serial = oldest.find(|serial| {
             let place = self.places.get(serial);
-            place.is_some_and(|place| now.saturating_sub(place.since) >= SOON)
+            place
+                .is_some_and(|place| now.saturating_sub(place.since) >= SOON && of_use(&place.pick))
         })?;
         self.remove(*serial)
     }

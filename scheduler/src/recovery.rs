@@ -86,7 +86,9 @@ impl Scheduler {
             (Told::Settled(said), Some(worker)) => return self.settle(lost, &said, &worker).await,
             (Told::Unknown, _) => lost.never_came(now),
             (Told::Away, _) => lost.is_over(now),
-            _ => false,
+            // What this process has lost is being answered for as long as it takes.
+            (Told::UnderWay, _) => lost.request.is_none() && lost.is_over(now),
+            (Told::Settled(_), None) => false,
         };
         if is_over {
             self.books.release(lost.key).await;
@@ -137,8 +139,16 @@ impl Scheduler {
     }
 
     /// The worker's word does not count: nothing is charged, as for an answer that passed.
+    /// Where nobody knows what passed it may be of another client's request with this
+    /// identifier, so nothing is thought of the worker, and it has its time to say more.
     async fn unpaid(&self, lost: &Lost, worker: &Worker, error: String, outcome: &Outcome) {
         tracing::warn!(worker = %lost.worker, "not paid: {error}");
+        if lost.request.is_none() {
+            if lost.is_over(Instant::now()) {
+                self.books.release(lost.key).await;
+            }
+            return;
+        }
         // Who is linked elsewhere is judged there.
         let is_seen = worker.at.is_none();
         for event in Event::of(outcome).filter(|_| is_seen) {

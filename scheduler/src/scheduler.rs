@@ -55,6 +55,12 @@ impl Scheduler {
         })
     }
 
+    /// What clients pay where a worker asks so much, both in nanotons for a million tokens.
+    #[must_use]
+    pub fn price(&self, ask: u64) -> u64 {
+        self.books.fee().price(ask)
+    }
+
     /// Forgets what is over, writes down what is thought of machines, and asks workers what
     /// became of requests whose end was lost, until `stop`; once more writes then. Nothing is
     /// left half written.

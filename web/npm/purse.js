@@ -122,7 +122,8 @@ export class Purse {
 
     async #change(change) {
         let done;
-        await this.#store.update((state = EMPTY) => {
+        await this.#store.update((kept) => {
+            const state = { ...EMPTY, ...kept };
             const next = structuredClone(state);
             const now = this.#now();
             const old = ([, { until }]) => until < now;

@@ -5,6 +5,7 @@ use attestation::binding::Nonce;
 use attestation::cbor;
 use attestation::register::Digest256;
 use contracts::receipt::{Receipt, ReceiptError};
+use contracts::voucher::cost;
 use sealed::{
     Envelope, Header, PeerError, RequestHead, Response, ResponseHead, Settlement, SizeClass,
     Transcript, seal,
@@ -258,7 +259,7 @@ impl Agreed {
             prompt_tokens: work.prompt_tokens,
             completion_tokens: work.completion_tokens,
             price: receipt.price,
-            cost: receipt.cost().ok_or(SettlementError::Malformed)?,
+            cost: cost(tokens, self.price).ok_or(SettlementError::Malformed)?,
         })
     }
 }

@@ -126,7 +126,12 @@ async fn pass(network: Arc<Network>, begun: Begun, bill: Option<Arc<Bill>>) -> R
     let end = tokio::spawn(async move {
         let end = forward(answer, &send).await;
         if let Some(bill) = bill {
-            bill.pays(end.as_ref().map_or(0, |paid| paid.tokens));
+            match &end {
+                Ok(paid) => bill.pays(paid.tokens),
+                // What it came to is told to the purse some day.
+                Err(AnswerError::Left) => {}
+                Err(_) => bill.pays(0),
+            }
         }
         network.ended(place, &end);
         match end {
@@ -209,7 +214,7 @@ async fn listed(network: &Network) -> Result<BTreeMap<String, Value>, Problem> {
                         .entry(model.name.clone())
                         .or_insert_with(|| model.clone());
                     known.workers = known.workers.max(model.workers);
-                    known.price = known.price.min(model.price);
+                    known.price = [known.price, model.price].into_iter().flatten().min();
                 }
             }
             Err(error) => failed = Some(error),

@@ -199,7 +199,8 @@ impl Prober {
                 continue;
             }
             for model in &known.offer.models {
-                if model.free == 0 || model.ask > self.max_price {
+                let price = self.judge.price(model.ask);
+                if model.free == 0 || price > self.max_price {
                     continue;
                 }
                 let kind = (model.name.clone(), model.root.clone(), engine);
@@ -208,7 +209,7 @@ impl Prober {
                 group.candidates.push(Candidate {
                     worker,
                     machine,
-                    price: model.ask,
+                    price,
                 });
             }
         }

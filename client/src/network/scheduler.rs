@@ -237,7 +237,8 @@ pub(super) struct Model {
     pub(super) name: String,
     pub(super) root: Option<String>,
     pub(super) workers: u32,
-    pub(super) price: u64,
+    /// The lowest of those that have room.
+    pub(super) price: Option<u64>,
 }
 
 #[derive(Deserialize)]

@@ -47,6 +47,11 @@ impl ApiError {
         }
     }
 
+    /// Whether nobody else brought it about.
+    pub(super) const fn is_of_the_client(&self) -> bool {
+        !matches!(self.code, Code::Full | Code::Unavailable)
+    }
+
     /// What the books say of whoever asks.
     pub(super) fn of(self, standing: Standing) -> Self {
         Self {

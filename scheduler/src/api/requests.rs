@@ -63,7 +63,9 @@ pub(super) async fn relay(
     let voucher = match order.admit(voucher).await {
         Ok(voucher) => voucher,
         Err(error) => {
-            refusals.take(client, started).unwrap_or_default();
+            if error.is_of_the_client() {
+                refusals.take(client, started).unwrap_or_default();
+            }
             order.end(Ending::Unsent, &Outcome::Abandoned).await;
             return Err(error);
         }

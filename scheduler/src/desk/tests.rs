@@ -226,6 +226,24 @@ fn who_asks_for_no_place_gets_none_while_others_wait() {
 }
 
 #[test]
+fn who_can_use_no_room_takes_none_of_anybodys() {
+    let mut state = State::with(3);
+    for _ in 0..2 {
+        let mut told = state.asked(payer(1), request(1, &[]), START);
+        assert!(is_assigned(&mut told));
+    }
+    let mut waits = state.asked(payer(2), request(1, &[worker(1)]), START);
+    let later = START + Duration::from_secs(3);
+    state.serve(later);
+    assert!(!is_assigned(&mut waits));
+    for _ in 0..2 {
+        assert!(state.take(&envelope(1, 1), payer(1), later).is_ok());
+    }
+    let without = state.take(&envelope(1, 1), payer(3), later);
+    assert!(without.is_ok(), "{without:?}");
+}
+
+#[test]
 fn who_keeps_all_places_and_sends_nothing_makes_room_for_others() {
     let mut state = State::with(8);
     let kept: Vec<_> = (0..8)

@@ -217,7 +217,7 @@ impl World {
             "run",
             &format!("--probes={}", prompts.display()),
             &format!("--probe-channel={}", path.display()),
-            &format!("--probe-max-price={PRICE}"),
+            &format!("--probe-max-price={}", scheduler.scheduler.price(PRICE)),
         ]);
         let policy = Arc::new(Td::new().policy());
         let clients = scheduler.clients;
