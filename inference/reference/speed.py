@@ -69,9 +69,10 @@ def ask_llama(llama, model, threads):
     for test in json.loads(run(single)[0]):
         figures["decode_1" if test["n_gen"] else "prefill"] = test["avg_ts"]
     batched = [*common, "-c", 4096, "-npp", 16, "-ntg", 64, "-npl", "8,32"]
-    batched += ["--output-format", "jsonl"]
+    # So loud that it says how long it loaded.
+    batched += ["--output-format", "jsonl", "--perf", "-lv", 4]
     told, logged, figures["peak_mb"] = run([llama / "llama-batched-bench", *batched])
-    figures["load_ms"] = float(re.search(r"load time = *([0-9.]+) ms", logged)[1])
+    figures["load_ms"] = float(re.search(r"load time = *([0-9.]+) ms", told + logged)[1])
     for line in told.splitlines():
         if line.startswith("{"):
             test = json.loads(line)
