@@ -13,6 +13,8 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
+use agent::api::Cost;
+use serde_json::{Map, Value};
 use tests::parsers::{PARSERS, Parser, vectors};
 
 #[test]
@@ -148,6 +150,67 @@ fn what_readers_ask_for_in_sum_grows_as_their_input_does() {
             grows(parser, parser.name, grow);
         }
     }
+}
+
+#[test]
+fn json_of_a_request_takes_no_more_memory_than_it_is_charged_for() {
+    let list = |unit: &str| {
+        let units = vec![unit; (64 << 10) / unit.len()];
+        format!("{{\"input\":[{}]}}", units.join(","))
+    };
+    let deep = "[".repeat(100) + &"]".repeat(100);
+    let map = (0..9999).map(|name| format!("\"{name}\":{{\"a\":0}}"));
+    let mut bodies = vec![
+        list(&deep),
+        list(&format!("[{}0]", "0,".repeat(64))),
+        format!("{{\"input\":\"{}\"}}", "n".repeat(64 << 10)),
+        format!("{{\"input\":\"{}\\n\"}}", "n".repeat(64 << 10)),
+        format!("{{\"input\":{{{}}}}}", map.collect::<Vec<_>>().join(",")),
+    ];
+    let short = [
+        "0",
+        "null",
+        "1.5",
+        "[]",
+        "[0]",
+        "[[0]]",
+        "{}",
+        "\"\"",
+        "\"a\"",
+        "\"\\n\"",
+        "[0,0,0,0,0]",
+        "{\"\":0}",
+        "{\"a\":{\"b\":\"c\"}}",
+        "{\"a\":0,\"b\":0,\"c\":0,\"d\":0,\"e\":0,\"f\":0,\"g\":0,\"h\":0}",
+    ];
+    bodies.extend(short.map(list));
+    for body in bodies {
+        let understand = || {
+            let mut fields: Map<String, Value> = serde_json::from_str(&body).unwrap();
+            // As what is repeated in an answer is, and as what is taken.
+            let kept = fields["input"].clone();
+            drop(kept);
+            serde_json::from_value::<Input>(fields.remove("input").unwrap()).is_ok()
+        };
+        let (_, peak) = peak_of(understand);
+        let (cost, counting) = peak_of(|| serde_json::from_str::<Cost>(&body).unwrap().0);
+        let begin = &body[..body.len().min(40)];
+        println!("{begin}: {peak} of {cost}");
+        assert!(peak <= cost, "{begin}: {peak} bytes, charged for {cost}");
+        assert!(counting <= 3 * body.len(), "{begin}: {counting} to count");
+        assert!(cost < 4 * peak, "{begin}: {peak} bytes, charged for {cost}");
+    }
+}
+
+/// A parameter of several types.
+#[derive(serde::Deserialize)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only how it is made matters")]
+enum Input {
+    Text(String),
+    Tokens(Vec<u32>),
+    Texts(Vec<String>),
+    TokenLists(Vec<Vec<u32>>),
 }
 
 /// Four times as much input takes four times the memory; quadratic work, sixteen.

@@ -5,67 +5,59 @@ use std::time::Duration;
 
 use axum::body::Body;
 use futures_util::StreamExt as _;
-use inference::RequestError;
+use inference::Tenant;
 use serde_json::{Map, Value};
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
+use super::cost::Cost;
 use super::error::ApiError;
+use super::room::{Held, Room};
 
 /// An object, and what it takes of the room until that is dropped.
 pub(super) async fn read(
     body: Body,
-    room: &'static Semaphore,
-) -> Result<(Map<String, Value>, SemaphorePermit<'static>), ApiError> {
-    let whole = timeout(TIME, whole(body, room)).await;
-    let (bytes, mut taken) = whole.map_err(|_| ApiError::request_timeout())??;
-    taken.merge(take(room, parsed(&bytes))?);
-    let map = serde_json::from_slice(&bytes).map_err(|error| {
-        // The library's message may quote the body.
+    room: &'static Room,
+    tenant: &Tenant,
+) -> Result<(Map<String, Value>, Held), ApiError> {
+    let mut held = room.hold(tenant);
+    let bytes = timeout(TIME, whole(body, &mut held)).await;
+    let bytes = bytes.map_err(|_| ApiError::request_timeout())??;
+    // The library's message may quote the body.
+    let broken = |error: serde_json::Error| {
         ApiError::not_json(format!(
             "The body is not a JSON object: see line {}, column {}.",
             error.line(),
             error.column(),
         ))
-    })?;
-    Ok((map, taken))
+    };
+    let Cost(cost) = serde_json::from_slice(&bytes).map_err(broken)?;
+    if charge(bytes.len()).saturating_add(cost) > room.share {
+        return Err(ApiError::too_many_values());
+    }
+    held.take(cost)?;
+    Ok((serde_json::from_slice(&bytes).map_err(broken)?, held))
 }
 
-/// For all bodies that are being read or understood.
-pub(super) static ROOM: Semaphore = Semaphore::const_new(256 << 20);
+/// For all bodies that are being read or understood, in bytes.
+pub(super) static ROOM: Room = Room::new(256 << 20, 128 << 20);
 
-async fn whole(
-    body: Body,
-    room: &'static Semaphore,
-) -> Result<(Vec<u8>, SemaphorePermit<'static>), ApiError> {
-    let (mut bytes, mut taken) = (Vec::new(), take(room, 0)?);
+async fn whole(body: Body, held: &mut Held) -> Result<Vec<u8>, ApiError> {
+    let mut bytes = Vec::new();
     let mut stream = body.into_data_stream();
     while let Some(piece) = stream.next().await {
         let piece = piece.map_err(|_| ApiError::not_json("The body could not be read."))?;
         if bytes.len().saturating_add(piece.len()) > MAX {
             return Err(ApiError::too_large(MAX));
         }
-        taken.merge(take(room, piece.len())?);
+        held.take(charge(piece.len()))?;
         bytes.extend_from_slice(&piece);
     }
-    Ok((bytes, taken))
+    Ok(bytes)
 }
 
-/// Nobody waits here: those who wait with half a body would wait for each other.
-fn take(room: &'static Semaphore, bytes: usize) -> Result<SemaphorePermit<'static>, ApiError> {
-    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-    let taken = room.try_acquire_many(bytes);
-    taken.map_err(|_| {
-        let retry_after = Duration::from_secs(1);
-        RequestError::Busy { retry_after }.into()
-    })
-}
-
-/// What its values take in memory at most, beside its strings.
-fn parsed(bytes: &[u8]) -> usize {
-    let begins = |byte: &&u8| matches!(byte, b',' | b':' | b'[' | b'{');
-    let values = bytes.iter().filter(begins).count();
-    values.saturating_mul(size_of::<Value>())
+/// What so many bytes take while what holds them doubles.
+fn charge(bytes: usize) -> usize {
+    bytes.saturating_mul(3)
 }
 
 /// Room for the longest list of texts that an embedder takes, and for 3 MiB of images.
@@ -83,10 +75,10 @@ mod tests {
     use futures_util::future::join_all;
     use futures_util::stream;
 
-    const ROOM: usize = 64 << 10;
+    const SHARE: usize = 32 << 10;
 
-    fn room() -> &'static Semaphore {
-        Box::leak(Box::new(Semaphore::new(ROOM)))
+    fn room() -> &'static Room {
+        Box::leak(Box::new(Room::new(2 * SHARE, SHARE)))
     }
 
     /// So many bytes, and then nothing.
@@ -95,44 +87,54 @@ mod tests {
         Body::from_stream(stream::iter([piece]).chain(stream::pending()))
     }
 
-    async fn status(body: Body, room: &'static Semaphore) -> StatusCode {
-        match read(body, room).await {
+    async fn status(body: Body, room: &'static Room, tenant: &Tenant) -> StatusCode {
+        match read(body, room, tenant).await {
             Ok(_) => StatusCode::OK,
             Err(error) => error.into_response().status(),
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn bodies_that_do_not_end_leave_when_their_time_is_over() {
-        let room = room();
-        let bodies = (0..300).map(|_| status(stalled(ROOM / 100), room));
-        let answers = join_all(bodies).await;
+    async fn bodies_that_do_not_end_leave_room_to_others_and_then_leave() {
+        let (room, hostile) = (room(), Tenant::new());
+        let bodies = (0..300).map(|_| status(stalled(SHARE / 300), room, &hostile));
+        let other = async {
+            let body = Body::from(format!("{{\"a\":\"{}\"}}", "x".repeat(SHARE / 16)));
+            (
+                status(body, room, &Tenant::new()).await,
+                tokio::time::Instant::now(),
+            )
+        };
+        let begun = tokio::time::Instant::now();
+        let (answers, (other, when)) = tokio::join!(join_all(bodies), other);
+        assert_eq!((other, when), (StatusCode::OK, begun));
         let of = |status| answers.iter().filter(|answer| **answer == status).count();
         assert_eq!(of(StatusCode::REQUEST_TIMEOUT), 100);
         assert_eq!(of(StatusCode::TOO_MANY_REQUESTS), 200);
-        assert_eq!(room.available_permits(), ROOM);
-        assert_eq!(status(Body::from("{}"), room).await, StatusCode::OK);
+        let body = Body::from("{}");
+        assert_eq!(status(body, room, &hostile).await, StatusCode::OK);
     }
 
     #[tokio::test]
     async fn what_grows_when_it_is_parsed_takes_room_for_that() {
-        let room = room();
-        let many = format!("{{\"a\":[{}[]]}}", "[],".repeat(ROOM / size_of::<Value>()));
-        assert!(many.len() < ROOM);
-        let refused = status(Body::from(many), room).await;
-        assert_eq!(refused, StatusCode::TOO_MANY_REQUESTS);
+        let (room, tenant) = (room(), Tenant::new());
+        let lists = |count| Body::from(format!("{{\"a\":[{}[]]}}", "[],".repeat(count)));
+        let many = status(lists(SHARE / 100), room, &tenant).await;
+        assert_eq!(many, StatusCode::PAYLOAD_TOO_LARGE);
 
-        let few = read(Body::from(r#"{"a":[[],[]]}"#), room).await.unwrap();
-        assert!(room.available_permits() < ROOM - 4 * size_of::<Value>());
+        let few = read(lists(SHARE / 400), room, &tenant).await.unwrap();
+        let more = status(lists(SHARE / 400), room, &tenant).await;
+        assert_eq!(more, StatusCode::TOO_MANY_REQUESTS);
         drop(few);
-        assert_eq!(room.available_permits(), ROOM);
+        let more = status(lists(SHARE / 400), room, &tenant).await;
+        assert_eq!(more, StatusCode::OK);
     }
 
     #[tokio::test]
     async fn a_body_without_end_is_refused_at_its_limit() {
-        let room = Box::leak(Box::new(Semaphore::new(2 * MAX)));
         let piece = || Ok::<_, axum::Error>(Bytes::from(vec![b' '; 1 << 20]));
         let endless = Body::from_stream(stream::repeat_with(piece));
-        assert_eq!(status(endless, room).await, StatusCode::PAYLOAD_TOO_LARGE);
+        let refused = status(endless, &ROOM, &Tenant::new()).await;
+        assert_eq!(refused, StatusCode::PAYLOAD_TOO_LARGE);
     }
 }

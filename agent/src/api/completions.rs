@@ -2,9 +2,8 @@
 //!
 //! * Honoured: `model`, `prompt` (a text, several, the ids of tokens of this model,
 //!   or several lists of those; with `n` of each, no more answers than one client may
-//!   have waiting, 32 unless the engine has other limits), `max_tokens` (16 if absent),
-//!   `n` up to 8, `echo`, `logprobs` up to 5, `stop`, `stream`, `stream_options` and
-//!   what chat has for sampling.
+//!   have waiting), `max_tokens` (16 if absent), `n` up to 8, `echo`, `logprobs` up to 5,
+//!   `stop`, `stream`, `stream_options` and what chat has for sampling.
 //! * Without effect: [`IGNORED`].
 //! * Refused unless they say what happens anyway: `best_of`, `suffix`; `echo` with
 //!   `logprobs`, since a prompt is read without its probabilities.

@@ -80,6 +80,12 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, INVALID, message).with_code("request_too_large")
     }
 
+    /// The body has so many that even alone it may not take the room for them.
+    pub(super) fn too_many_values() -> Self {
+        let message = "The body has more values than there is room for.";
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, INVALID, message).with_code("request_too_large")
+    }
+
     /// The body did not come in time.
     pub(super) fn request_timeout() -> Self {
         let message = "The body took too long to arrive.";

@@ -5,12 +5,13 @@
 
 use axum::extract::{FromRequest, Request};
 use axum::http::header::CONTENT_TYPE;
+use inference::Tenant;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use tokio::sync::SemaphorePermit;
 
 use super::body;
 use super::error::ApiError;
+use super::room::Held;
 
 /// A JSON object whose fields have not all been understood.
 pub(super) struct Fields {
@@ -18,7 +19,7 @@ pub(super) struct Fields {
     place: String,
     map: Map<String, Value>,
     /// Held where it is the whole of a body.
-    _room: Option<SemaphorePermit<'static>>,
+    _room: Option<Held>,
 }
 
 impl<S: Send + Sync> FromRequest<S> for Fields {
@@ -33,7 +34,8 @@ impl<S: Send + Sync> FromRequest<S> for Fields {
         if !essence.trim().eq_ignore_ascii_case("application/json") {
             return Err(ApiError::media_type("application/json"));
         }
-        let (map, room) = body::read(request.into_body(), &body::ROOM).await?;
+        let tenant: Tenant = request.extensions().get().cloned().unwrap_or_default();
+        let (map, room) = body::read(request.into_body(), &body::ROOM, &tenant).await?;
         Ok(Self {
             place: String::new(),
             map,

@@ -6,8 +6,8 @@
 //!   `include`, times of words.
 //! * Refused: everything else.
 //!
-//! Files are taken [`UPLOADS`] at a time, each in [`UPLOAD_TIME`], so that those who
-//! send slowly or much hold little.
+//! Files are taken [`UPLOADS`] at a time, of one client fewer, each in [`UPLOAD_TIME`], so
+//! that those who send slowly or much hold little.
 
 use std::time::Duration;
 
@@ -16,9 +16,8 @@ use axum::extract::State;
 use axum::extract::multipart::{Multipart, MultipartRejection};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use inference::{Audio, RequestError, Segment, Transcript, TranscriptRequest};
+use inference::{Audio, Segment, Transcript, TranscriptRequest};
 use serde_json::{Map, Value, json};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
@@ -27,6 +26,7 @@ use super::asker::Asker;
 use super::error::ApiError;
 use super::fields::Fields;
 use super::models::Models;
+use super::room::Room;
 use crate::receipts::Count;
 
 pub(super) async fn transcribe(
@@ -58,9 +58,8 @@ async fn create(
     task: Task,
 ) -> Result<Response, ApiError> {
     let form = form.map_err(|_| ApiError::media_type("multipart/form-data"))?;
-    let place = UPLOADS.try_acquire().map_err(|_| RequestError::Busy {
-        retry_after: Duration::from_secs(1),
-    })?;
+    let mut place = UPLOADS.hold(&asker.tenant);
+    place.take(1)?;
     let form = timeout(UPLOAD_TIME, read(form)).await;
     let (file, mut fields) = form.map_err(|_| ApiError::request_timeout())??;
     // Files take long to decode.
@@ -99,7 +98,12 @@ async fn read(mut form: Multipart) -> Result<(Zeroizing<Vec<u8>>, Fields), ApiEr
         _ => ApiError::not_json("The body is not form data."),
     };
     let (mut file, mut map) = (None, Map::new());
+    let mut count = 0_usize;
     while let Some(field) = form.next_field().await.map_err(broken)? {
+        count = count.saturating_add(1);
+        if count > MAX_FIELDS {
+            return Err(ApiError::too_many_values());
+        }
         let name = field.name().unwrap_or_default().to_owned();
         if name == "file" {
             file = Some(Zeroizing::new(
@@ -302,8 +306,11 @@ si:sinhala,sk:slovak,sl:slovenian,sn:shona,so:somali,sq:albanian,sr:serbian,su:s
 sw:swahili,ta:tamil,te:telugu,tg:tajik,th:thai,tk:turkmen,tl:tagalog,tr:turkish,tt:tatar,\
 uk:ukrainian,ur:urdu,uz:uzbek,vi:vietnamese,yi:yiddish,yo:yoruba,yue:cantonese,zh:chinese";
 
-/// Forms that are read at a time.
-static UPLOADS: Semaphore = Semaphore::const_new(8);
+/// Forms that are read at a time, and those of one client.
+static UPLOADS: Room = Room::new(8, 2);
+
+/// More than there are parameters: each costs more than what it came as.
+const MAX_FIELDS: usize = 64;
 
 /// For a whole form.
 const UPLOAD_TIME: Duration = Duration::from_secs(120);

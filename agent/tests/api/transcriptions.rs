@@ -3,9 +3,10 @@
 use std::sync::LazyLock;
 
 use agent::api::{Model, Models, router};
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::http::{Response, StatusCode};
-use inference::Engine;
+use futures_util::{poll, stream};
+use inference::{Engine, Tenant};
 use serde_json::json;
 use tower::ServiceExt as _;
 
@@ -27,6 +28,10 @@ fn form(file: &[u8], fields: &[(&str, &str)]) -> Vec<u8> {
 }
 
 async fn post(path: &str, kind: &str, body: Vec<u8>) -> Response<Body> {
+    served().oneshot(request(path, kind, body)).await.unwrap()
+}
+
+fn served() -> axum::Router {
     static APP: LazyLock<axum::Router> = LazyLock::new(|| {
         let model = |name: &str, dir: &str| Model {
             name: name.into(),
@@ -39,9 +44,6 @@ async fn post(path: &str, kind: &str, body: Vec<u8>) -> Response<Body> {
         ]))
     });
     APP.clone()
-        .oneshot(request(path, kind, body))
-        .await
-        .unwrap()
 }
 
 async fn ask(path: &str, file: &[u8], fields: &[(&str, &str)]) -> Response<Body> {
@@ -52,6 +54,37 @@ async fn ask(path: &str, file: &[u8], fields: &[(&str, &str)]) -> Response<Body>
         form(file, &fields),
     )
     .await
+}
+
+/// Forms that do not end, and what others hear meanwhile.
+#[tokio::test]
+async fn one_client_cannot_take_the_places_of_all_forms() {
+    let (slow, other) = (Tenant::new(), Tenant::new());
+    let send = |tenant: &Tenant, body: Body| {
+        let kind = "multipart/form-data; boundary=cut";
+        let mut request = request("/v1/audio/transcriptions", kind, body);
+        request.extensions_mut().insert(tenant.clone());
+        Box::pin(served().oneshot(request))
+    };
+    let endless = || Body::from_stream(stream::pending::<Result<Bytes, axum::Error>>());
+    let mut held = [(); 2].map(|()| send(&slow, endless()));
+    for held in &mut held {
+        assert!(poll!(held).is_pending());
+    }
+    let refused = send(&slow, endless()).await.unwrap();
+    let error = error(refused, StatusCode::TOO_MANY_REQUESTS).await;
+    assert_eq!(error["code"], "rate_limit_exceeded");
+    let heard = form(&flac(), &[("model", "whisper")]);
+    ok(send(&other, heard.clone().into()).await.unwrap()).await;
+    drop(held);
+    ok(send(&slow, heard.into()).await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_form_of_many_fields_is_refused() {
+    let many = vec![("include[]", ""); 64];
+    let error = error(transcribe(&many).await, StatusCode::PAYLOAD_TOO_LARGE).await;
+    assert_eq!(error["code"], "request_too_large");
 }
 
 async fn transcribe(fields: &[(&str, &str)]) -> Response<Body> {
