@@ -38,8 +38,8 @@ pub use keyset::{Keyset, KeysetError};
 pub use opening::{Forwarded, Opening, OpeningError, Run, Settings, hash_ids};
 #[cfg(not(target_arch = "wasm32"))]
 pub use receipt::{
-    Engine, Event, Executed, Model, Output, Prompt, Receipt, ReceiptError, Sampling, SeedSource,
-    Signed,
+    Counted, Engine, Event, Executed, Model, Output, Prompt, Receipt, ReceiptError, Sampling,
+    SeedSource, Signed, Unit,
 };
 
 /// As artefacts and headers name it.

@@ -3,10 +3,12 @@
 //! ```text
 //! keyset      named by a quote that the policy takes, or by a session that was verified
 //! receipt     signed by a key of the keyset
+//! model       what answered, by name and root; of what endpoint
+//! counted     what was done where no tokens are counted
 //! request     the bytes that were sent have its hash
 //! response    the bytes that came have its hash
 //! opening     tokens, settings and salt have its hashes, and are as many as it counts
-//! replay      this machine chooses the same tokens
+//! replay      this machine chooses the same tokens, if any were chosen
 //! ```
 //!
 //! It does not show that an answer is true, nor when it was given.
@@ -104,6 +106,7 @@ impl VerifyArgs {
         };
         let id = &receipt.receipt_id;
         checks.push(Check::new("receipt", id, id, true));
+        self.show(&receipt, &mut checks);
         for (name, path, said) in [
             ("request", &self.request, receipt.received()),
             ("response", &self.response, receipt.returned()),
@@ -116,6 +119,29 @@ impl VerifyArgs {
         }
         self.open(&receipt, &mut checks)?;
         Ok(checks)
+    }
+
+    /// What is as it is signed for, and whether it can be made again: embeddings, labels,
+    /// transcripts and images are not.
+    fn show(&self, receipt: &Receipt, checks: &mut Vec<Check>) {
+        let Some(executed) = receipt.executed() else {
+            return;
+        };
+        let shown = |name, said: String| Check::new(name, &said, &said, true);
+        let root = executed.model.root.as_deref().unwrap_or("of no disk");
+        let model = format!("{} {root}, {}", executed.model.name, receipt.endpoint);
+        checks.push(shown("model", model));
+        if let Some(counted) = executed.counted {
+            checks.push(shown("counted", counted.to_string()));
+        }
+        if executed.outputs.is_empty() {
+            let found = format!("answers of {} are not replayed", receipt.endpoint);
+            let expected = match self.replay {
+                true => "tokens that were chosen",
+                false => &found,
+            };
+            checks.push(Check::new("replay", expected, &found, !self.replay));
+        }
     }
 
     fn open(&self, receipt: &Receipt, checks: &mut Vec<Check>) -> anyhow::Result<()> {

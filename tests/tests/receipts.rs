@@ -16,6 +16,8 @@ use attestation::tdx::Quote;
 use attestation::time::UnixTime;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use clap::Parser as _;
 use client::address::Address;
 use client::receipts::{Keys, Recorder};
@@ -170,26 +172,12 @@ async fn the_gateway_writes_what_a_verifier_takes_and_every_change_is_named() {
     let (address, _running) = serve().await;
     let client = Client::new(address);
     let folder = tempfile::tempdir().unwrap();
-    let recorder = Recorder::new(folder.path().into(), true).unwrap();
-    let gateway = gateway::recording(Arc::clone(&client.worker), recorder);
     let mut request = json!({"stream": true, "temperature": 1, "top_p": 0.9, "n": 2});
     // What calls a tool has a form.
     request["tools"] = json!([{"type": "function", "function": {"name": "look"}}]);
     let request = ask(request);
-    let sent = Request::post("/v1/chat/completions")
-        .header("content-type", "application/json")
-        .body(Body::from(request.clone()));
-    let (head, body) = gateway.oneshot(sent.unwrap()).await.unwrap().into_parts();
-    body.collect().await.unwrap();
-    let id = head.headers["x-receipt-id"].to_str().unwrap();
-    let file = |end: &str| folder.path().join(format!("{id}{end}"));
-    let written = async {
-        while !file(".json").exists() {
-            yield_now().await;
-        }
-    };
-    timeout(Duration::from_secs(60), written).await.unwrap();
-    assert_eq!(fs::read(file(".request")).unwrap(), request.as_bytes());
+    let sent = ("/v1/chat/completions", JSON, request.as_bytes());
+    let names = record(&client, folder.path(), sent).await;
 
     let report = keys_of(folder.path());
     let keyset = report.keyset().unwrap();
@@ -206,8 +194,7 @@ async fn the_gateway_writes_what_a_verifier_takes_and_every_change_is_named() {
     let checks = checks.judge(&Td::new().policy(), &other, UnixTime(unix_time()));
     assert_eq!(failed(&checks), ["report-data"]);
 
-    let names = [".json", ".request", ".response", ".opening.json"].map(file);
-    let checks = || verify(&names, &tiny());
+    let checks = || verify(&names, Some(&tiny()));
     let all = checks().unwrap();
     assert!(failed(&all).is_empty(), "{all:?}");
     assert_eq!(all.iter().filter(|check| check.name == "replay").count(), 2);
@@ -248,22 +235,109 @@ async fn the_gateway_writes_what_a_verifier_takes_and_every_change_is_named() {
             "output.ids_hash output.tokens",
         ),
     ] {
-        let good = fs::read_to_string(&names[name]).unwrap();
-        let bad = good.replacen(from, to, 1);
-        assert_ne!(good, bad, "{from}");
-        fs::write(&names[name], bad).unwrap();
-        let named = match checks() {
-            Ok(checks) => failed(&checks).join(" "),
-            Err(error) => format!("{error:#}"),
-        };
+        let named = changed(&names[name], from, to, checks);
         assert!(named.contains(expected), "{to}: {named}");
-        fs::write(&names[name], good).unwrap();
     }
     let other = other_weights();
-    let caught = verify(&names, other.path()).unwrap();
+    let caught = verify(&names, Some(other.path())).unwrap();
     assert_eq!(failed(&caught), ["replay", "replay"]);
     let named = &caught.iter().find(|check| !check.passed).unwrap().found;
     assert!(named.starts_with("answer 0, token "), "{named}");
+}
+
+/// Nothing was chosen for them, so they are not replayed, and that is said.
+#[tokio::test]
+async fn answers_of_other_kinds_name_their_model_and_what_was_counted() {
+    let reference = |name: &str| tiny().join("../../reference").join(name);
+    let mut models = vec![
+        ("whisper", reference("whisper")),
+        ("vit", reference("vision/vit")),
+        ("draws", reference("diffusion")),
+    ];
+    let image = fs::read(reference("vision/image.png")).unwrap();
+    let image = format!("data:image/png;base64,{}", BASE64_STANDARD.encode(image));
+    let seen = json!({"model": "vit", "input": [image, image]});
+    let drawn = json!({"model": "draws", "prompt": "a sea", "steps": 2, "n": 2});
+    let sound = fs::read(reference("tone.flac")).unwrap();
+    let form = [
+        b"--cut\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nwhisper\r\n--cut\r\n",
+        &b"Content-Disposition: form-data; name=\"file\"; filename=\"a\"\r\n\r\n"[..],
+        &sound,
+        b"\r\n--cut--\r\n",
+    ];
+    let read = json!({"model": "minilm", "input": ["a happy person", "a dog"]});
+    let mut kinds = vec![
+        (
+            "/v1/audio/transcriptions",
+            "multipart/form-data; boundary=cut",
+            form.concat(),
+            "times 20 ms of sound: 10 read, 0 made",
+            ("\"sound_20ms\"", "\"image\""),
+        ),
+        (
+            "/v1/classify",
+            JSON,
+            seen.to_string().into_bytes(),
+            "images: 2 read, 0 made",
+            ("\"read\":2", "\"read\":1"),
+        ),
+        (
+            "/v1/images/generations",
+            JSON,
+            drawn.to_string().into_bytes(),
+            "steps of images: 0 read, 4 made",
+            ("\"made\":4", "\"made\":3"),
+        ),
+    ];
+    if let Some(minilm) = minilm() {
+        models.push(("minilm", minilm));
+        kinds.push((
+            "/v1/embeddings",
+            JSON,
+            read.to_string().into_bytes(),
+            "",
+            ("\"tokens\":9", "\"tokens\":8"),
+        ));
+    }
+    let (address, _running) = serve_all(&models).await;
+    let client = Client::new(address);
+    let folder = tempfile::tempdir().unwrap();
+    for ((path, kind, body, counted, (from, to)), (model, weights)) in kinds.iter().zip(&models) {
+        let names = record(&client, folder.path(), (path, kind, body)).await;
+        let checks = || verify(&names, None);
+        let all = checks().unwrap();
+        assert!(failed(&all).is_empty(), "{all:?}");
+        let shown = |name| {
+            let shown = all.iter().find(|check| check.name == name);
+            shown.map(|check| check.found.as_str())
+        };
+        let name = format!("{model} verity-sha256:0606, {path}");
+        assert_eq!(shown("model"), Some(&*name));
+        assert_eq!(shown("counted").unwrap_or_default(), *counted, "{path}");
+        let replay = format!("answers of {path} are not replayed");
+        assert_eq!(shown("replay"), Some(&*replay));
+        let asked = verify(&names, Some(weights)).unwrap();
+        assert_eq!(failed(&asked), ["replay"], "{path}");
+
+        let signed = fs::read_to_string(&names[0]).unwrap();
+        let engine = Engine::load(weights).unwrap();
+        // Three models that draw together have no one form.
+        let quant = engine.card().format.as_ref().map(|form| {
+            let form = form.to_lowercase();
+            format!("\"quant\":\"{form}\"")
+        });
+        for said in quant.into_iter().chain(["\"kernels\":\"".into()]) {
+            assert!(signed.contains(&said), "{path}: {said} in {signed}");
+        }
+        for (name, from, to, expected) in [
+            (0, *from, *to, "receipt"),
+            (0, "verity-sha256:0606", "verity-sha256:0607", "receipt"),
+            (1, *model, "other", "request"),
+            (2, ":", ";", "response"),
+        ] {
+            assert_eq!(changed(&names[name], from, to, checks), expected, "{path}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -275,20 +349,73 @@ async fn what_is_no_answer_has_no_receipt() {
     assert_eq!(answer.headers["x-aci-version"], "aci/1");
 }
 
-/// As `cocoon receipt verify` sees them.
-fn verify(names: &[PathBuf; 4], model: &Path) -> anyhow::Result<Vec<Check>> {
+/// Sends a body through a gateway that writes receipts, and gives the files: receipt,
+/// request, response and opening.
+async fn record(
+    client: &Client,
+    folder: &Path,
+    (path, kind, body): (&str, &str, &[u8]),
+) -> [PathBuf; 4] {
+    let recorder = Recorder::new(folder.into(), true).unwrap();
+    let gateway = gateway::recording(Arc::clone(&client.worker), recorder);
+    let sent = Request::post(path)
+        .header("content-type", kind)
+        .body(Body::from(body.to_vec()));
+    let (head, answer) = gateway.oneshot(sent.unwrap()).await.unwrap().into_parts();
+    answer.collect().await.unwrap();
+    assert_eq!(head.status, StatusCode::OK, "{path}");
+    let id = head.headers["x-receipt-id"].to_str().unwrap();
+    let names = [".json", ".request", ".response", ".opening.json"];
+    let names = names.map(|end| folder.join(format!("{id}{end}")));
+    let written = async {
+        while !names[0].exists() {
+            yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(60), written).await.unwrap();
+    assert_eq!(fs::read(&names[1]).unwrap(), body);
+    names
+}
+
+/// What is said with something else in a file.
+fn changed(
+    file: &Path,
+    from: &str,
+    to: &str,
+    checks: impl Fn() -> anyhow::Result<Vec<Check>>,
+) -> String {
+    let good = fs::read(file).unwrap();
+    let place = good
+        .windows(from.len())
+        .position(|part| part == from.as_bytes());
+    let (begin, rest) = good.split_at(place.expect(from));
+    let bad = [begin, to.as_bytes(), &rest[from.len()..]].concat();
+    fs::write(file, bad).unwrap();
+    let named = match checks() {
+        Ok(checks) => failed(&checks).join(" "),
+        Err(error) => format!("{error:#}"),
+    };
+    fs::write(file, good).unwrap();
+    named
+}
+
+/// As `cocoon receipt verify` sees them, and replays them with a model.
+fn verify(names: &[PathBuf; 4], model: Option<&Path>) -> anyhow::Result<Vec<Check>> {
     let [receipt, request, response, opening] = names.each_ref().map(|name| name.as_os_str());
-    let arguments = ["cocoon", "verify", "--keys-were-verified", "--replay"].map(OsStr::new);
-    let files = [
-        ("--request", request),
-        ("--response", response),
-        ("--opening", opening),
-        ("--model", model.as_os_str()),
-    ];
-    let files = files
-        .iter()
-        .flat_map(|(name, file)| [OsStr::new(name), file]);
-    let cli = Cli::parse_from(arguments.into_iter().chain([receipt]).chain(files));
+    let mut arguments = vec!["cocoon".as_ref(), "verify".as_ref(), receipt];
+    for (name, file) in [
+        ("--keys-were-verified", None),
+        ("--request", Some(request)),
+        ("--response", Some(response)),
+        ("--opening", Some(opening)),
+    ] {
+        arguments.push(OsStr::new(name));
+        arguments.extend(file);
+    }
+    if let Some(model) = model {
+        arguments.extend(["--replay".as_ref(), "--model".as_ref(), model.as_os_str()]);
+    }
+    let cli = Cli::parse_from(arguments);
     let receipt::Command::Verify(args) = cli.command;
     args.checks()
 }
@@ -340,17 +467,31 @@ fn tiny() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../inference/models/cocoon-tiny")
 }
 
+/// An embedder, where `cargo xtask` has fetched it.
+fn minilm() -> Option<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let dir = std::env::var_os("COCOON_MODELS").map_or(root.join("target/models"), PathBuf::from);
+    let dir = dir.join("minilm");
+    let there = dir.exists();
+    assert!(there || std::env::var_os("CI").is_none(), "no minilm");
+    there.then_some(dir)
+}
+
 /// The agent's server with a model, in a TD.
 async fn serve() -> (SocketAddr, DropGuard) {
+    serve_all(&[("tiny", tiny())]).await
+}
+
+async fn serve_all(models: &[(&str, PathBuf)]) -> (SocketAddr, DropGuard) {
     let worker = session::server::Worker::start(Arc::new(Td::new())).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let model = Model {
-        name: "tiny".into(),
+    let models = models.iter().map(|(name, dir)| Model {
+        name: (*name).into(),
         root: Some("0606".into()),
-        engine: Engine::load(&tiny()).unwrap(),
-    };
-    let api = agent::api::router(Models::new([model]));
+        engine: Engine::load(dir).unwrap(),
+    });
+    let api = agent::api::router(Models::new(models));
     let stop = CancellationToken::new();
     let stopped = stop.clone().cancelled_owned();
     tokio::spawn(agent::serve::serve(listener, worker.unwrap(), api, stopped));
@@ -369,6 +510,8 @@ fn ask(more: Value) -> String {
     fields.extend(more.as_object().unwrap().clone());
     request.to_string()
 }
+
+const JSON: &str = "application/json";
 
 const BIAS: [(u32, f64); 2] = [(0, -100.0), (2, -100.0)];
 

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 
+use attestation::aci::Unit;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use inference::{RequestError, Tenant, Witness};
@@ -24,12 +25,17 @@ impl Asker {
         Some(ledger.open(model.model(), id))
     }
 
-    /// Notes what is about to be done where no witness counts tokens; an error if that is
-    /// more than is paid for.
-    pub(super) fn charge(&self, count: Count) -> Result<(), RequestError> {
-        self.ledger
-            .as_ref()
-            .map_or(Ok(()), |ledger| ledger.charge(count))
+    /// Notes what `model` is about to do where no witness counts tokens; an error if that
+    /// is more than is paid for.
+    pub(super) fn charge(
+        &self,
+        model: &Served,
+        unit: Unit,
+        count: Count,
+    ) -> Result<(), RequestError> {
+        self.ledger.as_ref().map_or(Ok(()), |ledger| {
+            ledger.open_counted(model.model(), unit, count)
+        })
     }
 }
 

@@ -14,6 +14,7 @@
 //! * Without effect: `user`.
 //! * Refused: everything else.
 
+use attestation::aci::Unit;
 use axum::Json;
 use axum::extract::State;
 use inference::Image;
@@ -47,13 +48,12 @@ pub(super) async fn create(
     let pending = aside(move || {
         let model = models.get(&model)?;
         let (places, images) = read(input)?;
-        // There are no tokens to tell of, but it is known what answers.
-        drop(asker.witness(model, None));
         // An image is counted as a token.
-        asker.charge(Count {
+        let count = Count {
             read: u64::try_from(images.len()).unwrap_or(u64::MAX),
             made: 0,
-        })?;
+        };
+        asker.charge(model, Unit::Image, count)?;
         let pending = model.engine().classify(asker.tenant.clone(), &images, top);
         pending.map_err(|error| images::named(error, &places))
     });

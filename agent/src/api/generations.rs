@@ -8,6 +8,7 @@
 //!   `png`, and [`neutral`].
 //! * Refused: everything else.
 
+use attestation::aci::Unit;
 use axum::Json;
 use axum::extract::State;
 use base64::Engine as _;
@@ -36,10 +37,11 @@ pub(super) async fn create(
     fields.finish()?;
     // A step of an image is counted as a token.
     let steps = u64::try_from(request.steps).unwrap_or(u64::MAX);
-    asker.charge(Count {
+    let count = Count {
         read: 0,
         made: steps.saturating_mul(request.count),
-    })?;
+    };
+    asker.charge(model, Unit::Step, count)?;
     request.tenant = asker.tenant.clone();
     let pending = model.engine().picture(request);
     let pictures = pending.map_err(|error| ApiError::from(error).of("input", "prompt"))?;

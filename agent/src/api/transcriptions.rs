@@ -11,6 +11,7 @@
 
 use std::time::Duration;
 
+use attestation::aci::Unit;
 use axum::Json;
 use axum::extract::State;
 use axum::extract::multipart::{Multipart, MultipartRejection};
@@ -71,10 +72,11 @@ async fn create(
         let audio = Audio::decode(&file).map_err(|error| ApiError::of_file(&error))?;
         // What the model sees as one, 20 ms, is counted as a token.
         let heard = audio.duration().as_millis().div_ceil(20);
-        asker.charge(Count {
+        let count = Count {
             read: u64::try_from(heard).unwrap_or(u64::MAX),
             made: 0,
-        })?;
+        };
+        asker.charge(model, Unit::Sound, count)?;
         let request = TranscriptRequest {
             audio,
             language: asked.language.clone(),

@@ -1,8 +1,8 @@
 //! From what passed and what was executed to a receipt.
 
 use attestation::aci::{
-    Engine, Event, Executed, Forwarded, Hash, Json, JsonError, Opening, Output, Prompt, Receipt,
-    Run, Sampling, SeedSource, Settings, VERSION, hash_ids,
+    Counted, Engine, Event, Executed, Forwarded, Hash, Json, JsonError, Opening, Output, Prompt,
+    Receipt, Run, Sampling, SeedSource, Settings, VERSION, hash_ids,
 };
 use attestation::register::Digest256;
 use inference::RequestError;
@@ -38,7 +38,11 @@ impl Exchange<'_> {
             event_log.push(Event::Forwarded {
                 body_hash: Hash::of(forwarded.as_bytes()),
             });
-            let event = event(entry, &executed, &opened);
+            let Count { read, made } = self.ledger.count();
+            let event = Executed {
+                counted: entry.unit.map(|unit| Counted { unit, read, made }),
+                ..event(entry, &executed, &opened)
+            };
             let made = event.outputs.iter().map(|output| output.tokens);
             // An embedder reads each text, also one that it has just read.
             let texts = executed.iter().filter(|one| one.reason.is_none());
@@ -130,6 +134,7 @@ fn event(entry: &Entry, executed: &[inference::Executed], opened: &Opening) -> E
             ids_hash: hash_ids(salt, prompts),
         },
         outputs: outputs.collect(),
+        counted: None,
         price: entry.price,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use attestation::aci::{Hash, Model as Named};
+use attestation::aci::{Hash, Model as Named, Unit};
 use inference::{Bounds, RequestError, Witness};
 
 use crate::api::Model;
@@ -29,6 +29,8 @@ pub(super) struct Entry {
     pub(super) kernels: &'static str,
     pub(super) price: Option<u64>,
     pub(super) witness: Witness,
+    /// What is counted, where the witness counts no tokens.
+    pub(super) unit: Option<Unit>,
 }
 
 /// Tokens of answers that came to their end, or what an endpoint counts in their place.
@@ -81,8 +83,24 @@ impl Ledger {
             kernels: card.kernels,
             price: self.price,
             witness: witness.clone(),
+            unit: None,
         });
         witness
+    }
+
+    /// Opens the page for a model whose engine tells nobody, and counts what it is about to
+    /// do in its stead, unless that is more than is paid for.
+    pub fn open_counted(
+        &self,
+        model: &Model,
+        unit: Unit,
+        count: Count,
+    ) -> Result<(), RequestError> {
+        drop(self.open(model, None));
+        if let Some(entry) = &mut self.page().entry {
+            entry.unit = Some(unit);
+        }
+        self.charge(count)
     }
 
     /// Counts what is about to be done, unless it is more than is paid for.

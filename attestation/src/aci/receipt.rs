@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::fmt;
 
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use serde::{Deserialize, Serialize};
@@ -80,6 +81,9 @@ pub struct Executed {
     pub prompt: Prompt,
     /// What was said.
     pub outputs: Vec<Output>,
+    /// What was done where no tokens are counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counted: Option<Counted>,
     /// Nanotons for a million tokens, where vouchers paid them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub price: Option<u64>,
@@ -171,6 +175,42 @@ pub struct Output {
     pub finish: String,
     /// Decimal u64: more than other readers' integers hold.
     pub seed: String,
+}
+
+/// What is counted, and paid, as tokens are.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Counted {
+    /// Of what.
+    pub unit: Unit,
+    /// As many were read.
+    pub read: u64,
+    /// As many were made.
+    pub made: u64,
+}
+
+/// What stands for a token.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unit {
+    /// An image that is seen.
+    Image,
+    /// 20 ms of sound.
+    #[serde(rename = "sound_20ms")]
+    Sound,
+    /// A step of an image that is drawn.
+    Step,
+}
+
+impl fmt::Display for Counted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { unit, read, made } = self;
+        let unit = match unit {
+            Unit::Image => "images",
+            Unit::Sound => "times 20 ms of sound",
+            Unit::Step => "steps of images",
+        };
+        write!(f, "{unit}: {read} read, {made} made")
+    }
 }
 
 impl Receipt {
@@ -437,6 +477,7 @@ pub(super) mod tests {
                 ids_hash: hash_ids(&salt, opening.forwarded.prompts()),
             },
             outputs: (0..).zip(&opening.outputs).map(output).collect(),
+            counted: None,
             price: None,
         };
         let forwarded = opening.forwarded.canonical().unwrap();
