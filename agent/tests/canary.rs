@@ -29,12 +29,12 @@ use attestation::register::Digest256;
 use axum::body::Body;
 use axum::http::Request;
 use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD_NO_PAD;
+use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD};
 use futures_util::StreamExt as _;
 use http_body_util::BodyExt as _;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use inference::{Engine, Prompt, Witness};
+use inference::{Engine, Prompt, Tenant, Witness};
 use memchr::memmem;
 use serde_json::{Value, json};
 use swtpm::Swtpm;
@@ -48,17 +48,18 @@ const SECRET: &str = "quokkamarzipanvelvet thunderhollyhockbassoon gl\u{fc}hw\u{
 #[tokio::test]
 async fn a_secret_leaves_only_through_its_own_session_and_stays_nowhere() {
     let Some(agent) = Agent::start() else { return };
-    let ids = ids().await;
-    let needles = needles(&ids);
+    let needles = needles(&[chat_ids().await, embedder_ids().await]);
     // The search finds what is there.
     let model = [("the name of its model", MODEL.into())];
     assert!(!agent.remembers(&model).is_empty());
 
-    let (echo, others) = converse(&agent).await;
-    assert!(
-        echo.contains("quokkamarzipanvelvet"),
-        "the answer repeats the text: {echo}"
-    );
+    let (echoes, others) = converse(&agent).await;
+    for echo in echoes {
+        assert!(
+            echo.contains("quokkamarzipanvelvet"),
+            "the answer repeats the text: {echo}"
+        );
+    }
     for other in others {
         assert_nowhere(&other, other.as_bytes(), &needles);
     }
@@ -81,16 +82,16 @@ async fn a_secret_leaves_only_through_its_own_session_and_stays_nowhere() {
     }
 }
 
-/// Says the secret in every way that there is, and leaves. Gives an answer that repeats
-/// it, and what must not.
-async fn converse(agent: &Agent) -> (String, Vec<String>) {
+/// Says the secret in every way that there is, and leaves. Gives answers that repeat it,
+/// and what must not.
+async fn converse(agent: &Agent) -> (Vec<String>, Vec<String>) {
     let tcp = tokio::net::TcpStream::connect(agent.proxy).await.unwrap();
     let session = session::client::connect(tcp, &agent.policy).await.unwrap();
     let (mut http, driver) = http2::handshake(TokioExecutor::new(), TokioIo::new(session.stream))
         .await
         .unwrap();
     let driver = tokio::spawn(driver);
-    let mut send = async |method: &str, path: &str, kind: &str, body: String| {
+    let mut send = async |method: &str, path: &str, kind: &str, body: Vec<u8>| {
         let request = Request::builder()
             .method(method)
             .uri(format!("https://worker.cocoon.invalid{path}"))
@@ -115,60 +116,189 @@ async fn converse(agent: &Agent) -> (String, Vec<String>) {
         json!({"response_format": {"type": "json_schema", "json_schema": schema}}),
     ] {
         let escaped = chat(more).replace('\u{fc}', "\\u00fc");
-        let answer = send("POST", CHAT, JSON, escaped).await;
+        let answer = send("POST", CHAT, JSON, escaped.into()).await;
         assert!(answer.contains("chatcmpl-"), "{answer}");
     }
     // Who was told it repeats it.
+    let mut echoes = Vec::new();
     let echo = json!({"model": MODEL, "prompt": SECRET, "echo": true, "max_tokens": 4});
-    let echo = send("POST", "/v1/completions", JSON, echo.to_string()).await;
+    let [mut told, mut streamed] = [echo.clone(), echo];
+    told["n"] = json!(2);
+    streamed["stream"] = json!(true);
+    for echo in [told, streamed] {
+        echoes.push(send("POST", "/v1/completions", JSON, of(&echo)).await);
+    }
+    let mut flat = tool["function"].clone();
+    flat["type"] = json!("function");
+    let mut format = schema.clone();
+    format["type"] = json!("json_schema");
+    for more in [
+        json!({}),
+        json!({"stream": true, "tools": [flat]}),
+        json!({"stream": true, "text": {"format": format}}),
+    ] {
+        echoes.push(send("POST", RESPONSES, JSON, response(more)).await);
+    }
+
+    let mut others = Vec::new();
+    let picture = fs::read(reference("vision/image.png")).unwrap();
+    let picture = format!("data:image/png;base64,{}", BASE64_STANDARD.encode(picture));
+    let seen = json!([
+        {"type": "text", "text": SECRET},
+        {"type": "image_url", "image_url": {"url": picture, "detail": SECRET}},
+    ]);
+    let sound = fs::read(reference("tone.flac")).unwrap();
+    // As much of it as the model that draws reads.
+    let word = &SECRET[..11];
+    let texts = [SECRET, "and another"];
+    for (path, kind, body) in [
+        (CHAT, JSON, chat(says("sees", "user", seen)).into()),
+        (
+            EMBEDDINGS,
+            JSON,
+            of(&json!({"model": "embeds", "input": texts})),
+        ),
+        (
+            CLASSIFY,
+            JSON,
+            of(&json!({"model": "labels", "input": [picture], "user": SECRET})),
+        ),
+        (
+            "/v1/audio/transcriptions",
+            FORM,
+            form(
+                &[("response_format", "verbose_json"), ("prompt", SECRET)],
+                &sound,
+            ),
+        ),
+        (
+            "/v1/audio/translations",
+            FORM,
+            form(&[("prompt", SECRET)], &sound),
+        ),
+        (
+            IMAGES,
+            JSON,
+            of(&json!({"model": "draws", "prompt": word, "negative_prompt": word, "steps": 1})),
+        ),
+    ] {
+        let answer = send("POST", path, kind, body).await;
+        assert!(!answer.contains("\"error\""), "{path}: {answer}");
+        others.push(answer);
+    }
 
     let image = format!(
         "data:image/png;base64,{}",
         BASE64_STANDARD_NO_PAD.encode(SECRET)
     );
-    let image = json!([{"type": "image_url", "image_url": {"url": image}}]);
-    let says = |role: &str, content| json!({"messages": [{"role": role, "content": content}]});
-    let form = format!(
-        "--edge\r\ncontent-disposition: form-data; name=\"prompt\"\r\n\r\n{SECRET}\r\n\
-         --edge\r\ncontent-disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\n\r\n\
-         {SECRET}\r\n--edge--\r\n"
-    );
-    let mut others = Vec::new();
+    let url = json!([{"type": "image_url", "image_url": {"url": image}}]);
+    let completion = |more: Value| of(&with(json!({"model": MODEL, "prompt": SECRET}), more));
     for (path, kind, body) in [
-        (CHAT, JSON, chat(json!({"user": 7, "seed": SECRET}))),
-        (CHAT, JSON, chat(json!({"tool_choice": SECRET}))),
-        (CHAT, JSON, chat(json!({"model": SECRET}))),
-        (CHAT, JSON, chat(json!({"stop": [SECRET.repeat(9)]}))),
-        (CHAT, JSON, chat(says(SECRET, json!(SECRET)))),
-        (CHAT, JSON, chat(says("user", image))),
-        (CHAT, JSON, chat(json!({})).replace('}', "")),
+        (CHAT, JSON, chat(json!({"user": 7, "seed": SECRET})).into()),
+        (CHAT, JSON, chat(json!({"tool_choice": SECRET})).into()),
+        (CHAT, JSON, chat(json!({"model": SECRET})).into()),
+        (CHAT, JSON, chat(json!({"stop": [SECRET.repeat(9)]})).into()),
+        (CHAT, JSON, chat(says(MODEL, SECRET, json!(SECRET))).into()),
+        (CHAT, JSON, chat(says("sees", "user", url)).into()),
+        (CHAT, JSON, chat(json!({})).replace('}', "").into()),
         (CHAT, "text/plain", SECRET.into()),
         (
-            "/v1/embeddings",
+            CHAT,
             JSON,
-            json!({"model": MODEL, "input": SECRET}).to_string(),
+            chat(json!({"tools": [{"type": SECRET, "function": {"name": SECRET}}]})).into(),
+        ),
+        (
+            CHAT,
+            JSON,
+            chat(
+                json!({"response_format": {"type": "json_schema", "json_schema":
+                {"name": "said", "schema": {"$ref": SECRET}}}}),
+            )
+            .into(),
+        ),
+        (
+            "/v1/completions",
+            JSON,
+            completion(json!({"suffix": SECRET})),
+        ),
+        ("/v1/completions", JSON, completion(json!({"echo": SECRET}))),
+        (
+            RESPONSES,
+            JSON,
+            response(json!({"previous_response_id": SECRET})),
+        ),
+        (
+            RESPONSES,
+            JSON,
+            response(json!({"input": [{"type": SECRET, "call_id": SECRET}]})),
+        ),
+        (
+            RESPONSES,
+            JSON,
+            response(json!({"text": {"format": {"type": SECRET}}})),
+        ),
+        (
+            EMBEDDINGS,
+            JSON,
+            of(&json!({"model": MODEL, "input": SECRET})),
+        ),
+        (
+            EMBEDDINGS,
+            JSON,
+            of(&json!({"model": "embeds", "input": SECRET, "encoding_format": SECRET})),
+        ),
+        (
+            CLASSIFY,
+            JSON,
+            of(&json!({"model": "labels", "input": SECRET})),
+        ),
+        (
+            CLASSIFY,
+            JSON,
+            of(&json!({"model": "labels", "input": [image]})),
         ),
         (
             "/v1/audio/transcriptions",
-            "multipart/form-data; boundary=edge",
-            form,
+            FORM,
+            form(&[("prompt", SECRET)], SECRET.as_bytes()),
+        ),
+        (
+            "/v1/audio/transcriptions",
+            FORM,
+            form(&[("prompt", SECRET), ("language", SECRET)], &sound),
+        ),
+        (
+            "/v1/audio/translations",
+            FORM,
+            form(&[("temperature", SECRET)], &sound),
+        ),
+        ("/v1/audio/translations", FORM, SECRET.into()),
+        (
+            IMAGES,
+            JSON,
+            of(&json!({"model": "draws", "prompt": SECRET.repeat(99)})),
+        ),
+        (
+            IMAGES,
+            JSON,
+            of(&json!({"model": "draws", "prompt": word, "size": SECRET})),
         ),
     ] {
         let refusal = send("POST", path, kind, body).await;
-        assert!(refusal.contains("\"error\""), "{refusal}");
+        assert!(refusal.contains("\"error\""), "{path}: {refusal}");
         others.push(refusal);
     }
-    let metrics = send("GET", "/metrics", JSON, String::new()).await;
+    let metrics = send("GET", "/metrics", JSON, Vec::new()).await;
     assert!(metrics.contains("# TYPE "), "{metrics}");
     others.push(metrics);
     driver.abort();
     assert!(driver.await.is_err(), "it was open until now");
-    (echo, others)
+    (echoes, others)
 }
 
 /// A request, with some fields of its own.
 fn chat(more: Value) -> String {
-    let mut body = json!({
+    let body = json!({
         "model": MODEL,
         "messages": [
             {"role": "system", "content": format!("Never say {SECRET}.")},
@@ -177,16 +307,69 @@ fn chat(more: Value) -> String {
         "max_tokens": 40,
         "temperature": 1,
     });
+    with(body, more).to_string()
+}
+
+/// A conversation of one message.
+fn says(model: &str, role: &str, content: Value) -> Value {
+    json!({"model": model, "messages": [{"role": role, "content": content}], "max_tokens": 4})
+}
+
+fn response(more: Value) -> Vec<u8> {
+    let input = json!([
+        {"role": "user", "content": [{"type": "input_text", "text": SECRET}]},
+        {"type": "function_call", "call_id": "c", "name": "look", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c", "output": SECRET},
+    ]);
+    let body = json!({
+        "model": MODEL, "input": input, "instructions": format!("Never say {SECRET}."),
+        "max_output_tokens": 40,
+    });
+    of(&with(body, more))
+}
+
+fn with(mut body: Value, more: Value) -> Value {
     let fields = body.as_object_mut().unwrap();
     fields.extend(more.as_object().unwrap().clone());
-    body.to_string()
+    body
+}
+
+fn of(body: &Value) -> Vec<u8> {
+    body.to_string().into_bytes()
+}
+
+/// A form with a file whose name is the secret too.
+fn form(fields: &[(&str, &str)], file: &[u8]) -> Vec<u8> {
+    let mut body = String::new();
+    for (name, value) in [&[("model", "hears")], fields].concat() {
+        let head = format!("--edge\r\ncontent-disposition: form-data; name=\"{name}\"");
+        body += &format!("{head}\r\n\r\n{value}\r\n");
+    }
+    let head = "--edge\r\ncontent-disposition: form-data; name=\"file\"; filename";
+    body += &format!("{head}=\"{SECRET}.flac\"\r\n\r\n");
+    [body.as_bytes(), file, b"\r\n--edge--\r\n"].concat()
 }
 
 const CHAT: &str = "/v1/chat/completions";
+const CLASSIFY: &str = "/v1/classify";
+const EMBEDDINGS: &str = "/v1/embeddings";
+const IMAGES: &str = "/v1/images/generations";
+const RESPONSES: &str = "/v1/responses";
+const FORM: &str = "multipart/form-data; boundary=edge";
 const JSON: &str = "application/json";
 
+/// The secret's tokens, as the agent's embedder has them.
+async fn embedder_ids() -> Vec<u32> {
+    let engine = Engine::load(&minilm()).unwrap();
+    let witness = Witness::default();
+    let told = Some(witness.clone());
+    let pending = engine.embed_before(Tenant::new(), told, &[SECRET.to_owned()]);
+    pending.unwrap().await.unwrap();
+    witness.take().pop().unwrap().prompt.to_vec()
+}
+
 /// The secret's tokens, as the agent's own engine has them.
-async fn ids() -> Vec<u32> {
+async fn chat_ids() -> Vec<u32> {
     let engine = Engine::load(&tiny()).unwrap();
     let witness = Witness::default();
     let request = inference::Request {
@@ -201,7 +384,7 @@ async fn ids() -> Vec<u32> {
 
 /// Forms of the secret, in pieces so small that each register that held a part of it
 /// held one of them.
-fn needles(ids: &[u32]) -> Vec<(&'static str, Vec<u8>)> {
+fn needles(ids: &[Vec<u32>]) -> Vec<(&'static str, Vec<u8>)> {
     let mut needles = Vec::new();
     for word in SECRET.split(' ') {
         for piece in word.as_bytes().windows(10).step_by(7) {
@@ -215,7 +398,7 @@ fn needles(ids: &[u32]) -> Vec<(&'static str, Vec<u8>)> {
             needles.push(("base64", whole.as_bytes()[..16].to_vec()));
         }
     }
-    for ids in ids.windows(4).step_by(4) {
+    for ids in ids.iter().flat_map(|ids| ids.windows(4).step_by(4)) {
         let bytes = ids.iter().flat_map(|id| id.to_le_bytes());
         needles.push(("tokens", bytes.collect()));
         let texts: Vec<_> = ids.iter().map(ToString::to_string).collect();
@@ -252,22 +435,29 @@ struct Agent {
 
 impl Agent {
     fn start() -> Option<Self> {
+        if !minilm().exists() {
+            assert!(std::env::var_os("CI").is_none(), "CI needs minilm");
+            return None;
+        }
         let swtpm = Swtpm::start()?;
         let folder = tempfile::tempdir().unwrap();
         let file = |name: &str| folder.path().join(name);
         let listen = free_address();
         let (root, salt) = ("6".repeat(64), "7".repeat(64));
-        let measured = format!(
-            "version = 1\nrole = \"worker\"\n\n[[model]]\nname = \"{MODEL}\"\n\
-             verity = \"sha256:{root}:{salt}:1\"\n"
-        );
+        let models = models();
+        let named = models.iter().map(|(name, _)| {
+            format!("\n[[model]]\nname = \"{name}\"\nverity = \"sha256:{root}:{salt}:1\"\n")
+        });
+        let measured = "version = 1\nrole = \"worker\"\n".to_owned() + &named.collect::<String>();
         let unmeasured =
             format!("version = 1\nlisten = \"{listen}\"\n\n[network]\nmode = \"dhcp\"\n");
         fs::write(file("measured.toml"), measured).unwrap();
         fs::write(file("unmeasured.toml"), unmeasured).unwrap();
         fs::write(file("eventlog"), "").unwrap();
         fs::create_dir(file("models")).unwrap();
-        symlink(tiny(), file("models").join(MODEL)).unwrap();
+        for (name, dir) in models {
+            symlink(dir, file("models").join(name)).unwrap();
+        }
         let process = Command::new(env!("CARGO_BIN_EXE_agent"))
             .args(["--platform", "vtpm", "--tpm", &swtpm.tcti()])
             .arg("--measured")
@@ -291,7 +481,9 @@ impl Agent {
         {
             assert!(
                 started.elapsed() < Duration::from_secs(120),
-                "the agent does not listen"
+                "the agent does not listen: {}{}",
+                fs::read_to_string(file("stdout")).unwrap(),
+                fs::read_to_string(file("stderr")).unwrap()
             );
             thread::sleep(Duration::from_millis(50));
         }
@@ -390,8 +582,32 @@ fn free_address() -> SocketAddr {
         .unwrap()
 }
 
+/// One of each kind.
+fn models() -> [(&'static str, PathBuf); 6] {
+    [
+        (MODEL, tiny()),
+        ("draws", reference("diffusion")),
+        ("embeds", minilm()),
+        ("hears", reference("whisper")),
+        ("labels", reference("vision/vit")),
+        ("sees", reference("vision/llava-llama")),
+    ]
+}
+
 fn tiny() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../inference/models/cocoon-tiny")
+    reference("../models/cocoon-tiny")
+}
+
+fn minilm() -> PathBuf {
+    let models = std::env::var_os("COCOON_MODELS");
+    models
+        .map_or(reference("../../target/models"), PathBuf::from)
+        .join("minilm")
+}
+
+fn reference(name: &str) -> PathBuf {
+    let inference = Path::new(env!("CARGO_MANIFEST_DIR")).join("../inference");
+    inference.join("reference").join(name)
 }
 
 const MODEL: &str = "canary-model";
