@@ -80,6 +80,7 @@ impl Decoder {
             shape::Kind::NestedGemma => weights.only("language_model."),
             _ => weights,
         };
+        weights.scaled = shape.scaled;
         let table = [shape.vocabulary, shape.hidden];
         let embedding = weights.matrix(pool, "model.embed_tokens.weight", table, |row| row)?;
         let layers = (0..shape.layers)

@@ -4,7 +4,9 @@
 //! An [`Engine`] is one model of one directory: in the layout of the Hugging Face
 //! hub, or a GGUF file of a decoder with numbers of the types F32, F16, BF16, Q8_0,
 //! Q4_K and Q6_K, beside which `tokenizer.json` and the files of the hub are used if
-//! they are there. Numbers stay in memory as they are in the file.
+//! they are there. Decoders in the hub's layout may be FP8 (E4M3) as DeepSeek and Qwen
+//! publish it, with a scale for each square of 128 by 128. Numbers stay in memory as
+//! they are in the file; on a GPU FP8 becomes BF16.
 //!
 //! Decoders: Llama, Mistral, Phi-3, Qwen2 and Qwen3, Gemma 3 (its text), Mixtral,
 //! Qwen2 and Qwen3 with experts, DeepSeek V2 and V3; what DeepSeek distilled into

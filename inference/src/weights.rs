@@ -5,6 +5,7 @@
 
 pub(crate) mod gguf;
 mod safetensors;
+mod source;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,9 +17,10 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
+use self::source::Source;
 use crate::error::LoadError;
 use crate::kernel::level::from_half;
-use crate::kernel::matrix::{Format, Matrix};
+use crate::kernel::matrix::{Format, Matrix, f8};
 use crate::kernel::pool::Pool;
 use crate::model_dir::ModelDir;
 
@@ -28,6 +30,8 @@ pub(crate) struct Weights {
     files: Vec<Open>,
     entries: BTreeMap<String, Entry>,
     parameters: u64,
+    /// Whether matrices may be FP8, with a scale for each square of 128 by 128.
+    pub(crate) scaled: bool,
 }
 
 #[derive(Debug)]
@@ -156,22 +160,10 @@ impl Weights {
         shape: [usize; 2],
         order: impl Fn(usize) -> usize + Sync,
     ) -> Result<Arc<Matrix>, LoadError> {
-        let (entry, format) = self.locate(name, whole)?;
-        let open = self.files.get(entry.file);
-        let start = entry.start;
-        let read = |row: usize, bytes: &mut [u8]| {
-            let offset = order(row)
-                .checked_mul(bytes.len())
-                .and_then(|at| u64::try_from(at).ok());
-            let offset = offset
-                .and_then(|at| start.checked_add(at))
-                .ok_or(io::ErrorKind::InvalidInput)?;
-            let open = open.ok_or(io::ErrorKind::NotFound)?;
-            open.file.read_exact_at(bytes, offset)
-        };
-        let matrix = Matrix::pack(pool, format, shape, read).map_err(|source: io::Error| {
-            read_error(open.map_or(Path::new(name), |open| &open.path), source)
-        })?;
+        let source = self.source(name, whole)?;
+        let read = |row: usize, bytes: &mut [u8]| source.read(order(row), bytes);
+        let matrix = Matrix::pack(pool, source.format, shape, read);
+        let matrix = matrix.map_err(|error| source.error(error))?;
         let [outputs, inputs] = shape;
         self.count(outputs.saturating_mul(inputs));
         Ok(Arc::new(matrix))
@@ -185,20 +177,18 @@ impl Weights {
         whole: [usize; 2],
         rows: Range<usize>,
     ) -> Result<Arc<Matrix>, LoadError> {
-        let (entry, format) = self.locate(name, &whole)?;
+        let source = self.source(name, &whole)?;
+        let format = source.dense();
         let (1, width) = format.block() else {
+            let (entry, _) = self.locate(name, &whole)?;
             return Err(not_dense(name, entry));
         };
         let [_, outputs] = whole;
         let stride = outputs.saturating_mul(width);
         let mut bytes = vec![0; rows.len().saturating_mul(stride)];
-        let before = rows.start.saturating_mul(stride);
-        let start = u64::try_from(before).map_or(u64::MAX, |at| entry.start.saturating_add(at));
-        let open = self.files.get(entry.file);
-        let open =
-            open.ok_or_else(|| read_error(Path::new(name), io::ErrorKind::NotFound.into()))?;
-        let read = open.file.read_exact_at(&mut bytes, start);
-        read.map_err(|source| read_error(&open.path, source))?;
+        let mut places = rows.clone().zip(bytes.chunks_exact_mut(stride.max(1)));
+        let read = places.try_for_each(|(row, bytes)| source.read_dense(row, bytes));
+        read.map_err(|error| source.error(error))?;
         let column = |column: usize, to: &mut [u8]| {
             let numbers = bytes.chunks_exact(stride.max(1));
             for (to, row) in to.chunks_exact_mut(width).zip(numbers) {
@@ -208,7 +198,7 @@ impl Weights {
             Ok(())
         };
         let matrix = Matrix::pack(pool, format, [outputs, rows.len()], column)
-            .map_err(|source: io::Error| read_error(&open.path, source))?;
+            .map_err(|error| source.error(error))?;
         self.count(outputs.saturating_mul(rows.len()));
         Ok(Arc::new(matrix))
     }
@@ -247,7 +237,35 @@ impl Weights {
         Ok(())
     }
 
+    /// Where the rows of a tensor are.
+    fn source(&self, name: &str, shape: &[usize]) -> Result<Source<'_>, LoadError> {
+        let (entry, format) = self.locate(name, shape)?;
+        let scales = match (format, shape) {
+            (Format::F8, [outputs, inputs]) => {
+                let squares = [outputs.div_ceil(f8::BLOCK), inputs.div_ceil(f8::BLOCK)];
+                self.dense(&format!("{name}_scale_inv"), &squares)?
+            }
+            (Format::F8, _) => return Err(not_dense(name, entry)),
+            _ => Vec::new(),
+        };
+        let open = self.files.get(entry.file);
+        Ok(Source {
+            open: open
+                .ok_or_else(|| read_error(Path::new(name), io::ErrorKind::NotFound.into()))?,
+            start: entry.start,
+            inputs: shape.last().copied().unwrap_or(0),
+            format,
+            scales,
+        })
+    }
+
     fn numbers(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
+        let numbers = self.dense(name, shape)?;
+        self.count(numbers.len());
+        Ok(numbers)
+    }
+
+    fn dense(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
         let (entry, format) = self.locate(name, shape)?;
         let number: fn(&[u8]) -> f32 = match format {
             Format::F32 => f32,
@@ -269,7 +287,6 @@ impl Weights {
             numbers.extend(bytes.chunks_exact(width).map(number));
             at = at.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
         }
-        self.count(numbers.len());
         Ok(numbers)
     }
 
@@ -289,14 +306,19 @@ impl Weights {
                 format!("shape {shape:?}"),
             ));
         }
-        let Some(format) = entry.format else {
+        let known = entry.format;
+        let Some(format) = known.filter(|format| self.scaled || *format != Format::F8) else {
             return Err(error(
                 format!("dtype {}", entry.dtype),
                 "F32, F16, BF16, Q8_0, Q4_K or Q6_K".into(),
             ));
         };
         let needed = shape.split_last().and_then(|(inputs, outer)| {
-            let bytes = format.row_bytes(*inputs)?;
+            let bytes = match format {
+                // Scales are a tensor of their own.
+                Format::F8 => *inputs,
+                _ => format.row_bytes(*inputs)?,
+            };
             outer
                 .iter()
                 .try_fold(bytes, |product, side| product.checked_mul(*side))

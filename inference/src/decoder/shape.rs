@@ -155,6 +155,8 @@ pub(crate) struct Shape {
     /// What the file leaves out of the weights of norms.
     pub(crate) norm_offset: f32,
     pub(crate) interleaved: bool,
+    /// Whether matrices may be FP8, with a scale for each square of them.
+    pub(crate) scaled: bool,
 }
 
 /// Of layers that see only so far back.

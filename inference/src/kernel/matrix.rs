@@ -12,6 +12,7 @@
 )]
 
 mod dense;
+pub(crate) mod f8;
 mod q4_k;
 mod q6_k;
 mod q8_0;
@@ -24,6 +25,7 @@ use super::input::{Forms, Row};
 use super::level::{Cpu, Kernel, LANES, Level};
 use super::pool::{Columns, Pool};
 use dense::{Bf16, Dense, F16, F32};
+use f8::F8;
 use q4_k::Q4K;
 use q6_k::Q6K;
 use q8_0::Q8_0;
@@ -32,6 +34,7 @@ use q8_0::Q8_0;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Format {
     Bf16,
+    F8,
     F16,
     F32,
     Q4K,
@@ -40,11 +43,12 @@ pub(crate) enum Format {
 }
 
 impl Format {
-    /// Numbers in a block, and its bytes.
+    /// Numbers in a block, and its bytes when it is packed.
     pub(crate) fn block(self) -> (usize, usize) {
         match self {
             Self::F32 => (1, 4),
             Self::Bf16 | Self::F16 => (1, 2),
+            Self::F8 => (f8::BLOCK, f8::SCALE + f8::BLOCK),
             Self::Q8_0 => (32, 34),
             Self::Q4K => (256, 144),
             Self::Q6K => (256, 210),
@@ -54,6 +58,10 @@ impl Format {
     /// Bytes of a row of `inputs` numbers, if it is whole blocks.
     pub(crate) fn row_bytes(self, inputs: usize) -> Option<usize> {
         let (numbers, bytes) = self.block();
+        if self == Self::F8 {
+            let scales = inputs.div_ceil(numbers).checked_mul(f8::SCALE);
+            return scales?.checked_add(inputs);
+        }
         let whole = inputs.checked_rem(numbers) == Some(0);
         inputs
             .checked_div(numbers)?
@@ -74,6 +82,7 @@ pub(crate) struct Matrix {
 #[derive(Debug)]
 enum Tiles {
     Bf16(Vec<Dense<Bf16>>),
+    F8(Vec<F8>),
     F16(Vec<Dense<F16>>),
     F32(Vec<Dense<F32>>),
     Q4K(Vec<Q4K>),
@@ -108,6 +117,7 @@ macro_rules! for_tiles {
     ($tiles:expr, $name:ident => $body:expr) => {
         match $tiles {
             Tiles::Bf16($name) => $body,
+            Tiles::F8($name) => $body,
             Tiles::F16($name) => $body,
             Tiles::F32($name) => $body,
             Tiles::Q4K($name) => $body,
@@ -130,6 +140,7 @@ impl Matrix {
         Ok(Self {
             tiles: match format {
                 Format::Bf16 => Tiles::Bf16(pack(pool, shape, read)?),
+                Format::F8 => Tiles::F8(pack(pool, shape, read)?),
                 Format::F16 => Tiles::F16(pack(pool, shape, read)?),
                 Format::F32 => Tiles::F32(pack(pool, shape, read)?),
                 Format::Q4K => Tiles::Q4K(pack(pool, shape, read)?),
@@ -184,6 +195,7 @@ impl Matrix {
     pub(crate) fn file(&self) -> (Format, Vec<u8>) {
         let format = match &self.tiles {
             Tiles::Bf16(_) => Format::Bf16,
+            Tiles::F8(_) => Format::F8,
             Tiles::F16(_) => Format::F16,
             Tiles::F32(_) => Format::F32,
             Tiles::Q4K(_) => Format::Q4K,
@@ -196,6 +208,22 @@ impl Matrix {
             for_tiles!(&self.tiles, tiles => tiles[row / LANES].write(row % LANES, &mut bytes));
         }
         (format, bytes)
+    }
+
+    /// Its rows as BF16: to the nearest, ties to even.
+    #[cfg(any(test, feature = "cuda"))]
+    pub(crate) fn upper_halves(&self) -> Vec<u8> {
+        let mut numbers = vec![0.0_f32; self.inputs];
+        let mut bytes = Vec::with_capacity(self.inputs * self.outputs * 2);
+        for row in 0..self.outputs {
+            self.row(row, &mut numbers);
+            for number in &numbers {
+                let bits = number.to_bits();
+                let [.., low, high] = bits.wrapping_add(0x7fff + (bits >> 16 & 1)).to_le_bytes();
+                bytes.extend([low, high]);
+            }
+        }
+        bytes
     }
 
     /// The products of all rows with some outputs, whole tiles but for the last of

@@ -67,6 +67,7 @@ impl Gguf {
                 files: Vec::new(),
                 entries: BTreeMap::new(),
                 parameters: 0,
+                scaled: false,
             },
         };
         gguf.locate(open, tensors, consumed, size)

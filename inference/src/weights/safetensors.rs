@@ -30,6 +30,7 @@ pub(super) fn open(dir: &ModelDir, name: &str) -> Result<Weights, LoadError> {
         files: Vec::new(),
         entries: BTreeMap::new(),
         parameters: 0,
+        scaled: false,
     };
     for name in names {
         if name.contains('/') {
@@ -82,6 +83,7 @@ fn read(weights: &mut Weights, dir: &ModelDir, name: &str) -> Result<(), LoadErr
                 "BF16" => Some(Format::Bf16),
                 "F16" => Some(Format::F16),
                 "F32" => Some(Format::F32),
+                "F8_E4M3" => Some(Format::F8),
                 _ => None,
             },
             shape: entry.shape,
@@ -132,6 +134,7 @@ const MAX_HEADER: u64 = 16 << 20;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::pool::Pool;
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -175,6 +178,19 @@ mod tests {
         let b = weights.tensor("b", &[3]).unwrap();
         assert_eq!(b.to_vec1::<f32>().unwrap(), [1.0, -2.0, 0.25]);
         assert_eq!(weights.tally().parameters, 5);
+    }
+
+    #[test]
+    fn fp8_that_is_no_matrix_has_no_scales() {
+        let header = json!({"a": {"dtype": "F8_E4M3", "shape": [16], "data_offsets": [0, 16]}});
+        let mut weights = open(&file(&header, &[0; 16])).unwrap();
+        weights.scaled = true;
+        let mut pool = Pool::new(true).unwrap();
+        let part = weights.part(&mut pool, "a", &[16], [1, 16], |row| row);
+        assert_eq!(
+            part.unwrap_err().to_string(),
+            "weights: a has dtype F8_E4M3, expected F32, F16 or BF16",
+        );
     }
 
     #[test]

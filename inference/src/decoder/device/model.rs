@@ -367,9 +367,14 @@ fn linear(device: &mut dyn Device, linear: &HostLinear) -> Result<Linear, Error>
 }
 
 fn matrix(device: &mut dyn Device, matrix: &HostMatrix) -> Result<Matrix, Error> {
-    let (format, rows) = matrix.file();
+    let (format, mut rows) = matrix.file();
     let format = match format {
         Format::Bf16 => gpu::Format::Bf16,
+        // As DeepSeek converts it where FP8 is not multiplied.
+        Format::F8 => {
+            rows = matrix.upper_halves();
+            gpu::Format::Bf16
+        }
         Format::F16 => gpu::Format::F16,
         Format::F32 => gpu::Format::F32,
         Format::Q4K => gpu::Format::Q4K,

@@ -10,6 +10,7 @@ use crate::decoder::rope::{Rope, Scaling};
 use crate::decoder::to_f32;
 use crate::error::LoadError;
 use crate::kernel::attention::Heads;
+use crate::kernel::matrix::f8;
 
 /// config.json, as far as it matters.
 #[derive(Debug, Deserialize)]
@@ -134,6 +135,7 @@ impl Shape {
             tied: config.tie_word_embeddings.unwrap_or(family.is_gemma()),
             norm_offset: if family.is_gemma() { 1.0 } else { 0.0 },
             interleaved: latent.is_some() && config.rope_interleave != Some(false),
+            scaled: config.scaled()?,
         };
         shape.check(FILE)
     }
@@ -204,11 +206,30 @@ impl Config {
         absent(
             "final_logit_softcapping",
             self.final_logit_softcapping.map(|x| x.to_string()),
-        )?;
-        absent(
-            "quantization_config",
-            self.quantization_config.as_ref().map(Value::to_string),
         )
+    }
+
+    /// Whether matrices are FP8 with scales, as DeepSeek publishes them. No other
+    /// quantisation is known.
+    fn scaled(&self) -> Result<bool, LoadError> {
+        let Some(settings) = &self.quantization_config else {
+            return Ok(false);
+        };
+        let side = f8::BLOCK;
+        for (key, expected) in [
+            ("quant_method", json!("fp8")),
+            ("fmt", json!("e4m3")),
+            ("activation_scheme", json!("dynamic")),
+            ("weight_block_size", json!([side, side])),
+        ] {
+            let found = settings.get(key).unwrap_or(&Value::Null);
+            // The types in the file say this, too.
+            let unsaid = key == "fmt" && found.is_null();
+            if *found != expected && !unsaid {
+                return Err(unsupported(FILE, key, found, expected.to_string()));
+            }
+        }
+        Ok(true)
     }
 
     /// Of layers that see everything.

@@ -65,6 +65,7 @@ impl Shape {
             tied: !gguf.weights.contains("lm_head.weight"),
             norm_offset: 0.0,
             interleaved: family.interleaved,
+            scaled: false,
         };
         shape.check(FILE)
     }

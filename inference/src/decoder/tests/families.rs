@@ -8,8 +8,8 @@ use serde_json::json;
 use super::*;
 use crate::weights::gguf::Gguf;
 
-/// Made by reference/families.py.
-const NAMES: [&str; 11] = [
+/// Made by reference/families.py and fp8.py.
+const NAMES: [&str; 13] = [
     "llama",
     "qwen2",
     "qwen3",
@@ -21,6 +21,8 @@ const NAMES: [&str; 11] = [
     "qwen3_moe",
     "deepseek_v2",
     "deepseek_v3",
+    "qwen3_fp8",
+    "deepseek_v3_fp8",
 ];
 
 #[derive(Deserialize)]
@@ -182,6 +184,46 @@ fn a_router_may_be_in_blocks_where_nothing_else_asks_for_them() {
 }
 
 #[test]
+fn fp8_without_its_settings_its_scales_or_with_what_is_no_number_is_refused() {
+    let name = "model.layers.0.self_attn.q_proj.weight";
+    let mut plain = config("qwen3_fp8");
+    plain.as_object_mut().unwrap().remove("quantization_config");
+    let error = open("qwen3_fp8", plain).err().unwrap();
+    assert_eq!(
+        error.to_string(),
+        format!("weights: {name} has dtype F8_E4M3, expected F32, F16, BF16, Q8_0, Q4_K or Q6_K"),
+    );
+    let whole = std::fs::read(path("qwen3_fp8").join("model.safetensors")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let reason = |bytes: &[u8]| {
+        std::fs::write(dir.path().join("model.safetensors"), bytes).unwrap();
+        let weights = Weights::open(&ModelDir::new(dir.path())).unwrap();
+        let error = Reader::load(config("qwen3_fp8"), weights, 1, Cpu::detect()).err();
+        let error = error.unwrap();
+        match std::error::Error::source(&error) {
+            Some(source) => source.to_string(),
+            None => error.to_string(),
+        }
+    };
+    let (length, rest) = whole.split_first_chunk().unwrap();
+    let (header, _) = rest.split_at(usize::try_from(u64::from_le_bytes(*length)).unwrap());
+    let parsed: Value = serde_json::from_slice(header).unwrap();
+    let start = parsed[name]["data_offsets"][0].as_u64().unwrap();
+    let mut none = whole.clone();
+    none[8 + header.len() + usize::try_from(start).unwrap() + 7] = 0xff;
+    assert_eq!(reason(&none), "a weight is not a number");
+    let header = String::from_utf8(header.to_vec()).unwrap();
+    let scales = format!("{name}_scale_inv");
+    let renamed = header.replace(&scales, &scales.replace("inv", "xxx"));
+    let mut without = whole.clone();
+    without[8..8 + header.len()].copy_from_slice(renamed.as_bytes());
+    assert_eq!(
+        reason(&without),
+        format!("weights: {scales} has no entry, expected shape [2, 2]"),
+    );
+}
+
+#[test]
 fn every_setting_is_felt() {
     let yarn = |key: &str, value: Value| {
         let mut yarn = config("deepseek_v3")["rope_parameters"].clone();
@@ -332,6 +374,11 @@ fn no_number_in_the_settings_makes_it_panic_or_take_much() {
 
 #[test]
 fn what_a_family_cannot_do_is_refused_by_name() {
+    let fp8 = |key: &str, value: Value| {
+        let mut settings = config("qwen3_fp8")["quantization_config"].clone();
+        settings[key] = value;
+        settings
+    };
     for (name, key, value, message) in [
         (
             "mixtral",
@@ -535,7 +582,37 @@ fn what_a_family_cannot_do_is_refused_by_name() {
             "deepseek_v3",
             "quantization_config",
             json!("fp8"),
-            "quantization_config is \"fp8\", expected null",
+            "quant_method is null, expected \"fp8\"",
+        ),
+        (
+            "deepseek_v3",
+            "quantization_config",
+            fp8("quant_method", json!("gptq")),
+            "quant_method is \"gptq\", expected \"fp8\"",
+        ),
+        (
+            "deepseek_v3",
+            "quantization_config",
+            fp8("fmt", json!("e5m2")),
+            "fmt is \"e5m2\", expected \"e4m3\"",
+        ),
+        (
+            "deepseek_v3",
+            "quantization_config",
+            fp8("activation_scheme", json!("static")),
+            "activation_scheme is \"static\", expected \"dynamic\"",
+        ),
+        (
+            "deepseek_v3",
+            "quantization_config",
+            fp8("weight_block_size", json!([64, 128])),
+            "weight_block_size is [64,128], expected [128,128]",
+        ),
+        (
+            "deepseek_v3",
+            "quantization_config",
+            fp8("weight_block_size", json!(null)),
+            "weight_block_size is null, expected [128,128]",
         ),
         (
             "deepseek_v3",

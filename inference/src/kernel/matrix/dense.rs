@@ -120,8 +120,6 @@ impl<N: Number> Tile for Dense<N> {
         }
     }
 
-    /// Two sums each, of the even inputs and of the odd ones, so that one addition
-    /// need not wait for the other.
     #[inline(always)]
     fn multiply<L: Level, const M: usize>(
         &self,
@@ -129,26 +127,8 @@ impl<N: Number> Tile for Dense<N> {
         rows: &[Row; M],
         _: Option<&Self>,
     ) -> [L::F; M] {
-        let mut sums = [[level.splat(0.0); 2]; M];
-        let (pairs, rest) = self.numbers.as_chunks::<2>();
-        let x: [_; M] = std::array::from_fn(|m| rows[m].numbers.as_chunks::<2>().0);
-        for (index, pair) in pairs.iter().enumerate() {
-            for side in 0..2 {
-                let weight = N::load(level, &pair[side]);
-                for m in 0..M {
-                    let x = level.splat(x[m][index][side]);
-                    sums[m][side] = level.add(sums[m][side], level.mul(weight, x));
-                }
-            }
-        }
-        if let [weight] = rest {
-            let weight = N::load(level, weight);
-            for m in 0..M {
-                let x = level.splat(rows[m].numbers.last().copied().unwrap_or(0.0));
-                sums[m][0] = level.add(sums[m][0], level.mul(weight, x));
-            }
-        }
-        sums.map(|[even, odd]| level.add(even, odd))
+        let x = std::array::from_fn(|m| rows[m].numbers.as_slice());
+        dots::<N, L, M>(level, &self.numbers, x)
     }
 
     fn unpack(&self, lane: usize, numbers: &mut [f32]) {
@@ -163,4 +143,34 @@ impl<N: Number> Tile for Dense<N> {
             N::write(lanes[lane], bytes);
         }
     }
+}
+
+/// The products with the beginnings of `x`. Two sums each, of the even inputs and of the
+/// odd ones, so that one addition need not wait for the other.
+#[inline(always)]
+pub(super) fn dots<N: Number, L: Level, const M: usize>(
+    level: L,
+    numbers: &[[N::Stored; LANES]],
+    x: [&[f32]; M],
+) -> [L::F; M] {
+    let mut sums = [[level.splat(0.0); 2]; M];
+    let (pairs, rest) = numbers.as_chunks::<2>();
+    let whole = x.map(|x| x.as_chunks::<2>().0);
+    for (index, pair) in pairs.iter().enumerate() {
+        for side in 0..2 {
+            let weight = N::load(level, &pair[side]);
+            for m in 0..M {
+                let x = level.splat(whole[m][index][side]);
+                sums[m][side] = level.add(sums[m][side], level.mul(weight, x));
+            }
+        }
+    }
+    if let [weight] = rest {
+        let weight = N::load(level, weight);
+        for m in 0..M {
+            let x = level.splat(x[m][numbers.len() - 1]);
+            sums[m][0] = level.add(sums[m][0], level.mul(weight, x));
+        }
+    }
+    sums.map(|[even, odd]| level.add(even, odd))
 }

@@ -5,8 +5,9 @@
 use super::super::input::Quantise;
 use super::*;
 
-const FORMATS: [Format; 6] = [
+const FORMATS: [Format; 7] = [
     Format::Bf16,
+    Format::F8,
     Format::F16,
     Format::F32,
     Format::Q4K,
@@ -36,6 +37,11 @@ fn bytes(format: Format, seed: usize, row: &mut [u8]) {
             Format::F16 => block[1] = block[1] & 0x83 | 0x3c,
             Format::Bf16 => (block[0], block[1]) = (block[0] | 0x80, 0x3f),
             Format::F32 => (block[2], block[3]) = (block[2] | 0x80, 0x3f),
+            Format::F8 => {
+                (block[2], block[3]) = (block[2] | 0x80, 0x3f);
+                let numbers = block[4..].iter_mut();
+                numbers.for_each(|x| *x &= if f8::is_number(*x) { 0xff } else { 0xfe });
+            }
         }
     }
 }
