@@ -6,6 +6,7 @@
 //! takes tokens away, then come temperature, top-k, top-p and min-p. A token less likely than the likeliest by
 //! a factor of 2^40 is never chosen.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::EngineError;
@@ -184,22 +185,13 @@ impl Sampler {
             .filter(|(_, logit)| f64::from(**logit) >= least)
             .map(|(token, logit)| (token, weight(*logit)))
             .collect();
-        let order = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
         if (1..candidates.len()).contains(&top_k) {
             candidates.select_nth_unstable_by(top_k, order);
             candidates.truncate(top_k);
             candidates.sort_unstable_by_key(|(token, _)| *token);
         }
         if top_p < 1.0 {
-            candidates.sort_unstable_by(order);
-            let kept = top_p * total(&candidates);
-            let mut sum = 0.0;
-            let nucleus = candidates.iter().take_while(|(_, weight)| {
-                let short = sum < kept;
-                sum += weight;
-                short
-            });
-            let nucleus = nucleus.count().max(1);
+            let nucleus = nucleus(&mut candidates, top_p);
             candidates.truncate(nucleus);
         }
         candidates.retain(|(_, weight)| *weight >= min_p);
@@ -212,6 +204,80 @@ impl Sampler {
         let chosen = chosen.or(candidates.iter().min_by(|a, b| order(a, b)));
         chosen.map_or(0, |(token, _)| *token)
     }
+}
+
+/// The likeliest first; of equals, the first.
+fn order(a: &(u32, f64), b: &(u32, f64)) -> Ordering {
+    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
+}
+
+/// Brings the likeliest to the front, in order, and gives how many of them have `top_p`
+/// of what all weigh together; one at least.
+///
+/// What all weigh is by definition the sum in their order, but only those in front are
+/// brought into it: the sum in another order differs by its roundings at most. If these
+/// could matter, all are sorted.
+fn nucleus(candidates: &mut [(u32, f64)], top_p: f64) -> usize {
+    let all = total(candidates);
+    // Of each order's sum: half an epsilon for each addition.
+    let count = u32::try_from(candidates.len()).map_or(f64::INFINITY, f64::from);
+    let doubt = 2.0 * count * f64::EPSILON;
+    let (least, most) = (top_p * all * (1.0 - doubt), top_p * all * (1.0 + doubt));
+    let mut sums = [0.0_f64; 1 << 10];
+    for (_, weight) in &*candidates {
+        if let Some(sum) = sums.get_mut(rank(*weight)) {
+            *sum += weight;
+        }
+    }
+    let mut sum = 0.0_f64;
+    let enough = sums.iter().take_while(|more| {
+        let short = sum <= most;
+        sum += **more;
+        short
+    });
+    let enough = enough.count();
+    let mut front = 0_usize;
+    for place in 0..candidates.len() {
+        if candidates
+            .get(place)
+            .is_some_and(|(_, weight)| rank(*weight) < enough)
+        {
+            candidates.swap(front, place);
+            front = front.saturating_add(1);
+        }
+    }
+    let (front, _) = candidates.split_at_mut(front);
+    front.sort_unstable_by(order);
+    let mut sum = 0.0_f64;
+    for (place, (_, weight)) in front.iter().enumerate() {
+        if sum >= most {
+            return place.max(1);
+        }
+        if sum >= least {
+            break;
+        }
+        sum += weight;
+    }
+    sorted_nucleus(candidates, top_p)
+}
+
+/// Of weights from 1 down to 2^-40: sixteen ranks for each power of two.
+fn rank(weight: f64) -> usize {
+    let rank = 1.0_f64.to_bits().saturating_sub(weight.to_bits()) >> 48;
+    usize::try_from(rank).unwrap_or(usize::MAX)
+}
+
+/// As [`nucleus`], all in order.
+fn sorted_nucleus(candidates: &mut [(u32, f64)], top_p: f64) -> usize {
+    candidates.sort_unstable_by(order);
+    let kept = top_p * total(candidates);
+    let mut sum = 0.0;
+    let nucleus = candidates.iter().take_while(|(_, weight)| {
+        let short = sum < kept;
+        sum += weight;
+        short
+    });
+    nucleus.count().max(1)
 }
 
 /// Most logits that are few.
@@ -290,6 +356,7 @@ impl SplitMix64 {
 #[expect(clippy::as_conversions, reason = "numbers of a test")]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const LOGITS: [f32; 4] = [1.0, 3.0, 2.0, 3.0];
 
@@ -469,6 +536,26 @@ mod tests {
             .map(|_| sampler.next(Cpu::detect(), &mut LOGITS.clone()).unwrap())
             .collect();
         assert_eq!(seen, [1, 3].into());
+    }
+
+    proptest! {
+        /// Few values make many equals, and sums that are exactly what is kept.
+        #[test]
+        fn the_nucleus_is_that_of_all_in_order(
+            levels in prop::collection::vec(0_u8..40, 1..3000),
+            step in prop::sample::select(vec![0.0, 1e-9, 0.1, 0.5]),
+            top_p in prop_oneof![
+                0.0..1.0,
+                prop::sample::select(vec![0.0, 0.25, 0.5, 0.9, 0.95, 1.0 - f64::EPSILON]),
+            ],
+        ) {
+            let weights = levels.iter().map(|level| libm::exp(-f64::from(*level) * step));
+            let candidates: Vec<_> = (0..).zip(weights).collect();
+            let (mut some, mut all) = (candidates.clone(), candidates);
+            let found = nucleus(&mut some, top_p);
+            let expected = sorted_nucleus(&mut all, top_p);
+            prop_assert_eq!(&some[..found], &all[..expected]);
+        }
     }
 
     #[test]
