@@ -16,18 +16,20 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use axum::http::StatusCode;
 use futures_util::future::join_all;
-use futures_util::stream;
+use futures_util::stream::{self, FuturesUnordered, StreamExt as _};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
 use inference::Limits;
 use serde_json::{Value, json};
 use served::{Reply, Served};
+use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
 /// Each answer is what its request gets alone, and nobody's place is lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn hundreds_of_streams_are_answered_as_if_each_were_alone() {
-    let served = Served::start(Limits::default()).await;
+    let _alone = ALONE.lock().await;
+    let served = Served::start_for(Limits::default(), CLIENTS).await;
     let mut alone = Vec::new();
     for kind in 0..KINDS {
         alone.push(said(&whole(served.ask(question(kind)).await).await));
@@ -36,7 +38,7 @@ async fn hundreds_of_streams_are_answered_as_if_each_were_alone() {
 
     let mut most = 0;
     for _ in 0..2 {
-        let before = resident_kib();
+        let before = peak_again_kib();
         let streams = (0..STREAMS).map(|index| {
             let (served, alone) = (&served, &alone);
             async move {
@@ -50,9 +52,10 @@ async fn hundreds_of_streams_are_answered_as_if_each_were_alone() {
         });
         let heard: usize = join_all(streams).await.into_iter().sum();
         assert_eq!(heard, STREAMS - STREAMS / IMPATIENT);
-        most = resident_kib().saturating_sub(before);
+        most = kib("VmHWM:").saturating_sub(before);
+        println!("a wave took {most} KiB");
     }
-    assert!(most < 64 << 10, "the second wave left {most} KiB");
+    assert!(most < 64 << 10, "the second wave took {most} KiB");
 
     // As many at a time as the engine has places: none of them is held.
     let again = (0..Limits::default().batch).map(|_| served.ask(question(0)));
@@ -64,6 +67,7 @@ async fn hundreds_of_streams_are_answered_as_if_each_were_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_no_client_should_send_is_refused_by_name_while_others_are_served() {
+    let _alone = ALONE.lock().await;
     let served = Served::start(Limits::default()).await;
     let expected = said(&whole(served.ask(question(1)).await).await);
     let calm = async {
@@ -82,14 +86,43 @@ async fn what_no_client_should_send_is_refused_by_name_while_others_are_served()
             assert!(!told.contains(SECRET), "{name} is repeated: {told}");
         }
     };
-    // A body whose end never comes.
-    let endless = stream::iter([Ok::<_, hyper::Error>(Frame::data(Bytes::from("{")))]);
-    let endless = futures_util::StreamExt::chain(endless, stream::pending());
-    let mut stalled = Box::pin(served.ask(Body::new(StreamBody::new(endless))));
+    let mut stalled = Box::pin(served.ask(endless(Bytes::from("{"))));
     tokio::select! {
         _ = &mut stalled => panic!("half a request is answered"),
         _ = futures_util::future::join(calm, hostile) => {}
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_stall_take_no_room_from_other_clients() {
+    let _alone = ALONE.lock().await;
+    let served = Served::start_for(Limits::default(), 2).await;
+    let [mut asked, large] = [request(1), json!("x".repeat(1 << 20))];
+    asked["user"] = large;
+    let asked = || Body::from(asked.to_string());
+    let expected = said(&whole(served.ask(asked()).await).await);
+
+    let before = peak_again_kib();
+    let half = Bytes::from(vec![b' '; (4 << 20) - 1]);
+    let stalled = (0..80).map(|_| served.ask_as(1, endless(half.clone())));
+    let mut stalled: FuturesUnordered<_> = stalled.collect();
+    // When one is refused, others hold all that they get.
+    let refused = stalled.next().await.unwrap();
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    for _ in 0..4 {
+        let reply = served.ask(asked()).await;
+        assert_eq!(reply.status(), StatusCode::OK);
+        assert_eq!(said(&whole(reply).await), expected);
+    }
+    let most = kib("VmHWM:").saturating_sub(before);
+    println!("bodies that stall took {most} KiB");
+    assert!(most < 384 << 10, "bodies that stall took {most} KiB");
+}
+
+/// A body whose end never comes.
+fn endless(begin: Bytes) -> Body {
+    let begin = stream::iter([Ok::<_, hyper::Error>(Frame::data(begin))]);
+    Body::new(StreamBody::new(begin.chain(stream::pending())))
 }
 
 /// What is sent, and how it is refused.
@@ -166,7 +199,7 @@ const SECRET: &str = "a secret of the user's";
 
 /// Reads an answer as this client does: patiently, slowly, or not to its end.
 async fn listen(served: &Served, question: Body, index: usize) -> Option<String> {
-    let mut body = patient(served, question).await.into_body();
+    let mut body = patient(served, index % CLIENTS, question).await.into_body();
     let (mut bytes, mut frames) = (Vec::new(), 0);
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame.unwrap().into_data() {
@@ -184,10 +217,10 @@ async fn listen(served: &Served, question: Body, index: usize) -> Option<String>
 }
 
 /// Comes again when it is told to.
-async fn patient(served: &Served, question: Body) -> Reply {
+async fn patient(served: &Served, client: usize, question: Body) -> Reply {
     let bytes = question.collect().await.unwrap().to_bytes();
     for _ in 0..100 {
-        let reply = served.ask(Body::from(bytes.clone())).await;
+        let reply = served.ask_as(client, Body::from(bytes.clone())).await;
         if reply.status() != StatusCode::TOO_MANY_REQUESTS {
             assert_eq!(reply.status(), StatusCode::OK);
             return reply;
@@ -235,9 +268,15 @@ fn question(kind: usize) -> Body {
     Body::from(request(kind).to_string())
 }
 
-fn resident_kib() -> usize {
+/// Memory of this process, in which all of them are: as it is, and from now on its peak.
+fn peak_again_kib() -> usize {
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+    kib("VmRSS:")
+}
+
+fn kib(name: &str) -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
     line.unwrap()
         .split_whitespace()
         .next()
@@ -246,6 +285,11 @@ fn resident_kib() -> usize {
         .unwrap()
 }
 
+/// Held by one story at a time: memory is the process's.
+static ALONE: Mutex<()> = Mutex::const_new(());
+
+/// Gateways, and so clients of the worker.
+const CLIENTS: usize = 4;
 /// Every so many leave before the end.
 const IMPATIENT: usize = 3;
 /// Every so many read slowly.

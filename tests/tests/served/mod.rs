@@ -29,7 +29,7 @@ pub(crate) type Reply = Response<Incoming>;
 
 /// Ends with this.
 pub(crate) struct Served {
-    gateway: SocketAddr,
+    gateways: Vec<SocketAddr>,
     _running: DropGuard,
 }
 
@@ -37,6 +37,11 @@ impl Served {
     pub(crate) const MODEL: &str = "cocoon-tiny";
 
     pub(crate) async fn start(limits: Limits) -> Self {
+        Self::start_for(limits, 1).await
+    }
+
+    /// Behind so many gateways, each of which is a client of its own to the worker.
+    pub(crate) async fn start_for(limits: Limits, clients: usize) -> Self {
         let models = Models::new([Model {
             name: Self::MODEL.into(),
             root: None,
@@ -57,29 +62,41 @@ impl Served {
             stopped,
         ));
 
-        let worker = Arc::new(Worker::new(address, Arc::new(Td::new().policy()), FRESH));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let gateway = listener.local_addr().unwrap();
-        let stopped = stop.clone().cancelled_owned();
-        tokio::spawn(gateway::serve(listener, gateway::router(worker), stopped));
+        let mut gateways = Vec::new();
+        for _ in 0..clients {
+            let policy = Arc::new(Td::new().policy());
+            let worker = Arc::new(Worker::new(address.clone(), policy, FRESH));
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            gateways.push(listener.local_addr().unwrap());
+            let stopped = stop.clone().cancelled_owned();
+            tokio::spawn(gateway::serve(listener, gateway::router(worker), stopped));
+        }
         Self {
-            gateway,
+            gateways,
             _running: stop.drop_guard(),
         }
     }
 
     /// Asks for an answer, on a connection of its own, which ends with the reply.
     pub(crate) async fn ask(&self, body: Body) -> Reply {
-        self.send(Request::post("/v1/chat/completions"), body).await
+        self.ask_as(0, body).await
+    }
+
+    /// The same, of one of the clients.
+    pub(crate) async fn ask_as(&self, client: usize, body: Body) -> Reply {
+        let request = Request::post("/v1/chat/completions");
+        self.send(client, request, body).await
     }
 
     /// Asks what is served.
     pub(crate) async fn models(&self) -> Reply {
-        self.send(Request::get("/v1/models"), Body::empty()).await
+        let request = Request::get("/v1/models");
+        self.send(0, request, Body::empty()).await
     }
 
-    async fn send(&self, request: Builder, body: Body) -> Reply {
-        let tcp = TcpStream::connect(self.gateway).await.unwrap();
+    async fn send(&self, client: usize, request: Builder, body: Body) -> Reply {
+        let tcp = TcpStream::connect(self.gateways.get(client).unwrap());
+        let tcp = tcp.await.unwrap();
         let (mut http, connection) = http1::handshake(TokioIo::new(tcp)).await.unwrap();
         tokio::spawn(connection);
         let request = request
