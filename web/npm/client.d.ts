@@ -15,6 +15,9 @@ export interface Options {
     /** Milliseconds until an answer begins: 120,000. Then it is given up, as
      * `deadline_exceeded`. One worker is asked at a time; none is asked beside a slow one. */
     readonly deadline?: number;
+    /** Milliseconds for which an answer that has begun may be silent: 180,000. Then it has
+     * broken off, as `silent`. */
+    readonly silence?: number;
     /** Workers that are tried before the first byte of an answer: 3. */
     readonly tries?: number;
     /** Seconds for which evidence counts: 600. */
@@ -40,7 +43,9 @@ export class CocoonClient {
      * For `new OpenAI({ fetch: client.fetch, baseURL: "https://network.invalid/v1" })`, or
      * for use as it is. What a scheduler refuses comes as its answer; what is wrong with
      * every worker that was tried is thrown, and so is an answer that was cut or whose
-     * receipt is not what was agreed.
+     * receipt is not what was agreed: by its bytes, price, and tokens, which are what the
+     * answer says of its usage and no more than there can be. Who signed such a receipt is
+     * left alone for ten minutes.
      */
     readonly fetch: typeof globalThis.fetch;
     /** Asks how requests ended that broke off. It does so by itself now and then. */

@@ -13,6 +13,7 @@ export class CocoonClient {
     #peers = new Map();
     #purse;
     #reconciled = 0;
+    #shunned = new Map();
     #tenant;
 
     /** See client.d.ts. */
@@ -24,6 +25,7 @@ export class CocoonClient {
         this.#options = {
             answerTokens: 4096,
             deadline: 120_000,
+            silence: 180_000,
             tries: 3,
             fresh: 600,
             maxAnswer: 64 << 20,
@@ -62,7 +64,8 @@ export class CocoonClient {
 
     /** Worker after worker, until an answer begins. */
     async #begin(asked) {
-        const except = [];
+        const { now } = this.#options;
+        const except = [...this.#shunned].filter(([, until]) => now() < until).map(([id]) => id);
         for (let left = this.#options.tries; ; left -= 1) {
             try {
                 return await this.#attempt(asked, except);
@@ -86,7 +89,8 @@ export class CocoonClient {
         const { body, model, signal } = asked;
         const { maxPrice, deadline, secret } = this.#options;
         const purse = await this.#payer(signal);
-        const limit = this.#limit(asked);
+        const most = this.#most(asked);
+        const limit = most.prompt + most.answer;
         const wanted = await this.#ask("assignments", signal, {
             headers: { "content-type": "application/json" },
             body: JSON.stringify({
@@ -95,7 +99,7 @@ export class CocoonClient {
                 max_price: maxPrice,
                 deadline_ms: deadline,
                 affinity: await mac(secret, asked.beginning),
-                except,
+                except: except.slice(-MAX_EXCEPT),
             }),
         });
         if (!wanted.ok && asked.last !== undefined) {
@@ -108,6 +112,9 @@ export class CocoonClient {
         const { worker, price } = assignment;
         if (!(price <= maxPrice)) {
             throw new CocoonError("price", `the scheduler wants ${price}, agreed are at most ${maxPrice}`);
+        }
+        if (except.includes(worker)) {
+            throw new CocoonError("worker", `the scheduler chose worker ${worker} again`);
         }
         const peer = await this.#peer(assignment, signal);
         const id = random(16);
@@ -126,7 +133,7 @@ export class CocoonClient {
             new Uint8Array([...id, ...random(64)]),
         );
         const envelope = base64(conversation.envelope);
-        const deal = new Deal(purse, id);
+        const deal = new Deal(purse, id, most);
         const seconds = deadline / 1000 + READ_ON;
         const paid = await purse?.reserve(deal.id, conversation.agreed, seconds);
         const headers = {
@@ -148,9 +155,9 @@ export class CocoonClient {
         if (!answer.ok) {
             return this.#refused(answer, worker, deal, paid);
         }
-        return open(new Answer(answer, conversation, deal, this.#options)).catch(
-            next(worker, signal),
-        );
+        const lied = () => this.#shunned.set(worker, this.#options.now() + SHUNNED);
+        const options = { ...this.#options, lied };
+        return open(new Answer(answer, conversation, deal, options)).catch(next(worker, signal));
     }
 
     /** What is said in clear before anything of an answer: nothing was done, unless it was
@@ -264,10 +271,16 @@ export class CocoonClient {
         return Response.json({ object: "list", data });
     }
 
-    /** Tokens that the request can cost at most: no token is shorter than a byte. */
-    #limit({ body, most, images }) {
-        const answer = most ?? this.#options.answerTokens;
-        return body.length + 1024 + 4096 * images + answer;
+    /** Tokens that there can be at most: no token is shorter than a byte. */
+    #most({ body, answer, images }) {
+        const most = {
+            prompt: body.length + TEMPLATE + IMAGE * images,
+            answer: answer ?? this.#options.answerTokens,
+        };
+        if (!isAmount(most.prompt + most.answer)) {
+            throw new CocoonError("body", "a request for more tokens than can be counted");
+        }
+        return most;
     }
 }
 
@@ -288,9 +301,31 @@ const next = (worker, signal) => (error) => {
 
 /** One request's money. */
 class Deal {
-    constructor(purse, id) {
+    #most;
+
+    constructor(purse, id, most) {
         this.purse = purse;
+        this.#most = most;
         this.id = Array.from(id, (byte) => byte.toString(16).padStart(2, "0")).join("");
+    }
+
+    /** What was signed has to be what the answer says of itself, where it does, and no more
+     * than there can have been. */
+    check({ prompt_tokens, completion_tokens }, said) {
+        const signed = prompt_tokens + completion_tokens;
+        if (said !== undefined && said !== signed) {
+            const message = `the worker signed for ${signed} tokens, and the answer says ${said}`;
+            throw new CocoonError("settlement", message);
+        }
+        for (const [what, found, most] of [
+            ["prompt", prompt_tokens, this.#most.prompt],
+            ["answer", completion_tokens, this.#most.answer],
+        ]) {
+            if (found > most) {
+                const message = `the receipt counts ${found} tokens of ${what}, and there can be ${most}`;
+                throw new CocoonError("settlement", message);
+            }
+        }
     }
 
     /** A worker signed for it; if nothing came, the scheduler may know of something. */
@@ -316,24 +351,30 @@ class Answer {
     #conversation;
     #deal;
     #left;
+    #lied;
     #reader;
     #settled;
+    #silence;
+    #tail = "";
 
-    constructor({ body }, conversation, deal, { maxAnswer, settled }) {
+    constructor({ body }, conversation, deal, { lied, maxAnswer, settled, silence }) {
         this.#reader = body.getReader();
         this.#conversation = conversation;
         this.#deal = deal;
         this.#left = maxAnswer;
+        this.#lied = lied;
         this.#settled = settled;
+        this.#silence = silence;
     }
 
     /** More of the body; nothing once it is over and settled. */
     async next() {
         try {
             for (;;) {
-                const { done, value } = await this.#reader.read();
+                const { done, value } = await this.#piece();
                 if (done) {
                     const settled = this.#conversation.end();
+                    settled && this.#deal.check(settled, totalTokens(this.#tail));
                     await this.#deal.settle(settled);
                     this.#settled(settled);
                     return undefined;
@@ -342,17 +383,36 @@ class Answer {
                 this.head ??= this.#conversation.head;
                 this.#left -= opened.length;
                 if (this.#left < 0) {
-                    this.#reader.cancel().catch(() => {});
                     throw new CocoonError("answer", "the answer is too long");
                 }
                 if (opened.length > 0) {
+                    this.#tail = (this.#tail + decoded(opened.slice(-TAIL))).slice(-TAIL);
                     return opened;
                 }
             }
         } catch (error) {
+            this.#reader.cancel().catch(() => {});
             // Whoever cut it, or passed on what is no settlement for us, may know more.
             await this.#deal.doubt();
+            if (error.code === "settlement") {
+                this.#lied();
+            }
             throw error;
+        }
+    }
+
+    /** What comes next, if anything does in time. */
+    async #piece() {
+        let over;
+        const silent = new Promise((_, reject) => {
+            const message = `nothing more of the answer came in ${this.#silence} ms`;
+            const late = () => reject(new CocoonError("silent", message));
+            over = setTimeout(late, this.#silence);
+        });
+        try {
+            return await Promise.race([this.#reader.read(), silent]);
+        } finally {
+            clearTimeout(over);
         }
     }
 
@@ -391,21 +451,57 @@ async function read(request, body) {
     if (kind.startsWith("multipart/form-data")) {
         const form = new Response(body, { headers: { "content-type": kind } }).formData();
         const model = (await form.catch(() => undefined))?.get("model");
-        return { ...named(model), most: undefined, images: 0, beginning: "" };
+        return { ...named(model), answer: undefined, images: 0, beginning: "" };
     }
     const asked = parsed(body);
     if (typeof asked !== "object" || asked === null) {
         throw new CocoonError("body", "a request needs a body of JSON, or a form, with a model");
     }
-    const { model, messages, prompt, input, max_tokens, max_completion_tokens, n = 1 } = asked;
-    const most = max_completion_tokens ?? max_tokens;
-    const parts = Array.isArray(messages) ? messages.flatMap(({ content }) => content) : [];
+    const [n = 1, ...limits] = COUNTS.map((name) => count(asked, name));
+    const most = limits.find((limit) => limit !== undefined);
     return {
-        ...named(model),
-        most: most === undefined ? undefined : n * most,
-        images: parts.filter((part) => part?.type === "image_url").length,
-        beginning: JSON.stringify(messages?.slice(0, 2) ?? prompt ?? input ?? ""),
+        ...named(asked.model),
+        answer: most === undefined ? undefined : most * n * prompts(asked.prompt),
+        // Pictures have tokens that no text of theirs shows.
+        images: decoded(body).split("image_url").length - 1,
+        beginning: beginning(asked),
     };
+}
+
+/** A number that a request may leave out. */
+function count(asked, name) {
+    const value = asked[name] ?? undefined;
+    if (value !== undefined && !isAmount(value)) {
+        throw new CocoonError("body", `${name} is no count`);
+    }
+    return value;
+}
+
+/** How many a prompt is: a list of numbers is the tokens of one. */
+function prompts(prompt) {
+    const isList = Array.isArray(prompt) && (typeof prompt[0] === "string" || Array.isArray(prompt[0]));
+    return isList ? prompt.length : 1;
+}
+
+/** What does not change as a conversation grows: all up to the first words of its user. */
+function beginning({ messages, instructions, input, prompt }) {
+    const said = Array.isArray(messages) ? messages : [];
+    const user = said.findIndex((message) => message?.role === "user");
+    const texts = [instructions, first(input), first(prompt)];
+    return JSON.stringify([
+        said.slice(0, user < 0 ? said.length : user + 1),
+        // A text may go on growing at its end.
+        ...texts.map((text) => JSON.stringify(text)?.slice(0, BEGINNING)),
+    ]);
+}
+
+const first = (value) => (Array.isArray(value) ? value[0] : value);
+
+/** The last total that an answer says: in JSON, a text's own quotes are escaped. */
+function totalTokens(text) {
+    const [, ...totals] = text.split('"total_tokens":');
+    const digits = /^\s*(\d+)/.exec(totals.at(-1) ?? "");
+    return digits === null ? undefined : Number(digits[1]);
 }
 
 function named(model) {
@@ -444,11 +540,13 @@ async function json(response) {
 
 function parsed(bytes) {
     try {
-        return JSON.parse(new TextDecoder().decode(bytes));
+        return JSON.parse(decoded(bytes));
     } catch {
         return undefined;
     }
 }
+
+const decoded = (bytes) => new TextDecoder().decode(bytes);
 
 const isCounted = (said) => [said?.spent, said?.reserved].every(isAmount);
 
@@ -474,4 +572,18 @@ const MAX_ASKED = 64;
 const UNCERTAIN = ["replayed", "unavailable"];
 const HEADERS = ["accept", "content-type", "x-receipt-opening"];
 const ELSEWHERE = ["draining", "full", "not_covered", "not_my_key", "replayed", "worker_gone"];
+/** How many answers a request wants, and of how many tokens: the first that it names. */
+const COUNTS = ["n", "max_completion_tokens", "max_tokens", "max_output_tokens"];
+/** What a chat's template may add to what is asked. */
+const TEMPLATE = 1024;
+/** More tokens than any picture becomes. */
+const IMAGE = 4096;
+/** Of a text, what its conversation is known by. */
+const BEGINNING = 256;
+/** What an answer says of its usage stands at its end. */
+const TAIL = 4096;
+/** As many workers as a scheduler reads. */
+const MAX_EXCEPT = 16;
+/** Seconds for which a worker is left alone that lied. */
+const SHUNNED = 600;
 const BODILESS = [204, 205, 304];

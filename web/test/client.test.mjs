@@ -110,6 +110,65 @@ test("a price that was not agreed to is refused, before and after", { skip }, as
     assert.deepEqual(told, []);
 });
 
+test("what was signed is what the answer says, and no more than there can be", { skip }, async () => {
+    for (const [model, more, message] of [
+        ["miscounted", {}, "the worker signed for 7 tokens, and the answer says 9"],
+        ["tiny", { max_tokens: 1 }, "the receipt counts 2 tokens of answer, and there can be 1"],
+        ["padded", {}, /^the receipt counts 3000 tokens of prompt, and there can be 1\d{3}$/],
+    ]) {
+        const { client, told } = connect();
+        const asked = async () => (await ask(client, model, more)).text();
+        await assert.rejects(asked, { code: "settlement", message }, model);
+        assert.deepEqual(told, []);
+    }
+});
+
+test("a worker that lied is left alone for a while", { skip }, async () => {
+    let time = Date.now() / 1000;
+    const { client } = connect({ now: () => time, fresh: 1000 });
+    const lies = async () => (await ask(client, "miscounted")).text();
+    await assert.rejects(lies, { code: "settlement" });
+    await assert.rejects(lies, { code: "settlement" }, "the other one");
+    assert.equal((await ask(client, "tiny")).status, 503, "nobody else is left");
+    time += 601;
+    assert.equal((await ask(client, "tiny")).status, 200);
+});
+
+test("an answer that falls silent is given up", { skip, timeout: 60_000 }, async () => {
+    const stopping = async (url, init) => {
+        const answer = await fetch(url, init);
+        if (!`${url}`.endsWith("/requests")) {
+            return answer;
+        }
+        const begun = (await answer.arrayBuffer()).slice(0, 300);
+        return new Response(new ReadableStream({ start: (stream) => stream.enqueue(new Uint8Array(begun)) }));
+    };
+    const { client, told } = connect({ fetch: stopping, silence: 200, tries: 1 });
+    const read = async () => (await ask(client, "tiny", { stream: true })).text();
+    await assert.rejects(read, { code: "silent", message: "nothing more of the answer came in 200 ms" });
+    assert.deepEqual(told, []);
+});
+
+test("what a request may cost is what the gateway reckons", { skip }, async () => {
+    const table = new URL("../../client/tests/asked.json", import.meta.url);
+    for (const { body, answer, images } of JSON.parse(readFileSync(table, "utf8"))) {
+        let limit;
+        const hearing = (url, init) => {
+            limit = `${url}`.endsWith("/assignments") ? JSON.parse(init.body).limit : limit;
+            return Response.json({}, { status: 503 });
+        };
+        const { client } = connect({ fetch: hearing, answerTokens: 777 });
+        const asked = client.fetch("https://a.invalid/v1/x", { method: "POST", body });
+        if (answer === "refused") {
+            await assert.rejects(asked, { code: "body" }, body);
+        } else {
+            await asked;
+            const prompt = Buffer.byteLength(body) + 1024 + 4096 * images;
+            assert.equal(limit, prompt + (answer ?? 777), body);
+        }
+    }
+});
+
 /** Names of what stands in the way. */
 async function refused(attempt) {
     const error = await attempt.then(() => assert.fail("answered"), (error) => error);

@@ -188,7 +188,7 @@ impl Worker {
         let said = said.and_then(Value::as_str).unwrap_or(&form);
         let (kind, pieces) = match asked.get("stream") == Some(&Value::Bool(true)) {
             true => ("text/event-stream", stream(said)),
-            false => ("application/json", vec![whole(said, &head.path)]),
+            false => ("application/json", vec![whole(said, &head.path, envelope)]),
         };
         let mut salt = [0; 32];
         rand::fill(&mut salt)?;
@@ -214,7 +214,7 @@ impl Worker {
         let work = Work {
             model: HashBytes([1; 32]),
             build: HashBytes([2; 32]),
-            prompt_tokens: 5,
+            prompt_tokens: read(envelope),
             completion_tokens: 2,
         };
         let receipt = Receipt {
@@ -249,10 +249,22 @@ fn stream(said: &str) -> Vec<String> {
     words.chain(["data: [DONE]\n\n".into()]).collect()
 }
 
-fn whole(said: &str, path: &str) -> String {
+fn whole(said: &str, path: &str, envelope: &Envelope) -> String {
     let message = json!({"role": "assistant", "content": said});
     let choice = json!({"index": 0, "message": message, "finish_reason": "stop"});
-    json!({"id": path, "object": "chat.completion", "created": 1, "model": "tiny", "choices": [choice]}).to_string()
+    let total = match &*envelope.model {
+        "miscounted" => 9,
+        _ => read(envelope).saturating_add(2),
+    };
+    json!({"id": path, "object": "chat.completion", "created": 1, "model": "tiny", "choices": [choice], "usage": {"total_tokens": total}}).to_string()
+}
+
+/// Tokens of a prompt, as the worker counts them.
+fn read(envelope: &Envelope) -> u32 {
+    match &*envelope.model {
+        "padded" => 3000,
+        _ => 5,
+    }
 }
 
 async fn models() -> axum::Json<Value> {
