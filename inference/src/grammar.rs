@@ -67,12 +67,14 @@ impl Grammars {
         if matcher.compute_mask().is_err() {
             return Err(refused());
         }
+        // All of any other form is JSON, which may have the marker in its strings.
+        let marker = if free { form.marker } else { "" };
         Ok(Grammar {
             matcher,
             environment: self.factory.tok_env().clone(),
             ends: self.ends.clone(),
             free,
-            numbers: Numbers::after(form.marker),
+            numbers: Numbers::after(marker),
         })
     }
 }

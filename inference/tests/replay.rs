@@ -12,7 +12,7 @@ use std::{fs, sync::LazyLock};
 use futures_executor::block_on_stream;
 use inference::{
     Difference, Engine, Event, Executed, FinishReason, Format, Message, Prompt, Replay,
-    ReplayError, Request, Role, Sampling, Witness,
+    ReplayError, Request, Role, Sampling, Tool, Tools, Witness,
 };
 
 #[test]
@@ -119,6 +119,44 @@ fn an_answer_of_a_form_is_made_again_under_that_form() {
 }
 
 #[test]
+fn json_that_names_what_begins_a_call_is_made_again() {
+    let schema = serde_json::json!({
+        "type": "object",
+        "properties": {"tag": {"const": "<tool_call>"}, "count": {"type": "integer"}},
+        "required": ["tag", "count"],
+    });
+    let tool = Tool {
+        name: "look".into(),
+        description: None,
+        parameters: None,
+        strict: false,
+    };
+    for list in [Vec::new(), vec![tool]] {
+        let witness = Witness::default();
+        let request = Request {
+            format: Format::Schema(schema.clone()),
+            tools: Tools {
+                list,
+                ..Tools::default()
+            },
+            sampling: Sampling {
+                // A number would go on, and a call not come.
+                logit_bias: [(NINE, 100.0), (LESS, -100.0)].into(),
+                ..Sampling::default()
+            },
+            witness: Some(witness.clone()),
+            ..ask(200)
+        };
+        block_on_stream(TINY.answer(request).unwrap()).for_each(|event| drop(event.unwrap()));
+        let executed = witness.take().pop().unwrap();
+        let said = TINY.text(&executed.answer).unwrap();
+        assert!(said.contains("<tool_call>"), "{}", *said);
+        assert_eq!(said.matches('9').count(), 18, "{}", *said);
+        assert_eq!(TINY.replay(again(&executed)).unwrap(), None);
+    }
+}
+
+#[test]
 fn the_first_other_token_is_named() {
     let executed = answer(Sampling::default(), 100);
     for index in [0, 63, 64, 99] {
@@ -198,6 +236,10 @@ fn what_cannot_have_been_answered_is_refused() {
         assert!(matches!(error(change), ReplayError::Request(_)));
     }
 }
+
+/// The tokens `9` and `<`.
+const NINE: u32 = 27;
+const LESS: u32 = 30;
 
 static TINY: LazyLock<Engine> = LazyLock::new(|| Engine::load(&tiny()).unwrap());
 
