@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Activity {
     /// Answers that are being made.
     pub running: u64,
-    /// Requests that wait.
+    /// Requests that wait, and answers that were put aside for others.
     pub waiting: u64,
     /// Tokens of prompts.
     pub prompt: u64,

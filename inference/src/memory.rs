@@ -113,7 +113,6 @@ impl Memory {
     }
 
     /// Most pages that there are.
-    #[cfg(any(test, feature = "cuda"))]
     pub(crate) fn limit(&self) -> usize {
         self.limit
     }
@@ -161,6 +160,7 @@ impl Memory {
     }
 
     /// Pages that can still be had.
+    #[cfg(test)]
     pub(crate) fn room(&self) -> usize {
         let unmade = self.limit.saturating_sub(self.pages.len());
         unmade

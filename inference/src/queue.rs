@@ -58,7 +58,7 @@ impl<T> Queue<T> {
         if state.closed || !state.has_room(&tenant, self.limit) {
             return Err(job);
         }
-        state.add(tenant, job, VecDeque::push_back);
+        state.add(tenant, job, |waiting, job| waiting.jobs.push_back(job));
         drop(state);
         self.bell.notify_one();
         Ok(())
@@ -67,7 +67,17 @@ impl<T> Queue<T> {
     /// Puts the rest of a job back, before its tenant's other ones and behind those of
     /// all other tenants.
     pub(crate) fn put_back(&self, tenant: Tenant, job: T) {
-        self.lock().add(tenant, job, VecDeque::push_front);
+        self.lock().add(tenant, job, |waiting, job| {
+            waiting.jobs.push_front(job);
+            waiting.passed = 0;
+        });
+    }
+
+    /// Whoever waits.
+    pub(crate) fn tenants(&self) -> Vec<Tenant> {
+        let state = self.lock();
+        let tenants = state.tenants.iter().map(|waiting| &waiting.tenant);
+        tenants.cloned().collect()
     }
 
     /// The next job that `fits`, given how much its tenant has under way: of the tenant
@@ -108,7 +118,15 @@ impl<T> Queue<T> {
     pub(crate) fn retain(&self, wanted: impl Fn(&T) -> bool) {
         let mut state = self.lock();
         for waiting in &mut state.tenants {
-            waiting.jobs.retain(&wanted);
+            let mut first = true;
+            waiting.jobs.retain(|job| {
+                let wanted = wanted(job);
+                if std::mem::take(&mut first) && !wanted {
+                    // The next one has not been passed.
+                    waiting.passed = 0;
+                }
+                wanted
+            });
         }
         state.tenants.retain(|waiting| !waiting.jobs.is_empty());
         state.count = state.tenants.iter().map(|waiting| waiting.jobs.len()).sum();
@@ -185,11 +203,11 @@ impl<T> State<T> {
     }
 
     /// Adds to the jobs of a tenant.
-    fn add(&mut self, tenant: Tenant, job: T, add: impl FnOnce(&mut VecDeque<T>, T)) {
+    fn add(&mut self, tenant: Tenant, job: T, add: impl FnOnce(&mut Waiting<T>, T)) {
         self.count = self.count.saturating_add(1);
         let mut tenants = self.tenants.iter_mut();
         match tenants.find(|waiting| waiting.tenant == tenant) {
-            Some(waiting) => add(&mut waiting.jobs, job),
+            Some(waiting) => add(waiting, job),
             None => self.tenants.push_back(Waiting {
                 tenant,
                 jobs: VecDeque::from([job]),
@@ -291,6 +309,27 @@ mod tests {
         }
         assert_eq!(pop(), None);
         assert_eq!(queue.pop(|_| 0, |_, _| true), Some((large, 1000)));
+        assert_eq!(pop(), Some(1));
+    }
+
+    #[test]
+    fn what_stands_behind_what_nobody_wants_has_not_been_passed() {
+        let queue = Queue::new(100);
+        let (large, small) = (Tenant::new(), Tenant::new());
+        for job in [1000, 2000] {
+            queue.push(large.clone(), job).unwrap();
+        }
+        let pop = || {
+            let _full = queue.push(small.clone(), 1);
+            queue.pop(|_| 0, |_, job| *job < 10).map(|(_, job)| job)
+        };
+        for _ in 0..MOST_PASSED {
+            assert_eq!(pop(), Some(1));
+        }
+        assert_eq!(pop(), None);
+        queue.retain(|job| *job != 1);
+        assert_eq!(pop(), None, "the same is first");
+        queue.retain(|job| *job != 1000);
         assert_eq!(pop(), Some(1));
     }
 

@@ -9,21 +9,32 @@
 //! which delays the others by as long as that takes.
 //!
 //! An answer begins when there is a place in the batch, and pages for its prompt that
-//! nobody else was promised. Whoever has the fewest answers under way is next; if there
-//! is no room, the answers that began last of the tenant with the most are put aside for
-//! it, and so they are if pages run out later. They are read again when there is room:
-//! their tokens are the same, since no bit depends on how a sequence was read. Of those
-//! of one tenant, and so of all, the oldest always goes on.
+//! nobody else was promised. Whoever has had and holds the least room is next
+//! ([`accounts`]); if there is none, the answers that began last of whoever has had and
+//! holds the most are put aside for it, and so they are if pages run out later. They
+//! wait in the queue again, before others of their tenant, and are read again when it is
+//! their turn: their tokens are the same, since no bit depends on how a sequence was
+//! read.
+//!
+//! Nothing waits for ever, however others come and go. What has no room lets a bounded
+//! number pass, who have not had much more, and then all wait until it has; a tenant's only answer says [`SLICE`]
+//! tokens before it gives way, so that reading it was not in vain.
 
+mod accounts;
+#[cfg(test)]
+mod fairness;
 mod sequence;
 mod shares;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_channel::mpsc::UnboundedSender;
 use zeroize::Zeroizing;
 
+pub(crate) use self::accounts::Accounts;
+use self::accounts::SLICE;
 use self::sequence::{Sequence, insert};
 use self::shares::{Shares, share};
 use crate::activity::Counters;
@@ -35,7 +46,7 @@ use crate::error::EngineError;
 use crate::kernel::attention::PAGE;
 use crate::kernel::pool::Pool;
 use crate::memory::Memory;
-use crate::queue::Queue;
+use crate::queue::{Line as _, Queue};
 use crate::replay::Asked;
 use crate::request::Tenant;
 use crate::sampler::Sampler;
@@ -62,6 +73,33 @@ pub(crate) struct Job {
     pub(crate) events: UnboundedSender<Result<Event, EngineError>>,
 }
 
+/// What waits.
+pub(crate) enum Work {
+    New(Job),
+    /// Put aside.
+    Begun(Sequence),
+}
+
+impl Work {
+    /// Tokens to read.
+    fn tokens(&self) -> usize {
+        match self {
+            Self::New(job) => {
+                let answer = job.replay.as_ref().map_or(0, |asked| asked.answer.len());
+                job.prompt.len().saturating_add(answer)
+            }
+            Self::Begun(sequence) => sequence.tokens.len(),
+        }
+    }
+
+    fn is_wanted(&self) -> bool {
+        match self {
+            Self::New(job) => wanted(job.deadline, &job.events),
+            Self::Begun(sequence) => wanted(sequence.deadline, &sequence.events),
+        }
+    }
+}
+
 /// A model and how it is used.
 #[derive(Debug)]
 pub(crate) struct Scheduler {
@@ -78,19 +116,19 @@ pub(crate) struct Scheduler {
     pub(crate) counters: Arc<Counters>,
     /// Answers that were ever begun.
     pub(crate) begun: u64,
+    pub(crate) accounts: Accounts,
 }
 
 impl Scheduler {
     /// Works until the queue is closed and empty, or the device is lost.
-    pub(crate) fn run(mut self, queue: &Queue<Job>) {
-        let mut running = Vec::new();
-        let mut aside = Vec::new();
+    pub(crate) fn run(mut self, queue: &Queue<Work>) {
+        let mut running: Vec<Sequence> = Vec::new();
         let mut work = Workspace::default();
         let mut looked = Instant::now();
         loop {
             #[cfg(any(test, feature = "cuda"))]
             self.model.wipe(&mut self.memory);
-            if running.is_empty() && aside.is_empty() {
+            if running.is_empty() {
                 self.counters.set_running(0);
                 // Made of what was read and said.
                 work = Workspace::default();
@@ -104,139 +142,141 @@ impl Scheduler {
                 self.memory.forget_gone();
                 looked = Instant::now();
             }
-            queue.retain(|job| wanted(job.deadline, &job.events));
-            self.release(&mut running);
-            self.release(&mut aside);
-            self.admit(queue, &mut running, &mut aside);
-            let under_way = running.len().saturating_add(aside.len());
-            self.counters.set_running(under_way);
-            self.step(&mut running, &mut aside, &mut work);
+            queue.retain(Work::is_wanted);
+            for sequence in running.extract_if(.., |s| !wanted(s.deadline, &s.events)) {
+                self.memory.leave(sequence.pages);
+            }
+            self.admit(queue, &mut running);
+            self.counters.set_running(running.len());
+            self.step(queue, &mut running, &mut work);
             if self.model.is_lost() {
-                for sequence in running.drain(..).chain(aside) {
+                for sequence in running {
                     sequence.fail(EngineError::Device);
                 }
+                queue.retain(|work| match work {
+                    Work::New(_) => true,
+                    Work::Begun(sequence) => !sequence.fail(EngineError::Device),
+                });
                 return;
             }
         }
     }
 
-    /// Lets go of what nobody wants.
-    fn release(&mut self, sequences: &mut Vec<Sequence>) {
-        for sequence in sequences.extract_if(.., |s| !wanted(s.deadline, &s.events)) {
-            self.memory.leave(sequence.pages);
-        }
-    }
-
-    /// Fills the batch: of tenants with equally many answers under way, first with what
-    /// was put aside.
-    fn admit(
-        &mut self,
-        queue: &Queue<Job>,
-        running: &mut Vec<Sequence>,
-        aside: &mut Vec<Sequence>,
-    ) {
-        loop {
-            let shares = Shares::of(running);
-            let back = (0..)
-                .zip(aside.iter())
-                .map(|(place, s)| (shares.get(&s.tenant), place));
-            let back: Option<(usize, usize)> = back.min();
+    /// Fills the batch, and charges for it if some have to wait.
+    fn admit(&mut self, queue: &Queue<Work>, running: &mut Vec<Sequence>) {
+        while queue.waiting() > 0 {
+            let all: Vec<_> = running.iter().collect();
+            let shares = self.shares(&all);
+            let mut aside = Vec::new();
+            // Nobody passes whoever stands lower by a slice of all pages.
+            let slice = self.memory.limit().saturating_mul(SLICE);
+            let mut most = usize::MAX;
             let next = queue.pop(
-                |tenant| shares.get(tenant),
-                |share, job| {
-                    back.is_none_or(|(least, _)| share < least)
-                        && self.make_room(running, aside, share, &job.prompt)
+                |tenant| self.standing(&shares, tenant),
+                |standing, work| {
+                    let tokens = work.tokens();
+                    let found = match standing <= most {
+                        true => self.find_room(all.clone(), &shares, standing, tokens),
+                        false => None,
+                    };
+                    let fits = found.is_some();
+                    match found {
+                        Some(found) => aside = found,
+                        None => most = most.min(standing.saturating_add(slice)),
+                    }
+                    fits
                 },
             );
-            let sequence = match (next, back) {
-                (Some((tenant, mut job)), _) => match job.replay.take() {
-                    Some(Asked { answer, outcome }) => {
+            let Some((tenant, work)) = next else {
+                return self.accounts.charge(&shares, &queue.tenants());
+            };
+            for began in aside {
+                self.put_aside(queue, running, began);
+            }
+            let sequence = match work {
+                Work::New(mut job) => {
+                    if let Some(Asked { answer, outcome }) = job.replay.take() {
                         let found = self.replay(&job.prompt, &answer, job.sampler);
                         // Whoever asked may be gone.
                         drop(outcome.send(found));
                         continue;
                     }
-                    None => {
-                        self.counters.add_prompt(job.prompt.len());
-                        self.begun = self.begun.saturating_add(1);
-                        let mut new = Sequence::new(tenant, self.begun, job);
-                        new.recall(&mut self.memory);
-                        new.usage.cached = new.seen;
-                        new
-                    }
-                },
-                (None, Some((share, place))) => {
-                    let mut old = aside.remove(place);
-                    if !self.make_room(running, aside, share, &old.tokens) {
-                        return insert(aside, old);
-                    }
+                    self.counters.add_prompt(job.prompt.len());
+                    self.begun = self.begun.saturating_add(1);
+                    let mut new = Sequence::new(tenant, self.begun, job);
+                    new.recall(&mut self.memory);
+                    new.usage.cached = new.seen;
+                    new
+                }
+                Work::Begun(mut old) => {
                     old.recall(&mut self.memory);
                     old
                 }
-                (None, None) => return,
             };
             insert(running, sequence);
         }
     }
 
-    /// Whether there is room for one more that reads `tokens`, of a tenant with `share`
-    /// answers under way; to that end, puts aside the last ones of whoever has the most
-    /// as long as they are more by two.
-    fn make_room(
-        &mut self,
-        running: &mut Vec<Sequence>,
-        aside: &mut Vec<Sequence>,
-        share: usize,
-        tokens: &[u32],
-    ) -> bool {
-        let Some((heaviest, most)) = Shares::of(running).most() else {
-            return true;
-        };
-        let promised = running.iter().map(Sequence::missing).sum();
-        let mut room = self.memory.room().saturating_sub(promised);
-        let mut places = self.batch.saturating_sub(running.len());
-        let theirs = running.iter().rev().filter(|s| s.tenant == heaviest);
-        let spare = most.saturating_sub(share).saturating_sub(1);
-        let mut theirs = theirs.take(spare);
-        let mut taken = 0_usize;
-        while places == 0 || room <= tokens.len().div_ceil(PAGE) {
-            let Some(last) = theirs.next() else {
-                return false;
-            };
-            let pages = last.pages.len().saturating_add(last.missing());
-            room = room.saturating_add(pages);
-            places = places.saturating_add(1);
-            taken = taken.saturating_add(1);
-        }
-        for _ in 0..taken {
-            self.put_aside(running, aside, &heaviest);
-        }
-        true
-    }
-
-    /// Puts aside what this tenant began last.
-    fn put_aside(
-        &mut self,
-        running: &mut Vec<Sequence>,
-        aside: &mut Vec<Sequence>,
-        tenant: &Tenant,
-    ) {
-        if let Some(place) = running.iter().rposition(|s| s.tenant == *tenant) {
-            let mut last = running.remove(place);
-            self.memory.leave(std::mem::take(&mut last.pages));
-            (last.seen, last.next) = (0, 0);
-            insert(aside, last);
+    /// Which of these answers have to be put aside for one that reads so many tokens, of
+    /// a tenant that stands here; `None` if it has to wait.
+    fn find_room(
+        &self,
+        mut left: Vec<&Sequence>,
+        shares: &Shares,
+        standing: usize,
+        tokens: usize,
+    ) -> Option<Vec<u64>> {
+        let pages = tokens.div_ceil(PAGE);
+        let after = standing.saturating_add(shares.one_more(pages).saturating_mul(SLICE));
+        let mut shares = Cow::Borrowed(shares);
+        let mut aside = Vec::new();
+        loop {
+            // A page more, or it would be put aside at once.
+            let room = self.memory.limit().saturating_sub(shares.pages());
+            if left.is_empty() || left.len() < self.batch && room > pages {
+                return Some(aside);
+            }
+            let last = left.remove(self.heaviest(&left, &shares)?);
+            shares = Cow::Owned(self.shares(&left));
+            if self.standing(&shares, &last.tenant) < after {
+                return None;
+            }
+            aside.push(last.began);
         }
     }
 
-    fn step(
-        &mut self,
-        running: &mut Vec<Sequence>,
-        aside: &mut Vec<Sequence>,
-        work: &mut Workspace,
-    ) {
+    /// Where the last answer is of the tenant that stands highest, but for those that
+    /// have no other and have only begun.
+    fn heaviest(&self, running: &[&Sequence], shares: &Shares) -> Option<usize> {
+        let mut ready = Vec::new();
+        for (tenant, _) in shares.each() {
+            let place = running.iter().rposition(|s| s.tenant == *tenant)?;
+            if shares.answers(tenant) > 1 || running.get(place)?.had_its_slice() {
+                ready.push((self.standing(shares, tenant), place));
+            }
+        }
+        ready.into_iter().max().map(|(_, place)| place)
+    }
+
+    fn shares(&self, running: &[&Sequence]) -> Shares {
+        Shares::of(running, self.batch, self.memory.limit())
+    }
+
+    fn standing(&self, shares: &Shares, tenant: &Tenant) -> usize {
+        self.accounts.standing(tenant, shares.get(tenant))
+    }
+
+    /// Puts aside what began then.
+    fn put_aside(&mut self, queue: &Queue<Work>, running: &mut Vec<Sequence>, began: u64) {
+        for mut sequence in running.extract_if(.., |sequence| sequence.began == began) {
+            sequence.forget(&mut self.memory);
+            queue.put_back(sequence.tenant.clone(), Work::Begun(sequence));
+        }
+    }
+
+    fn step(&mut self, queue: &Queue<Work>, running: &mut Vec<Sequence>, work: &mut Workspace) {
         share(running);
-        self.provide(running, aside);
+        self.provide(queue, running);
         let _turn = turn();
         self.look(running);
         let spans: Vec<_> = running.iter().map(Sequence::span).collect();
@@ -289,13 +329,21 @@ impl Scheduler {
         }
     }
 
-    /// Finds pages for what the next step reads.
-    fn provide(&mut self, running: &mut Vec<Sequence>, aside: &mut Vec<Sequence>) {
+    /// Finds pages for what the next step reads. Where all have only begun, the one that
+    /// began last gives way.
+    fn provide(&mut self, queue: &Queue<Work>, running: &mut Vec<Sequence>) {
         while let Some(sequence) = running.iter_mut().find(|s| s.lacks_pages()) {
             if let Some(page) = self.memory.page() {
                 sequence.pages.push(page);
-            } else if let Some((heaviest, _)) = Shares::of(running).most() {
-                self.put_aside(running, aside, &heaviest);
+                continue;
+            }
+            let all: Vec<_> = running.iter().collect();
+            let last = match self.heaviest(&all, &self.shares(&all)) {
+                Some(place) => all.get(place),
+                None => all.last(),
+            };
+            if let Some(began) = last.map(|last| last.began) {
+                self.put_aside(queue, running, began);
             }
         }
     }
@@ -326,7 +374,6 @@ mod tests {
     use crate::generation::Generation;
     use crate::kernel::level::Cpu;
     use crate::model_dir::ModelDir;
-    use crate::queue::Line as _;
     use crate::request::Sampling;
     use futures_channel::mpsc;
 
@@ -351,6 +398,7 @@ mod tests {
                 batch: 1,
                 counters: Arc::default(),
                 begun: 0,
+                accounts: Accounts::default(),
             };
             let queue = Queue::new(4);
             let mut answers = Vec::new();
@@ -371,7 +419,7 @@ mod tests {
                     replay: None,
                     events,
                 };
-                assert!(queue.push(Tenant::new(), job).is_ok());
+                assert!(queue.push(Tenant::new(), Work::New(job)).is_ok());
                 answers.push(answer);
             }
             // One is under way, the other waits.

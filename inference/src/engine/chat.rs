@@ -22,7 +22,7 @@ use crate::prompt::Template;
 use crate::queue::Queue;
 use crate::replay::{Asked, Difference, Replay, ReplayError};
 use crate::request::{Prompt, Request, Tenant};
-use crate::scheduler::Job;
+use crate::scheduler::{Job, Work};
 use crate::stop::Stop;
 use crate::tokens::Tokens;
 use crate::tools::{Style, Tools};
@@ -41,7 +41,7 @@ pub(super) struct Chat {
     /// Made when the first answer has to be of a form.
     grammars: OnceLock<Option<Grammars>>,
     counters: Arc<Counters>,
-    pub(super) queue: Arc<Queue<Job>>,
+    pub(super) queue: Arc<Queue<Work>>,
 }
 
 impl Chat {
@@ -131,7 +131,7 @@ impl Engine {
             deadline,
             events,
         };
-        enqueue(&chat.queue, request.tenant, job)?;
+        enqueue(&chat.queue, request.tenant, Work::New(job))?;
         Ok(Answer {
             events: Some(answer),
             calls: style.map(|style| Calls::new(style, names.collect())),
@@ -252,7 +252,7 @@ impl Engine {
                 replay: Some(Asked { answer, outcome }),
                 events,
             };
-            enqueue(&chat.queue, Tenant::new(), job)?;
+            enqueue(&chat.queue, Tenant::new(), Work::New(job))?;
             Ok((pending, held))
         };
         let (pending, _held) = job().map_err(ReplayError::Request)?;

@@ -4,6 +4,7 @@ use futures_channel::mpsc::UnboundedSender;
 use zeroize::Zeroizing;
 
 use super::Job;
+use super::accounts::SLICE;
 use crate::answer::{Event, FinishReason, Usage};
 use crate::deadline::Deadline;
 use crate::decoder::Span;
@@ -21,7 +22,7 @@ use crate::vision::Sight;
 use crate::witness::{Attended, Executed};
 
 /// An answer that has begun.
-pub(super) struct Sequence {
+pub(crate) struct Sequence {
     pub(super) tenant: Tenant,
     /// Of all answers, which.
     pub(super) began: u64,
@@ -41,7 +42,9 @@ pub(super) struct Sequence {
     stop: Stop,
     logprobs: Option<usize>,
     unsaid: Unsaid,
-    max_tokens: usize,
+    pub(super) max_tokens: usize,
+    /// Tokens that had been said when it began, or was taken up again.
+    said: usize,
     pub(super) usage: Usage,
     pub(super) deadline: Deadline,
     attended: Option<Attended>,
@@ -79,6 +82,7 @@ impl Sequence {
             logprobs: job.logprobs,
             unsaid: Unsaid::default(),
             max_tokens: job.max_tokens,
+            said: 0,
             deadline: job.deadline,
             attended: job.attended,
             events: job.events,
@@ -89,12 +93,30 @@ impl Sequence {
     pub(super) fn recall(&mut self, memory: &mut Memory) {
         self.pages = memory.recall(&self.tenant, &self.tokens, &self.sights);
         self.seen = self.pages.len().saturating_mul(PAGE);
+        self.said = self.usage.completion;
+    }
+
+    /// Gives back its pages; it will read again what it had read.
+    pub(super) fn forget(&mut self, memory: &mut Memory) {
+        memory.leave(std::mem::take(&mut self.pages));
+        (self.seen, self.next) = (0, 0);
+    }
+
+    /// Whether it has said enough since then for having read so much.
+    pub(super) fn had_its_slice(&self) -> bool {
+        self.usage.completion.saturating_sub(self.said) >= SLICE
     }
 
     /// Pages that it was promised and does not have yet.
     pub(super) fn missing(&self) -> usize {
         let pages = self.tokens.len().div_ceil(PAGE);
         pages.saturating_sub(self.pages.len())
+    }
+
+    /// Pages that both share: with what stands before them they are the same.
+    pub(super) fn begins_as(&self, other: &Self) -> usize {
+        let both = self.pages.iter().zip(&other.pages);
+        both.take_while(|(own, other)| own == other).count()
     }
 
     /// Whether the next step reads more than there are pages for.

@@ -35,32 +35,79 @@ pub(super) fn share(running: &mut [Sequence]) {
     }
 }
 
-/// How many answers of each tenant are under way, in the order of their oldest.
-pub(super) struct Shares(Vec<(Tenant, usize)>);
+/// What each tenant holds, in the order of their oldest answers.
+#[derive(Clone, Debug)]
+pub(super) struct Shares {
+    /// Pages that a place in the batch is worth.
+    place: usize,
+    held: Vec<Held>,
+}
+
+#[derive(Clone, Debug)]
+struct Held {
+    tenant: Tenant,
+    answers: usize,
+    /// That they have or were promised; what they share counts once.
+    pages: usize,
+}
 
 impl Shares {
-    pub(super) fn of(running: &[Sequence]) -> Self {
-        let mut shares: Vec<(Tenant, usize)> = Vec::new();
-        for sequence in running {
-            match shares
-                .iter_mut()
-                .find(|(other, _)| *other == sequence.tenant)
-            {
-                Some((_, share)) => *share = share.saturating_add(1),
-                None => shares.push((sequence.tenant.clone(), 1)),
+    /// Of a batch with so many places and a memory with so many pages.
+    pub(super) fn of(running: &[&Sequence], places: usize, pages: usize) -> Self {
+        let mut held: Vec<Held> = Vec::new();
+        for (index, sequence) in running.iter().enumerate() {
+            let before = running.iter().take(index);
+            let shared = before.filter(|other| other.tenant == sequence.tenant);
+            let shared = shared.map(|other| other.begins_as(sequence)).max();
+            let had = sequence.pages.len().saturating_sub(shared.unwrap_or(0));
+            let pages = had.saturating_add(sequence.missing());
+            match held.iter_mut().find(|own| own.tenant == sequence.tenant) {
+                Some(own) => {
+                    own.answers = own.answers.saturating_add(1);
+                    own.pages = own.pages.saturating_add(pages);
+                }
+                None => held.push(Held {
+                    tenant: sequence.tenant.clone(),
+                    answers: 1,
+                    pages,
+                }),
             }
         }
-        Self(shares)
+        Self {
+            place: pages.div_ceil(places.max(1)),
+            held,
+        }
     }
 
+    /// Pages that this tenant holds, or that its places are worth if that is more: of
+    /// both there is only so much.
     pub(super) fn get(&self, tenant: &Tenant) -> usize {
-        let own = self.0.iter().find(|(other, _)| other == tenant);
-        own.map_or(0, |(_, share)| *share)
+        let own = self.each().find(|(other, _)| *other == tenant);
+        own.map_or(0, |(_, share)| share)
     }
 
-    /// Whoever has the most; of several, the one that came last.
-    pub(super) fn most(self) -> Option<(Tenant, usize)> {
-        self.0.into_iter().max_by_key(|(_, share)| *share)
+    /// The same for so many pages more in one more place.
+    pub(super) fn one_more(&self, pages: usize) -> usize {
+        pages.max(self.place)
+    }
+
+    /// How many answers this tenant has under way.
+    pub(super) fn answers(&self, tenant: &Tenant) -> usize {
+        let own = self.held.iter().find(|own| own.tenant == *tenant);
+        own.map_or(0, |own| own.answers)
+    }
+
+    /// All tenants with what they hold.
+    pub(super) fn each(&self) -> impl Iterator<Item = (&Tenant, usize)> {
+        self.held.iter().map(|own| {
+            let places = own.answers.saturating_mul(self.place);
+            (&own.tenant, own.pages.max(places))
+        })
+    }
+
+    /// Pages that all hold together.
+    pub(super) fn pages(&self) -> usize {
+        self.held.iter().map(|own| own.pages).sum()
     }
 }
 
@@ -71,9 +118,25 @@ mod tests {
 
     use super::*;
     use crate::deadline::Deadline;
+    use crate::kernel::attention::PAGE;
     use crate::sampler::{Sampler, Settings};
     use crate::scheduler::Job;
     use crate::stop::Stop;
+
+    impl Shares {
+        /// Where tenants hold so many pages.
+        pub(in crate::scheduler) fn fixed(place: usize, held: &[(&Tenant, usize)]) -> Self {
+            let held = held.iter().map(|(tenant, pages)| Held {
+                tenant: Tenant::clone(tenant),
+                answers: 1,
+                pages: *pages,
+            });
+            Self {
+                place,
+                held: held.collect(),
+            }
+        }
+    }
 
     fn reader(tenant: &Tenant, prompt: usize) -> Sequence {
         let job = Job {
@@ -113,11 +176,19 @@ mod tests {
     }
 
     #[test]
-    fn who_has_the_most_is_found_and_of_several_who_came_last() {
+    fn pages_count_once_and_a_place_counts_as_its_part_of_them() {
         let [a, b] = [Tenant::new(), Tenant::new()];
-        let running = [&a, &b, &b, &a].map(|tenant| reader(tenant, 1));
-        let shares = Shares::of(&running);
-        assert_eq!((shares.get(&a), shares.get(&Tenant::new())), (2, 0));
-        assert_eq!(shares.most(), Some((b, 2)));
+        let mut running = [&a, &a, &b].map(|tenant| reader(tenant, 5 * PAGE));
+        running[0].pages = vec![0, 1, 2, 3, 4];
+        running[1].pages = vec![0, 1, 2, 7];
+        let running: Vec<_> = running.iter().collect();
+        let shares = Shares::of(&running, 10, 100);
+        // Five, and one that is had and one that was promised beside those shared.
+        assert_eq!((shares.get(&a), shares.get(&b)), (20, 10));
+        assert_eq!(shares.pages(), 7 + 5);
+        assert_eq!((shares.answers(&a), shares.answers(&b)), (2, 1));
+        let shares = Shares::of(&running, 100, 100);
+        assert_eq!((shares.get(&a), shares.get(&b)), (7, 5));
+        assert_eq!(shares.get(&Tenant::new()), 0);
     }
 }

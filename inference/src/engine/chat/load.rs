@@ -20,7 +20,7 @@ use crate::prompt::Template;
 use crate::replay::WANTED;
 #[cfg(feature = "cuda")]
 use crate::scheduler::STEP;
-use crate::scheduler::Scheduler;
+use crate::scheduler::{Accounts, Scheduler};
 use crate::tokens::Tokens;
 use crate::vision::{Llava, LlavaConfig, Placeholder};
 use crate::weights::Weights;
@@ -158,6 +158,7 @@ impl Parts {
             batch: limits.batch.max(1),
             counters: Arc::clone(&counters),
             begun: 0,
+            accounts: Accounts::default(),
         };
         let queue = run(limits.queue, move |jobs| scheduler.run(jobs))?;
         Ok(Loaded {
