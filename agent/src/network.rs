@@ -4,7 +4,8 @@
 //! ```text
 //! GET  /network/offer             what it can do, line by line, while the connection lasts
 //! POST /network/evidence          evidence for a client that nobody but it has to believe
-//! POST /network/requests          a sealed request, and its sealed answer
+//! POST /network/requests          a sealed request, and its sealed answer; 409 `replayed` if
+//!                                 one with its identifier is being answered, or was
 //! GET  /network/settlements/{id}  what an answer came to, if its end was lost: 202 while it
 //!                                 is under way, 404 if it is not and was not
 //! GET  /network/vouchers          what the owner can claim
@@ -58,7 +59,7 @@ use crate::receipts;
 
 pub use purse::{NotCovered, Purse, PurseError, Reservation};
 use seen::Seen;
-use settlements::{Known, Settlements};
+use settlements::{Known, Settled, Settlements};
 use tenants::Tenants;
 
 /// A worker of the network.
@@ -231,9 +232,9 @@ async fn settlement(State(desk): State<Desk>, Path(id): Path<String>) -> Respons
     let mut bytes = [0; 16];
     let known = hex::decode_to_slice(id, &mut bytes).ok();
     match known.and_then(|()| desk.link.settlements.of(&bytes)) {
-        Some(Known::Settled { settlement, unpaid }) => {
-            if let Some(purse) = &desk.link.purse {
-                purse.earn(unpaid);
+        Some(Known::Settled(Settled { settlement, earned })) => {
+            if let Some(earned) = earned {
+                earned.count();
             }
             ([(CONTENT_TYPE, "application/cbor")], settlement).into_response()
         }

@@ -254,7 +254,11 @@ async fn what_only_the_worker_can_see_is_refused_sealed_and_costs_nothing() {
         max_tokens: None,
         ..Chat::default()
     };
-    let sealed = double.seal(&small, &open.request());
+    let again = Envelope {
+        id: double.envelope().id,
+        ..small
+    };
+    let sealed = double.seal(&again, &open.request());
     let reply = double
         .ask(&sealed, Some(voucher(DEPOSIT)))
         .await
@@ -392,6 +396,36 @@ async fn a_request_is_not_opened_again_after_its_scheduler_has_come_back() {
     let id = hex::encode(sealed.envelope.id);
     let settled = double.get(&format!("/network/settlements/{id}")).await;
     assert_eq!(settled, reply.settlement.encode());
+}
+
+#[tokio::test]
+async fn an_identifier_that_is_known_is_taken_for_no_other_request() {
+    let double = Double::paying(Limits::default()).await;
+    let envelope = double.envelope();
+    let pay = Some(voucher(2 * double.cost(&envelope)));
+    let chat = Chat::default().request();
+    let [first, second] = [0, 1].map(|_| double.seal(&envelope, &chat));
+    let path = format!("/network/settlements/{}", hex::encode(envelope.id));
+    let is = async |status| {
+        while double.status(&path).await != status {}
+    };
+    let is = async |status| timeout(Duration::from_secs(30), is(status)).await.unwrap();
+    let replayed = async || {
+        let (status, error) = double.ask(&second, pay.clone()).await.refusal();
+        assert_eq!((status, &error["error"]["code"]), (409, &json!("replayed")));
+    };
+    // Of an upload of which nothing has come it is known that it may still be answered.
+    let slow = double.send_body(&first, endless(&[]), pay.clone());
+    let mut slow = slow.boxed_local();
+    assert!(futures_util::poll!(&mut slow).is_pending());
+    is(StatusCode::ACCEPTED).await;
+    replayed().await;
+    drop(slow);
+    is(StatusCode::NOT_FOUND).await;
+    let reply = double.ask(&first, pay.clone()).await.open(&first);
+    assert_eq!(reply.head.status, 200);
+    replayed().await;
+    assert_eq!(double.get(&path).await, reply.settlement.encode());
 }
 
 #[tokio::test]

@@ -25,7 +25,8 @@ use tycho_types::models::StdAddr;
 
 use super::Desk;
 use super::intake::Intake;
-use super::purse::Reservation;
+use super::purse::{Earned, Reservation};
+use super::settlements::{Settled, UnderWay};
 use crate::api::unix_time;
 use crate::receipts::{Count, Ledger};
 
@@ -39,6 +40,7 @@ pub(super) struct Job {
     pub(super) intake: Arc<Mutex<Intake>>,
     pub(super) ledger: Ledger,
     pub(super) reservation: Option<Reservation>,
+    pub(super) under_way: UnderWay,
 }
 
 impl Job {
@@ -52,7 +54,6 @@ impl Job {
 impl Drop for Job {
     /// Somebody has left before the end.
     fn drop(&mut self) {
-        self.desk.link.settlements.end(&self.envelope.id);
         if let Some(reservation) = self.reservation.take() {
             let worked = cost(self.ledger.worked(), self.ask());
             reservation.lose(worked.unwrap_or(u64::MAX));
@@ -70,6 +71,17 @@ pub(super) struct Answer {
     hash: Sha256,
     success: bool,
     body: BodyDataStream,
+    /// Once it is settled, where vouchers pay.
+    earned: Option<Arc<Earned>>,
+}
+
+impl Drop for Answer {
+    /// What was settled and not taken is lost, until somebody asks for it.
+    fn drop(&mut self) {
+        if let Some(earned) = &self.earned {
+            earned.lose();
+        }
+    }
 }
 
 impl Answer {
@@ -96,6 +108,7 @@ impl Answer {
             sealer: Some(sealer),
             success: head.status.is_success(),
             body: body.into_data_stream(),
+            earned: None,
         })
     }
 
@@ -107,10 +120,8 @@ impl Answer {
         }
         loop {
             let Some(mut sealer) = self.sealer.take() else {
-                let Job { desk, envelope, .. } = &self.job;
-                let earned = desk.link.settlements.taken(&envelope.id);
-                if let Some(reservation) = self.job.reservation.take() {
-                    reservation.settle(earned);
+                if let Some(earned) = &self.earned {
+                    earned.count();
                 }
                 return Ok(None);
             };
@@ -139,12 +150,7 @@ impl Answer {
     }
 
     async fn settle(&mut self) -> Result<Vec<u8>, Broken> {
-        let Job {
-            desk,
-            envelope,
-            root,
-            ..
-        } = &self.job;
+        let Job { desk, root, .. } = &self.job;
         let count = match self.success {
             true => self.job.ledger.count(),
             false => Count::default(),
@@ -174,9 +180,13 @@ impl Answer {
             tokens: work.tokens(),
         };
         let settlement = settlement.encode();
-        let earned = receipt.cost().unwrap_or_default();
-        let settlements = &desk.link.settlements;
-        settlements.note(envelope.id, &settlement, earned);
+        let cost = receipt.cost().unwrap_or_default();
+        let reservation = self.job.reservation.take();
+        self.earned = reservation.map(|held| Arc::new(Earned::new(held, cost)));
+        self.job.under_way.settle(Settled {
+            settlement: settlement.clone(),
+            earned: self.earned.clone(),
+        });
         Ok(settlement)
     }
 }

@@ -111,7 +111,7 @@ impl Purse {
     }
 
     /// So much was earned after all by what had been cut off.
-    pub(super) fn earn(&self, cost: u64) {
+    fn earn(&self, cost: u64) {
         let mut account = self.account();
         account.spent = account.spent.saturating_add(cost);
         account.lost = account.lost.saturating_sub(cost);
@@ -204,6 +204,59 @@ impl Drop for Reservation {
     fn drop(&mut self) {
         let mut account = self.purse.account();
         account.reserved = account.reserved.saturating_sub(self.reserved);
+    }
+}
+
+/// What an answer came to, which is counted once: when its end is taken, or when whoever lost
+/// that asks for its settlement.
+#[derive(Debug)]
+pub(super) struct Earned {
+    cost: u64,
+    stage: Mutex<Stage>,
+}
+
+#[derive(Debug, Default)]
+enum Stage {
+    /// The answer is under way.
+    Held(Reservation),
+    /// It was cut off.
+    Lost(Arc<Purse>),
+    #[default]
+    Counted,
+}
+
+impl Earned {
+    pub(super) fn new(reservation: Reservation, cost: u64) -> Self {
+        Self {
+            cost: cost.min(reservation.reserved),
+            stage: Mutex::new(Stage::Held(reservation)),
+        }
+    }
+
+    /// Whoever pays for it has the settlement.
+    pub(super) fn count(&self) {
+        match std::mem::take(&mut *self.stage()) {
+            Stage::Held(reservation) => reservation.settle(self.cost),
+            Stage::Lost(purse) => purse.earn(self.cost),
+            Stage::Counted => {}
+        }
+    }
+
+    /// Nobody takes the answer any more.
+    pub(super) fn lose(&self) {
+        let mut stage = self.stage();
+        *stage = match std::mem::take(&mut *stage) {
+            Stage::Held(reservation) => {
+                let purse = Arc::clone(&reservation.purse);
+                reservation.lose(self.cost);
+                Stage::Lost(purse)
+            }
+            other => other,
+        };
+    }
+
+    fn stage(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -477,6 +530,33 @@ mod tests {
         serve().unwrap().settle(10);
         serve().unwrap().lose(10);
         assert!(serve().is_ok());
+    }
+
+    #[test]
+    fn what_is_earned_is_counted_once_whoever_hears_of_it_first() {
+        let purse = purse(1600, 0);
+        let signed = sign(&voucher(&purse, 1600));
+        let earn = |cost| Earned::new(purse.reserve(Some(&signed), 100, NOW).unwrap(), cost);
+        let stand = || {
+            let account = purse.account();
+            (account.spent, account.reserved, account.lost)
+        };
+        purse.reserve(Some(&signed), 100, NOW).unwrap().lose(60);
+        let taken = earn(10);
+        assert_eq!(stand(), (0, 100, 60));
+        taken.count();
+        taken.count();
+        taken.lose();
+        assert_eq!(stand(), (10, 0, 60), "others are as lost as before");
+        let lost = earn(10);
+        lost.lose();
+        lost.lose();
+        assert_eq!(stand(), (10, 0, 70));
+        lost.count();
+        lost.count();
+        assert_eq!(stand(), (20, 0, 60));
+        earn(1000).count();
+        assert_eq!(stand(), (120, 0, 60), "no more than was set aside");
     }
 
     #[test]

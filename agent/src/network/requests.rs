@@ -54,6 +54,9 @@ async fn answer(desk: Desk, request: Request) -> Result<Answer, Refusal> {
     let until = Instant::now().checked_add(time(&envelope));
     let until = until.ok_or(Refusal::Late)?;
     let reservation = reserve(&desk, &head.headers, &envelope)?;
+    // From here on whoever asks is told that it may still be answered.
+    let under_way = desk.link.settlements.begin(envelope.id);
+    let under_way = under_way.ok_or(Refusal::Replayed)?;
 
     let mut intake = Intake::new(body);
     let start = within(until, intake.start()).await?;
@@ -72,7 +75,6 @@ async fn answer(desk: Desk, request: Request) -> Result<Answer, Refusal> {
         until: until.into_std(),
     };
     let ask = desk.link.ask(&envelope.model);
-    desk.link.settlements.begin(envelope.id);
     let job = Job {
         root: model.root(),
         intake: Arc::new(Mutex::new(intake)),
@@ -81,6 +83,7 @@ async fn answer(desk: Desk, request: Request) -> Result<Answer, Refusal> {
         envelope,
         until,
         reservation,
+        under_way,
     };
     let request = inner(&head, &job)?;
     let said = timeout_at(

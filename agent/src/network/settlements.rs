@@ -1,8 +1,13 @@
 //! What requests came to, for a scheduler that lost the end of an answer: while they are
 //! under way, and afterwards for the newest of them.
+//!
+//! Clients choose identifiers: one that is known here is taken for no other request, so what
+//! is said of it is of that one.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::purse::Earned;
 
 /// Of one Channel.
 #[derive(Debug, Default)]
@@ -11,68 +16,47 @@ pub(super) struct Settlements(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     under_way: HashSet<[u8; 16]>,
-    settled: VecDeque<Settled>,
+    settled: VecDeque<([u8; 16], Settled)>,
 }
 
-#[derive(Debug)]
-struct Settled {
-    id: [u8; 16],
-    settlement: Vec<u8>,
-    /// What was earned by it and is not counted yet.
-    unpaid: u64,
+/// What a request came to.
+#[derive(Clone, Debug)]
+pub(super) struct Settled {
+    pub(super) settlement: Vec<u8>,
+    /// Where vouchers pay.
+    pub(super) earned: Option<Arc<Earned>>,
 }
 
 /// What is known of a request.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug)]
 pub(super) enum Known {
     UnderWay,
-    Settled {
-        settlement: Vec<u8>,
-        /// To be counted now, and then no more.
-        unpaid: u64,
-    },
+    Settled(Settled),
+}
+
+/// A request that is being answered, until this is dropped.
+#[derive(Debug)]
+pub(super) struct UnderWay {
+    settlements: Arc<Settlements>,
+    id: [u8; 16],
 }
 
 impl Settlements {
-    /// One is being answered.
-    pub(super) fn begin(&self, id: [u8; 16]) {
-        self.state().under_way.insert(id);
-    }
-
-    /// It came to this, by which so much was earned.
-    pub(super) fn note(&self, id: [u8; 16], settlement: &[u8], earned: u64) {
+    /// One is to be answered; none whose identifier is known.
+    pub(super) fn begin(self: &Arc<Self>, id: [u8; 16]) -> Option<UnderWay> {
         let mut state = self.state();
-        state.settled.push_back(Settled {
+        let is_new = state.find(&id).is_none() && state.under_way.insert(id);
+        is_new.then(|| UnderWay {
+            settlements: Arc::clone(self),
             id,
-            settlement: settlement.to_vec(),
-            unpaid: earned,
-        });
-        if state.settled.len() > MAX_SETTLED {
-            state.settled.pop_front();
-        }
+        })
     }
 
-    /// Its answer was taken to its end: what is to be counted now.
-    pub(super) fn taken(&self, id: &[u8; 16]) -> u64 {
-        match self.state().find(id) {
-            Some(settled) => std::mem::take(&mut settled.unpaid),
-            None => 0,
-        }
-    }
-
-    /// Nobody answers it any more.
-    pub(super) fn end(&self, id: &[u8; 16]) {
-        self.state().under_way.remove(id);
-    }
-
-    /// Whoever asks has it.
+    /// What came of it, if it came.
     pub(super) fn of(&self, id: &[u8; 16]) -> Option<Known> {
-        let mut state = self.state();
+        let state = self.state();
         if let Some(settled) = state.find(id) {
-            return Some(Known::Settled {
-                settlement: settled.settlement.clone(),
-                unpaid: std::mem::take(&mut settled.unpaid),
-            });
+            return Some(Known::Settled(settled.clone()));
         }
         let is_under_way = state.under_way.contains(id);
         is_under_way.then_some(Known::UnderWay)
@@ -84,9 +68,26 @@ impl Settlements {
 }
 
 impl State {
-    fn find(&mut self, id: &[u8; 16]) -> Option<&mut Settled> {
-        let mut settled = self.settled.iter_mut().rev();
-        settled.find(|settled| settled.id == *id)
+    fn find(&self, id: &[u8; 16]) -> Option<&Settled> {
+        let mut settled = self.settled.iter().rev();
+        settled.find_map(|(other, settled)| (other == id).then_some(settled))
+    }
+}
+
+impl UnderWay {
+    /// It came to this.
+    pub(super) fn settle(&self, settled: Settled) {
+        let mut state = self.settlements.state();
+        state.settled.push_back((self.id, settled));
+        if state.settled.len() > MAX_SETTLED {
+            state.settled.pop_front();
+        }
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.settlements.state().under_way.remove(&self.id);
     }
 }
 
@@ -99,37 +100,43 @@ mod tests {
 
     const ID: [u8; 16] = [7; 16];
 
-    fn settled(unpaid: u64) -> Option<Known> {
-        let settlement = b"signed".to_vec();
-        Some(Known::Settled { settlement, unpaid })
+    fn settled() -> Settled {
+        Settled {
+            settlement: b"signed".to_vec(),
+            earned: None,
+        }
     }
 
     #[test]
-    fn what_is_earned_is_counted_once_whoever_hears_of_it_first() {
-        let kept = Settlements::default();
-        assert_eq!(kept.of(&ID), None);
-        kept.begin(ID);
-        assert_eq!(kept.of(&ID), Some(Known::UnderWay));
-        kept.note(ID, b"signed", 5);
-        kept.end(&ID);
-        assert_eq!(kept.of(&ID), settled(5), "its end was lost");
-        assert_eq!((kept.of(&ID), kept.taken(&ID)), (settled(0), 0));
-        let kept = Settlements::default();
-        kept.note(ID, b"signed", 5);
-        assert_eq!((kept.taken(&ID), kept.of(&ID)), (5, settled(0)));
+    fn an_identifier_that_is_under_way_or_settled_is_taken_for_no_other_request() {
+        let kept = Arc::<Settlements>::default();
+        assert!(kept.of(&ID).is_none());
+        let under_way = kept.begin(ID).unwrap();
+        assert!(matches!(kept.of(&ID), Some(Known::UnderWay)));
+        assert!(kept.begin(ID).is_none(), "it is under way");
+        drop(under_way);
+        assert!(kept.of(&ID).is_none(), "it was cut off");
+        let under_way = kept.begin(ID).unwrap();
+        under_way.settle(settled());
+        for _ in 0..2 {
+            let of =
+                |known| matches!(known, Some(Known::Settled(it)) if it.settlement == b"signed");
+            assert!(of(kept.of(&ID)));
+            assert!(kept.begin(ID).is_none(), "it is settled");
+        }
+        drop(under_way);
+        assert!(kept.begin(ID).is_none(), "and stays so");
     }
 
     #[test]
-    fn the_oldest_are_forgotten_and_what_was_cut_off_is_nothing() {
-        let kept = Settlements::default();
-        kept.begin(ID);
-        kept.end(&ID);
-        assert_eq!(kept.of(&ID), None);
-        kept.note(ID, b"signed", 5);
+    fn the_oldest_are_forgotten() {
+        let kept = Arc::<Settlements>::default();
+        kept.begin(ID).unwrap().settle(settled());
         for number in 0..MAX_SETTLED {
             assert!(kept.of(&ID).is_some(), "{number}");
-            kept.note([0; 16], b"", 0);
+            let id = u128::try_from(number).unwrap().to_be_bytes();
+            kept.begin(id).unwrap().settle(settled());
         }
-        assert_eq!(kept.of(&ID), None);
+        assert!(kept.of(&ID).is_none());
     }
 }

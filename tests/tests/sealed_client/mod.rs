@@ -214,6 +214,10 @@ impl Double {
         response.into_body().collect().await.unwrap().to_bytes()
     }
 
+    pub(crate) async fn status(&self, path: &str) -> StatusCode {
+        get(&self.connection, path).await.status()
+    }
+
     pub(crate) async fn post(&self, path: &str, body: Body) -> Response<Incoming> {
         post(&self.connection, path, body).await
     }
