@@ -39,6 +39,7 @@ mod messages;
 mod metrics;
 mod models;
 mod options;
+mod padding;
 mod responses;
 mod room;
 mod stream;

@@ -25,6 +25,11 @@ impl Asker {
         Some(ledger.open(model.model(), id))
     }
 
+    /// Whether the answer goes out in sealed chunks.
+    pub(super) fn is_sealed(&self) -> bool {
+        self.ledger.as_ref().is_some_and(Ledger::is_bounded)
+    }
+
     /// Notes what `model` is about to do where no witness counts tokens; an error if that
     /// is more than is paid for.
     pub(super) fn charge(

@@ -6,8 +6,8 @@
 //!   `tool_choice`, `parallel_tool_calls`, `response_format` (a schema is always
 //!   strict), `max_tokens` or `max_completion_tokens`, `temperature`, `top_p`,
 //!   `presence_penalty`, `frequency_penalty`, `logit_bias`, `n` up to 8, `stop`, `seed`,
-//!   `logprobs`, `top_logprobs` up to 20, `stream`, `stream_options.include_usage`; and
-//!   as other servers have them `top_k`, `min_p` and `repetition_penalty`.
+//!   `logprobs`, `top_logprobs` up to 20, `stream`, `stream_options`; and as other
+//!   servers have them `top_k`, `min_p` and `repetition_penalty`.
 //! * Without effect: [`IGNORED`], and `store`.
 //! * Refused unless they say what happens anyway: [`neutral`].
 //! * Refused: everything else.
@@ -52,10 +52,10 @@ fn begin(models: &Models, asker: &Asker, mut fields: Fields) -> Result<Completio
     let name: String = fields.require("model", "a string")?;
     let model = models.get(&name)?;
     let choices = options::choices(&mut fields)?;
-    let delivery = Delivery::read(&mut fields)?;
+    let delivery = Delivery::read(&mut fields, asker)?;
     let logprobs = logprobs(&mut fields)?;
     let object = match delivery {
-        Delivery::Stream { .. } => "chat.completion.chunk",
+        Delivery::Stream(_) => "chat.completion.chunk",
         Delivery::Whole => "chat.completion",
     };
     let head = Head::new("chatcmpl-", object, model);

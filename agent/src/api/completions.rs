@@ -46,7 +46,7 @@ fn begin(
     let name: String = fields.require("model", "a string")?;
     let model = models.get(&name)?;
     let choices = options::choices(&mut fields)?;
-    let delivery = Delivery::read(&mut fields)?;
+    let delivery = Delivery::read(&mut fields, asker)?;
     let prompts = prompts(&mut fields)?;
     check_count(model.engine(), prompts.len(), choices)?;
     let echo = fields.take("echo", "a boolean")?.unwrap_or(false);

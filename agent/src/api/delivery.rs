@@ -7,8 +7,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::answers::{Answers, Usage, Whole};
+use super::asker::Asker;
 use super::error::ApiError;
 use super::fields::Fields;
+use super::padding::Padding;
 use super::{Head, stream};
 
 /// Answers under way, and how they are wanted.
@@ -28,8 +30,8 @@ impl<C: Choices> Completion<C> {
             mut choices,
         } = self;
         match delivery {
-            Delivery::Stream { include_usage } => {
-                Ok(stream::respond(head, answers, include_usage, choices).into_response())
+            Delivery::Stream(options) => {
+                Ok(stream::respond(head, answers, options, choices).into_response())
             }
             Delivery::Whole => {
                 let (wholes, usage) = answers.collect().await?;
@@ -89,19 +91,30 @@ pub(super) trait Choices: Send + 'static {
 /// How answers reach the client.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Delivery {
-    /// As events, if asked for with the usage at the end.
-    Stream { include_usage: bool },
+    /// As events.
+    Stream(Options),
     /// In one piece.
     Whole,
 }
 
+/// What events are to have.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Options {
+    /// The usage at the end.
+    pub(super) include_usage: bool,
+    pub(super) padding: Padding,
+}
+
 impl Delivery {
     /// `stream` and `stream_options`
-    pub(super) fn read(fields: &mut Fields) -> Result<Self, ApiError> {
+    pub(super) fn read(fields: &mut Fields, asker: &Asker) -> Result<Self, ApiError> {
         let stream = fields.take("stream", "a boolean")?.unwrap_or(false);
         let options = fields.take::<Value>("stream_options", "an object")?;
-        let include_usage = match options {
-            None => false,
+        let options = match options {
+            None => Options {
+                include_usage: false,
+                padding: Padding::usual(asker),
+            },
             Some(_) if !stream => {
                 let message =
                     "The 'stream_options' parameter is only allowed when 'stream' is true.";
@@ -114,13 +127,16 @@ impl Delivery {
             Some(options) => {
                 let mut options = Fields::nested("stream_options", options)?;
                 let include_usage = options.take("include_usage", "a boolean")?;
-                options.ignore(&["include_obfuscation"]);
+                let padding = Padding::read(&mut options, asker)?;
                 options.finish()?;
-                include_usage.unwrap_or(false)
+                Options {
+                    include_usage: include_usage.unwrap_or(false),
+                    padding,
+                }
             }
         };
         Ok(match stream {
-            true => Self::Stream { include_usage },
+            true => Self::Stream(options),
             false => Self::Whole,
         })
     }

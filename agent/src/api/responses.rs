@@ -3,7 +3,7 @@
 //! * Honoured: `model`, `input` (a text; or messages of text, `function_call` and
 //!   `function_call_output`), `instructions`, `max_output_tokens`, `temperature`,
 //!   `top_p`, `tools` (functions), `tool_choice`, `parallel_tool_calls`, `text.format`,
-//!   `stream`.
+//!   `stream`, `stream_options`.
 //! * Without effect: [`IGNORED`].
 //! * Refused unless they say what happens anyway: [`neutral`]; nothing is stored here,
 //!   so there is no earlier response to go on from.
@@ -27,6 +27,7 @@ use super::error::ApiError;
 use super::fields::Fields;
 use super::models::Models;
 use super::options::IGNORED;
+use super::padding::Padding;
 use super::tools;
 use super::{aside, random_id, unix_time};
 use writer::Writer;
@@ -87,6 +88,7 @@ fn begin(
     let instructions = instructions.map(|text| Message::new(Role::System, text));
     let messages = instructions.into_iter().chain(input::read(&mut fields)?);
     let streamed = fields.take("stream", "a boolean")?.unwrap_or(false);
+    let padding = padding(&mut fields, asker)?;
     let id = random_id("resp_");
     let request = Request {
         prompt: Prompt::Chat(messages.collect()),
@@ -103,7 +105,6 @@ fn begin(
         ..Request::default()
     };
     fields.ignore(IGNORED);
-    fields.ignore(&["stream_options"]);
     fields.allow_only(&neutral())?;
     fields.finish()?;
     let answer = model.engine().answer(request).map_err(|error| {
@@ -134,7 +135,18 @@ fn begin(
     if let (Value::Object(response), Value::Object(told)) = (&mut response, told) {
         response.extend(told);
     }
-    Ok((Writer::new(response), answer, streamed))
+    Ok((Writer::new(response, padding), answer, streamed))
+}
+
+/// `stream_options`
+fn padding(fields: &mut Fields, asker: &Asker) -> Result<Padding, ApiError> {
+    let Some(options) = fields.take::<Value>("stream_options", "an object")? else {
+        return Ok(Padding::usual(asker));
+    };
+    let mut options = Fields::nested("stream_options", options)?;
+    let padding = Padding::read(&mut options, asker)?;
+    options.finish()?;
+    Ok(padding)
 }
 
 /// `text.format`

@@ -17,13 +17,13 @@ use serde::Serialize;
 
 use super::Head;
 use super::answers::{Answers, Usage};
-use super::delivery::Choices;
+use super::delivery::{Choices, Options};
 use super::error::ApiError;
 
 pub(super) fn respond(
     head: Head,
     answers: Answers,
-    include_usage: bool,
+    options: Options,
     choices: impl Choices,
 ) -> Sse<impl Stream<Item = Result<Sent, Infallible>>> {
     let Answers {
@@ -33,7 +33,7 @@ pub(super) fn respond(
     let writer = Writer {
         head,
         per_prompt,
-        include_usage,
+        options,
         usage: Usage::default(),
         choices,
     };
@@ -70,7 +70,7 @@ enum Step {
 struct Writer<C> {
     head: Head,
     per_prompt: usize,
-    include_usage: bool,
+    options: Options,
     usage: Usage,
     choices: C,
 }
@@ -78,33 +78,50 @@ struct Writer<C> {
 impl<C: Choices> Writer<C> {
     /// The event for a step, if it has one.
     fn next(&mut self, step: Step) -> Result<Option<Sent>, EngineError> {
+        let padding = self.options.padding;
+        let mut padded = None;
         let choice = match step {
             Step::Begin(index) => self.choices.begin(index),
             Step::Event(index, event) => match event? {
-                Event::Text { text, logprobs } => Some(self.choices.text(index, text, logprobs)),
-                Event::Call(name) => self.choices.call(index, name),
-                Event::Arguments(more) => self.choices.arguments(index, more),
+                Event::Text { text, logprobs } => {
+                    padded = padding.of(&text);
+                    Some(self.choices.text(index, text, logprobs))
+                }
+                Event::Call(name) => {
+                    padded = padding.of(&name);
+                    self.choices.call(index, name)
+                }
+                Event::Arguments(more) => {
+                    padded = padding.of(&more);
+                    self.choices.arguments(index, more)
+                }
                 Event::Finish { reason, usage } => {
                     let with_prompt = Answers::counts_prompt(self.per_prompt, index);
                     self.usage.add(usage, with_prompt);
                     Some(self.choices.finish(index, reason))
                 }
             },
-            Step::Usage if self.include_usage => {
-                return Ok(Some(self.chunk(Vec::new(), Some(self.usage))));
+            Step::Usage if self.options.include_usage => {
+                return Ok(Some(self.chunk(Vec::new(), Some(self.usage), None)));
             }
             Step::Usage => None,
             Step::Done => return Ok(Some(Sent::default().data("[DONE]"))),
         };
-        Ok(choice.map(|choice| self.chunk(vec![choice], None)))
+        Ok(choice.map(|choice| self.chunk(vec![choice], None, padded)))
     }
 
-    fn chunk(&self, choices: Vec<C::Chunk>, usage: Option<Usage>) -> Sent {
+    fn chunk(
+        &self,
+        choices: Vec<C::Chunk>,
+        usage: Option<Usage>,
+        obfuscation: Option<String>,
+    ) -> Sent {
         sent(&Chunk {
             head: &self.head,
             choices,
             // Absent unless asked for; then null in all chunks but one.
-            usage: self.include_usage.then_some(usage),
+            usage: self.options.include_usage.then_some(usage),
+            obfuscation,
         })
     }
 }
@@ -121,4 +138,6 @@ struct Chunk<'a, C> {
     choices: Vec<C>,
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<Option<Usage>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    obfuscation: Option<String>,
 }

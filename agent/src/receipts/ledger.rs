@@ -62,6 +62,12 @@ impl Ledger {
         }
     }
 
+    /// Whether it is of a request of the network, of which all is paid for that is done.
+    #[must_use]
+    pub fn is_bounded(&self) -> bool {
+        self.bounds.is_some()
+    }
+
     /// Opens the page for a model, and gives the witness that its engine is to tell.
     /// `chat_id` is the `id` of the response.
     pub fn open(&self, model: &Model, chat_id: Option<&str>) -> Witness {

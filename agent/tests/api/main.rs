@@ -17,6 +17,7 @@ mod embeddings;
 mod engine;
 mod images;
 mod models;
+mod padding;
 mod parameters;
 mod responses;
 mod served;

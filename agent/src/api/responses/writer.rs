@@ -19,11 +19,13 @@ use serde_json::{Value, json};
 
 use crate::api::answers::Call;
 use crate::api::error::ApiError;
+use crate::api::padding::Padding;
 use crate::api::random_id;
 
 /// Makes events and the response of what the engine says.
 pub(super) struct Writer {
     response: Value,
+    padding: Padding,
     /// Items that are whole.
     output: Vec<Value>,
     open: Option<Open>,
@@ -39,9 +41,10 @@ enum Open {
 
 impl Writer {
     /// `response` is what it is before anything has been said.
-    pub(super) fn new(response: Value) -> Self {
+    pub(super) fn new(response: Value, padding: Padding) -> Self {
         Self {
             response,
+            padding,
             output: Vec::new(),
             open: None,
             sequence: 0,
@@ -65,8 +68,9 @@ impl Writer {
                 if let Some(Open::Message { text, .. }) = &mut self.open {
                     text.push_str(&delta);
                 }
-                let delta = json!({"content_index": 0, "delta": delta, "logprobs": []});
-                events.push(self.item_event("response.output_text.delta", delta));
+                let mut body = json!({"content_index": 0, "delta": delta, "logprobs": []});
+                self.padding.add(&delta, &mut body);
+                events.push(self.item_event("response.output_text.delta", body));
             }
             Event::Call(name) => {
                 self.close(&mut events);
@@ -80,8 +84,9 @@ impl Writer {
                 if let Some(Open::Call { call, .. }) = &mut self.open {
                     call.arguments.push_str(&delta);
                 }
-                let delta = json!({"delta": delta});
-                events.push(self.item_event("response.function_call_arguments.delta", delta));
+                let mut body = json!({"delta": delta});
+                self.padding.add(&delta, &mut body);
+                events.push(self.item_event("response.function_call_arguments.delta", body));
             }
             Event::Finish { reason, usage } => {
                 if self.open.is_none() && self.output.is_empty() {
