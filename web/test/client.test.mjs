@@ -1,11 +1,14 @@
 // Sealed requests through a scheduler that is trusted with nothing: in node and Chromium.
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { build } from "esbuild";
 import OpenAI from "openai";
 import * as shipped from "@cocoon/attestation";
 import { CocoonClient as ShippedClient } from "@cocoon/attestation/client";
-import { load, run, skip, start } from "./network.mjs";
+import { double, load, run, skip, start } from "./network.mjs";
 
 let network;
 let other;
@@ -275,9 +278,28 @@ const PAGE = `
     }
 `;
 
-test("a page in Chromium does the same", { skip, timeout: 120_000 }, async ({ signal }) => {
+async function converses(page, signal) {
     const { url, identity, root } = network;
-    const text = await run(PAGE, { url, identity, root }, signal);
+    const text = await run(page, { url, identity, root }, signal);
     assert.match(text, /"content":"from "[^]*"content":"page"[^]*\[DONE\]/);
     assert(text.endsWith(JSON.stringify([SETTLED])), text);
+}
+
+test("a page in Chromium does the same", { skip, timeout: 120_000 }, ({ signal }) => converses(PAGE, signal));
+
+test("so does one that a bundler made", { skip, timeout: 120_000 }, async ({ signal }) => {
+    const folder = mkdtempSync(join(tmpdir(), "bundle-"));
+    const outfile = join(double, "bundle.js");
+    try {
+        mkdirSync(join(folder, "node_modules/@cocoon"), { recursive: true });
+        symlinkSync(double, join(folder, "node_modules/@cocoon/attestation"));
+        const names = ["@cocoon/attestation", "@cocoon/attestation/client"];
+        const contents = names.map((name) => `export * from "${name}";`).join("");
+        const stdin = { contents, resolveDir: folder };
+        await build({ stdin, outfile, bundle: true, format: "esm", target: "es2022" });
+        await converses(PAGE.replace(/package\/[\w-]+\.js/g, "package/bundle.js"), signal);
+    } finally {
+        rmSync(folder, { recursive: true });
+        rmSync(outfile, { force: true });
+    }
 });

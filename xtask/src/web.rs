@@ -124,7 +124,9 @@ fn package(place: &Place, jobs: usize, root: Root) -> Result<PathBuf> {
         .remove_producers_section(true)
         .generate(&folder)
         .context("cannot make the glue of the package")?;
-    for file in list(&place.source.join("web/npm"))? {
+    let mut shipped = list(&place.source.join("web/npm"))?;
+    shipped.extend(LICENCES.map(|name| place.source.join(name)));
+    for file in shipped {
         copy(&file, &folder.join(file.file_name().unwrap_or_default()))?;
     }
     let version = format!("\"version\": \"{}\"", env!("CARGO_PKG_VERSION"));
@@ -134,6 +136,8 @@ fn package(place: &Place, jobs: usize, root: Root) -> Result<PathBuf> {
     );
     Ok(folder)
 }
+
+const LICENCES: [&str; 2] = ["LICENSE-APACHE", "LICENSE-MIT"];
 
 const TARGET: &str = "wasm32-unknown-unknown";
 
