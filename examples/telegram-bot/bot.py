@@ -29,6 +29,7 @@ HELP = """Write, and a machine that proved what it runs will answer.
 /models  what there is to ask
 /model NAME  ask that one from now on
 /verify  what was verified
+/cost  what this chat has cost
 /new  forget this conversation"""
 
 # Telegram's own limits: characters of a message, and edits of one in a second.
@@ -71,6 +72,9 @@ class Chat:
 
     model: str
     messages: list[ChatCompletionMessageParam] = field(default_factory=list)
+    tokens: int = 0
+    cost: int = 0  # Nanotons.
+    uncounted: set[str] = field(default_factory=set)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -88,7 +92,8 @@ class Bot:
                 updates = await self._api.call(
                     "getUpdates", offset=offset, timeout=50, allowed_updates=["message"]
                 )
-            except OSError as error:
+            # A proxy of theirs may answer with a page.
+            except (OSError, ValueError) as error:
                 print(f"Telegram is out of reach: {error}", file=sys.stderr)
                 await asyncio.sleep(3)
                 continue
@@ -108,7 +113,8 @@ class Bot:
             async with chat.turn:
                 await self._take_turn(id, chat, text)
         except openai.APIError as error:
-            await self._say(id, f"No answer: {error.message}")
+            told = error.body if isinstance(error.body, dict) else {}
+            await self._say(id, f"No answer: {told.get('message', error.message)}"[:LONGEST])
         except Exception as error:  # One chat's trouble is not the others'.
             print(f"a turn failed: {type(error).__name__}: {error}", file=sys.stderr)
 
@@ -129,6 +135,10 @@ class Bot:
                 await self._say(id, f"Asking {chat.model}." if known else f"There is no {argument!r}.")
             case "/verify":
                 await self._say(id, verified(await self._client.trust()))
+            case "/cost":
+                await self._count(chat)
+                paid = f"{chat.cost:,} nanotons for {chat.tokens:,} tokens" if chat.cost else "Nothing was paid."
+                await self._say(id, paid)
             case _:
                 await self._answer(id, chat, text)
 
@@ -137,7 +147,7 @@ class Bot:
         stream = await self._client.chat.completions.create(
             model=chat.model,
             messages=[*chat.messages, question],
-            max_completion_tokens=1024,
+            max_completion_tokens=512,
             stream=True,
         )
         sent = await self._say(id, "…")
@@ -154,6 +164,16 @@ class Bot:
             await self._say(id, answer[start : start + LONGEST])
         chat.messages += [question, {"role": "assistant", "content": answer}]
         del chat.messages[:-KEPT_TURNS]
+        chat.uncounted.add(stream.response.headers.get("cocoon-request", ""))
+        await self._count(chat)
+
+    async def _count(self, chat: Chat) -> None:
+        """What answers cost; a gateway that pays knows it once they are settled."""
+        for record in (await self._client.usage()).get("requests", []):
+            if record["request"] in chat.uncounted:
+                chat.uncounted.remove(record["request"])
+                chat.tokens += record["tokens"]
+                chat.cost += record["cost"]
 
     async def _show(self, id: int, sent: Any, shown: str, text: str) -> str:
         # Telegram refuses an edit that changes nothing.

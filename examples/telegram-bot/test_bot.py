@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import queue
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 
@@ -63,6 +65,7 @@ def serve(telegram: Telegram, gateway: Gateway) -> ThreadingHTTPServer:
             self.send_response(status)
             self.send_header("content-type", kind)
             self.send_header("content-length", str(len(body)))
+            self.send_header("cocoon-request", "mine")
             self.end_headers()
             self.wfile.write(body)
 
@@ -71,6 +74,9 @@ def serve(telegram: Telegram, gateway: Gateway) -> ThreadingHTTPServer:
                 case "/v1/models":
                     models = [{"id": name, "object": "model", "created": 0, "owned_by": "x"} for name in "ab"]
                     told: dict[str, Any] = {"object": "list", "data": models}
+                case "/cocoon/usage":
+                    records = [{"request": name, "tokens": 14, "cost": 14000} for name in ("mine", "other")]
+                    told = {"paid": True, "requests": records}
                 case _:
                     check = {"name": "mrtd", "found": "00ff", "passed": True}
                     told = {"workers": [{"worker": "ab" * 32, "checks": [check]}]}
@@ -84,7 +90,7 @@ def serve(telegram: Telegram, gateway: Gateway) -> ThreadingHTTPServer:
                 return
             gateway.asked.append(given["messages"])
             if "refuse" in given["messages"][-1]["content"]:
-                error = {"error": {"message": "worker_not_trusted", "type": "x", "code": "x"}}
+                error = {"error": {"message": "rtmr1 differs", "type": "x", "code": "worker_not_trusted"}}
                 self.reply(502, json.dumps(error).encode())
                 return
             text = f"{given['model']} heard {len(given['messages'])}" + "." * 5000
@@ -104,12 +110,19 @@ def serve(telegram: Telegram, gateway: Gateway) -> ThreadingHTTPServer:
 @pytest.fixture
 def world() -> Iterator[tuple[Telegram, Gateway]]:
     telegram, gateway = Telegram(), Gateway()
+    with running(telegram, gateway):
+        yield telegram, gateway
+
+
+@contextmanager
+def running(telegram: Telegram, gateway: Gateway, real: Optional[str] = None) -> Iterator[None]:
+    """The bot, between both; or before a gateway that is none of ours."""
     server = serve(telegram, gateway)
     base = f"http://127.0.0.1:{server.server_port}"
     started: queue.Queue[tuple[asyncio.AbstractEventLoop, asyncio.Task[None]]] = queue.Queue()
 
     async def run() -> None:
-        async with AsyncOpenAI(gateway=base, max_retries=0) as client:
+        async with AsyncOpenAI(gateway=real or base, max_retries=0) as client:
             task = asyncio.create_task(Bot(BotApi("TOKEN", base), client, edit_every=0).run())
             started.put((asyncio.get_running_loop(), task))
             await asyncio.wait([task])
@@ -117,10 +130,12 @@ def world() -> Iterator[tuple[Telegram, Gateway]]:
     thread = threading.Thread(target=asyncio.run, args=(run(),), daemon=True)
     thread.start()
     loop, task = started.get(timeout=10)
-    yield telegram, gateway
-    loop.call_soon_threadsafe(task.cancel)
-    thread.join(10)
-    server.shutdown()
+    try:
+        yield
+    finally:
+        loop.call_soon_threadsafe(task.cancel)
+        thread.join(10)
+        server.shutdown()
 
 
 def hear(telegram: Telegram, count: int) -> list[tuple[str, int, str]]:
@@ -150,6 +165,21 @@ def test_each_chat_is_a_conversation_of_its_own(world: tuple[Telegram, Gateway])
     assert heard == [["one"], ["one", "a heard 1", "two"], ["other"], ["again"]]
 
 
+@pytest.mark.skipif("COCOON_GATEWAY" not in os.environ, reason="no gateway runs")
+def test_a_verified_worker_answers_and_is_shown() -> None:
+    telegram = Telegram()
+    with running(telegram, Gateway(), os.environ["COCOON_GATEWAY"]):
+        telegram.write(1, "/model cocoon-tiny")
+        assert hear(telegram, 1)[0][2] == "Asking cocoon-tiny."
+        telegram.write(1, "Recite Genesis 1:1.")
+        verse = "In the beginning God created the heaven and the earth."
+        while telegram.said.get(timeout=60)[2] != verse:
+            pass
+        telegram.write(1, "/verify")
+        proof = telegram.said.get(timeout=20)[2]
+        assert "✓ mrtd: " in proof and "✗" not in proof
+
+
 def test_commands_tell_models_and_what_was_verified(world: tuple[Telegram, Gateway]) -> None:
     telegram, gateway = world
     for text, expected in [
@@ -158,9 +188,13 @@ def test_commands_tell_models_and_what_was_verified(world: tuple[Telegram, Gatew
         ("/model b", "Asking b."),
         ("/model c", "There is no 'c'."),
         ("/verify@some_bot", "worker abababababababab…\n✓ mrtd: 00ff"),
-        ("please refuse", "No answer: "),
+        ("/cost", "Nothing was paid."),
+        ("please refuse", "No answer: rtmr1 differs"),
     ]:
         telegram.write(1, text)
         assert expected in telegram.said.get(timeout=20)[2]
     telegram.write(1, "hello")
-    assert hear(telegram, 2)[1][2].startswith("b heard 1"), "what was refused is no part of it"
+    said = hear(telegram, 5)
+    assert said[1][2].startswith("b heard 1"), "what was refused is no part of it"
+    telegram.write(1, "/cost")
+    assert hear(telegram, 1)[0][2] == "14,000 nanotons for 14 tokens"

@@ -35,6 +35,7 @@ def test_streams_asynchronously() -> None:
         async with AsyncOpenAI() as client:
             stream = await client.chat.completions.create(**ASK, stream=True)
             assert (await client.trust())["trusted"] is True
+            assert await client.usage() == {"paid": False}
             return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
 
     assert asyncio.run(run()) == VERSE
@@ -59,6 +60,7 @@ def test_a_worker_that_is_not_trusted_gets_nothing() -> None:
         with pytest.raises(openai.APIStatusError) as caught:
             client.chat.completions.create(**ASK)
     assert caught.value.code == "worker_not_trusted"
+    assert "collateral" in caught.value.message, "what differs is named"
 
 
 def test_an_address_past_the_gateway_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
