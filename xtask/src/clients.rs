@@ -40,16 +40,20 @@ pub fn api(builder: &Builder, up: &Up) -> Result<()> {
 }
 
 fn ours(builder: &Builder, up: &Up) -> Result<()> {
-    let base = &up.gateway.base;
-    let (python, node) = (python(builder)?, node(builder)?);
+    let python = python(builder)?;
     let step = builder
         .progress
         .step("the package for Python, and examples");
     step.done(format!("{} tests", package(builder, up, &python)?));
+    page(builder, up, "session")
+}
 
+/// Has Chromium chat in the gateway's page; its pictures go to that folder of `target/up`.
+pub fn page(builder: &Builder, up: &Up, pictures: &str) -> Result<()> {
+    let base = &up.gateway.base;
     let step = builder.progress.step("the gateway's page in Chromium");
-    let checks = node.join("playground.mjs");
-    let folder = builder.place.source.join("target/up");
+    let checks = node(builder)?.join("playground.mjs");
+    let folder = builder.place.source.join("target/up").join(pictures);
     let arguments = [
         checks.as_os_str(),
         base.as_ref(),
@@ -59,7 +63,7 @@ fn ours(builder: &Builder, up: &Up) -> Result<()> {
         folder.as_os_str(),
     ];
     let passed = converse("node", &arguments, &[])?;
-    step.done(format!("{passed} checks, pictures in target/up"));
+    step.done(format!("{passed} checks, pictures in target/up/{pictures}"));
     Ok(())
 }
 

@@ -144,6 +144,7 @@ fn processes(builder: &Builder) -> Result<()> {
     let step = builder.progress.step("emulated TD, agent and gateway");
     let up = Up::start(builder, Through::Scheduler, None)?;
     clients::api(builder, &up)?;
+    clients::page(builder, &up, "network")?;
     let mut counts = up.counts()?;
     ensure!(up.paid()? > 0, "the conversations cost nothing");
     drop(up);

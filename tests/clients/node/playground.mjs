@@ -1,4 +1,5 @@
-// The gateway's own page in headless Chromium.
+// The gateway's own page in headless Chromium, before one worker or before a network that is
+// paid.
 //
 // Usage: playground.mjs BASE_URL MODEL QUESTION ANSWER FOLDER. Leaves screenshots in the
 // folder; the last line says how many checks passed.
@@ -8,6 +9,8 @@ import { chromium } from "playwright-core";
 
 const [base, model, question, answer, folder] = process.argv.slice(2);
 const url = new URL("/", base).href;
+const usage = async () => (await fetch(new URL("/cocoon/usage", url))).json();
+const { paid } = await usage();
 
 // As root, and in a container, its sandbox cannot start; it visits only ourselves.
 const browser = await chromium.launch({
@@ -30,6 +33,24 @@ async function open(options) {
     return page;
 }
 
+/** What the last answer cost is said under it, and what is left of the Channel beside it. */
+async function costs(page) {
+    const told = await page.textContent("#cost");
+    if (!paid) {
+        assert.match(told, /pays nothing/);
+        return;
+    }
+    const { requests, spent, reserved, budget } = await usage();
+    const [{ worker, tokens, cost, price }] = requests;
+    assert.ok(cost > 0 && cost === Math.floor((tokens * price) / 1_000_000));
+    const note = await page.locator(".note").last().textContent();
+    const said = `receipt checked${tokens} tokens${cost.toLocaleString("en")} nanotonsworker ${worker.slice(0, 8)}…`;
+    assert.ok(note.startsWith(said), note);
+    const left = ((budget - spent - reserved) / 1e9).toLocaleString("en", { maximumFractionDigits: 9 });
+    assert.ok(told.includes(`Left${left} TON of ${budget / 1e9} TON`), told);
+    assert.match(await page.textContent("#trust"), new RegExp(`worker ${worker.slice(0, 8)}`));
+}
+
 const checks = {
     async "a question is answered, by whom it was verified"() {
         const page = await open({ viewport: { width: 1280, height: 800 } });
@@ -42,8 +63,9 @@ const checks = {
         const rows = page.locator("#trust tr");
         assert.ok((await rows.count()) > 5);
         assert.equal(await page.locator("#trust tr.no").count(), 0);
-        assert.match(await page.textContent("#trust"), /mrtd/);
-        assert.notEqual(await page.textContent("#cost"), "Nothing yet.");
+        assert.match(await page.textContent("#trust"), /(\d+) of \1 checks passed/);
+        assert.match(await rows.first().textContent(), /^✓mrtd[0-9a-f]{96}$/);
+        await costs(page);
         await page.screenshot({ path: join(folder, "playground.png") });
         await page.close();
     },
@@ -63,6 +85,30 @@ const checks = {
             await page.screenshot({ path: join(folder, `playground-${name}.png`) });
             await page.close();
         }
+    },
+
+    async "a refusal says why and what to do, and what was asked can be sent again"() {
+        const page = await open();
+        for (const [status, code, message, headers, advice] of [
+            [402, "purse_empty", "1 nanoton is left: raise --budget", {}, ""],
+            [429, "full", "no worker is free", { "retry-after": "7" }, "Try again in 7 s."],
+            [502, "worker_not_trusted", "rtmr1 differs", {}, "Nothing was sent to it."],
+        ]) {
+            const refusal = { status, headers, json: { error: { code, message } } };
+            await page.route("**/v1/chat/completions", (route) => route.fulfill(refusal));
+            if (code === "purse_empty") await page.fill("#text", "Is anybody there?");
+            await page.click("#send");
+            const shown = page.locator(".turn.failed", { hasText: message });
+            await shown.waitFor();
+            const text = await shown.textContent();
+            assert.ok(text.startsWith(message + advice) && (advice || text === message), text);
+            assert.equal(await page.inputValue("#text"), "Is anybody there?");
+        }
+        assert.equal(await page.locator(".note, .going").count(), 0);
+        await page.screenshot({ path: join(folder, "playground-refused.png") });
+        await page.close();
+        // A browser complains of each.
+        assert.equal(complaints.splice(0).filter((line) => !/status of 4|status of 5/.test(line)).length, 0);
     },
 
     async "what a model says is shown and never run"() {
