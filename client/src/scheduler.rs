@@ -16,7 +16,7 @@ use ::chain::network::Network;
 use anyhow::{Context as _, Result};
 use attestation::appraisal::Verdict;
 use clap::{Args, Subcommand, value_parser};
-use scheduler::books::{Books, EXPOSURE, Kept};
+use scheduler::books::{Books, DEPOSIT, EXPOSURE, Kept};
 use scheduler::fee::Fee;
 use scheduler::ledger::{Costs, Identity, Ledger};
 use scheduler::scheduler::Scheduler;
@@ -91,6 +91,10 @@ struct PaymentArgs {
     /// Nanotons that the owner of a worker may hold before receipts show what for.
     #[arg(long, value_name = "NANOTONS", requires = "database", default_value_t = EXPOSURE)]
     exposure: u64,
+    /// Nanotons that a client's Channel holds for the client to have places and turns of its
+    /// own; whoever has less shares one turn with all who have less.
+    #[arg(long, value_name = "NANOTONS", requires = "database", default_value_t = DEPOSIT)]
+    least_deposit: u64,
     /// What it keeps for itself, in thousandths of what a worker asks: clients pay both.
     #[arg(long, value_name = "PER_MILLE", requires = "database", default_value_t = 0,
           value_parser = value_parser!(u16).range(..=1000))]
@@ -223,7 +227,9 @@ impl PaymentArgs {
             _ => None,
         };
         let fee = Fee::per_mille(self.fee).context("more than all of it")?;
-        let kept = Kept::new(ledger, client, &identity, self.exposure).keeping(fee);
+        let kept = Kept::new(ledger, client, &identity, self.exposure)
+            .expecting(self.least_deposit)
+            .keeping(fee);
         Ok((Books::Kept(Box::new(kept)), settler))
     }
 }

@@ -15,6 +15,11 @@
 //! not read or change. Errors are OpenAI's error objects, and come before the first byte
 //! of an answer: a client that gets one seals anew, to another worker. Pages of any origin
 //! may call it: there is no cookie to abuse.
+//!
+//! `deadline_ms` is what is left of one time, as long as the answer is of use, counted from
+//! when it is read: in an assignment it ends the wait for a place (after two minutes at
+//! most), in an envelope the answer has to be whole by then (after half an hour at most).
+//! Who has waited says less in the envelope.
 
 mod error;
 mod requests;
@@ -44,6 +49,8 @@ use crate::desk::{HOLD, Unassigned};
 use crate::directory::NoPick;
 use crate::ledger::Told;
 use crate::limits::Limit;
+use crate::pass::{PASS, Pass, PassError};
+use crate::payer::Payer;
 use crate::relay::{PROOFS, of_worker};
 use crate::reputation::FULL;
 use crate::scheduler::Scheduler;
@@ -118,9 +125,9 @@ async fn voucher(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Json<Value>, ApiError> {
-    often(&scheduler.vouchers, client)?;
+    often(&scheduler.vouchers, Payer::at(client))?;
     let asked = requests::named(&headers)?;
-    let told = scheduler.books.voucher(&body, asked).await;
+    let told = scheduler.books.voucher(&body, asked, client).await;
     let (standing, told) = told.map_err(|error| requests::uncovered(&error))?;
     let requests = told.iter().map(|(id, told)| {
         let told = match told {
@@ -144,9 +151,11 @@ async fn voucher(
 async fn assign(
     State(scheduler): State<Arc<Scheduler>>,
     Extension(Client(client)): Extension<Client>,
+    headers: HeaderMap,
     body: Bytes,
 ) -> Result<Json<Assignment>, ApiError> {
-    often(&scheduler.assignments, client)?;
+    let payer = payer(&scheduler, &headers, client).await?;
+    often(&scheduler.assignments, payer.or_at(client))?;
     let mut request: AssignmentRequest = serde_json::from_slice(&body)
         .map_err(|error| ApiError::new(Code::BadRequest, error.to_string()))?;
     if request.except.len() > MAX_EXCEPT {
@@ -158,7 +167,7 @@ async fn assign(
     let chosen = tokio::select! {
         biased;
         () = scheduler.draining.cancelled() => return Err(draining()),
-        chosen = scheduler.desk().assign(request, client) => chosen,
+        chosen = scheduler.desk().assign(request, payer) => chosen,
     };
     let (worker, ask) = chosen.map_err(|refused| unassigned(refused.with(fee)))?;
     let known = scheduler.workers.get(&worker);
@@ -169,6 +178,22 @@ async fn assign(
         keyset: known.keyset.text().into(),
         expires_ms: u32::try_from(HOLD.as_millis()).unwrap_or(u32::MAX),
     }))
+}
+
+/// Who asks: by a pass that holds, or by none.
+async fn payer(
+    scheduler: &Scheduler,
+    headers: &HeaderMap,
+    client: IpAddr,
+) -> Result<Payer, ApiError> {
+    let bad = |error: PassError| ApiError::new(Code::BadVoucher, error.to_string());
+    let pass = headers.get(PASS).map(|text| {
+        let text = text.to_str().map_err(|_| PassError::Form);
+        text.and_then(str::parse::<Pass>).map_err(bad)
+    });
+    let pass = pass.transpose()?;
+    let payer = scheduler.books.payer(pass.as_ref(), client);
+    payer.await.map_err(|error| requests::uncovered(&error))
 }
 
 /// Another scheduler, or the next process of this one, takes it.
@@ -194,7 +219,7 @@ async fn evidence(
     Path(worker): Path<Digest256>,
     body: Bytes,
 ) -> Result<Response, ApiError> {
-    often(&scheduler.evidence, client)?;
+    often(&scheduler.evidence, Payer::at(client))?;
     if body.len() > protocol::Request::MAX {
         let message = format!("a challenge of {} bytes", body.len());
         return Err(ApiError::new(Code::BadRequest, message));
@@ -255,17 +280,17 @@ async fn page(
 }
 
 async fn look(scheduler: &Scheduler, client: &Client) -> Result<Status, ApiError> {
-    often(&scheduler.looks, client.0)?;
+    often(&scheduler.looks, Payer::at(client.0))?;
     let status = Status::of(scheduler).await;
     status.map_err(|error| ApiError::new(Code::Unavailable, chain(&error)))
 }
 
-fn often(limit: &Limit, client: IpAddr) -> Result<(), ApiError> {
-    limit.take(client, Instant::now()).map_err(too_often)
+fn often(limit: &Limit, whose: Payer) -> Result<(), ApiError> {
+    limit.take(whose, Instant::now()).map_err(too_often)
 }
 
 fn too_often(wait: Duration) -> ApiError {
-    ApiError::new(Code::TooOften, "too often from this address").after(wait)
+    ApiError::new(Code::TooOften, "too often").after(wait)
 }
 
 async fn count(scheduler: State<Arc<Scheduler>>, request: Request, next: Next) -> Response {
@@ -287,7 +312,7 @@ async fn for_any_origin(request: Request, next: Next) -> Response {
         (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST"),
         (
             header::ACCESS_CONTROL_ALLOW_HEADERS,
-            "content-type, cocoon-envelope, cocoon-voucher, cocoon-requests",
+            "content-type, cocoon-envelope, cocoon-pass, cocoon-voucher, cocoon-requests",
         ),
         (header::ACCESS_CONTROL_EXPOSE_HEADERS, "retry-after"),
         (header::ACCESS_CONTROL_MAX_AGE, "86400"),

@@ -2,9 +2,11 @@
 //! is paid through another, and the scheduler keeps its fee.
 //!
 //! Channels are believed as the chain proves them, when they are first named and whenever
-//! one does not cover what is asked. Vouchers and receipts are the ledger's to judge.
+//! one does not cover what is asked. What nobody has paid for yet has the chain asked only so
+//! often, for each address and in all. Vouchers and receipts are the ledger's to judge.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -24,7 +26,10 @@ use crate::fee::Fee;
 use crate::ledger::account::{AdmitError, MARGIN, Order, Standing, Sum, VoucherError};
 use crate::ledger::receipts::{Served, SettleError};
 use crate::ledger::{Asked, Failed, Identity, Ledger, ObserveError, RequestKey, Side, Told};
-use crate::look::{LookError, look};
+use crate::limits::Limit;
+use crate::look::{LookError, Looked, look};
+use crate::pass::{Pass, PassError};
+use crate::payer::Payer;
 use crate::unended::Requests;
 
 /// How requests are paid for.
@@ -46,21 +51,30 @@ pub struct Kept {
     global_id: i32,
     exposure: u64,
     fee: Fee,
+    /// Nanotons that a Channel holds whose payer has a share of its own.
+    deposit: u64,
     seen: Mutex<HashMap<HashBytes, Arc<sync::Mutex<Option<Seen>>>>>,
-    /// What owners of workers have earned that the ledger does not show, by their Channels.
-    unseen: Mutex<HashMap<HashBytes, u64>>,
+    /// Looks at Channels that may be none of ours, by address and in all.
+    looks: Limit,
+    all_looks: Limit,
+    /// What owners of workers have earned that the ledger does not show, as each worker says.
+    unseen: Mutex<HashMap<Earner, u64>>,
 }
+
+/// A worker, and the Channel that its owner is paid through. What it says of that is believed
+/// for requests to itself: others may name the Channel too.
+pub(crate) type Earner = (HashBytes, Digest256);
 
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     /// None where there is no Channel.
-    side: Option<Result<Side, ObserveError>>,
+    found: Option<Result<Looked, ObserveError>>,
     at: Instant,
 }
 
 impl Seen {
-    const fn is_ours(self) -> bool {
-        matches!(self.side, Some(Ok(_)))
+    const fn is_ours(&self) -> bool {
+        matches!(self.found, Some(Ok(_)))
     }
 }
 
@@ -88,7 +102,10 @@ impl Kept {
             global_id: identity.global_id,
             exposure,
             fee: Fee::NONE,
+            deposit: DEPOSIT,
             seen: Mutex::default(),
+            looks: Limit::new(LOOKS, LOOK_EVERY),
+            all_looks: Limit::new(ALL_LOOKS, ALL_LOOK_EVERY),
             unseen: Mutex::default(),
         }
     }
@@ -97,6 +114,12 @@ impl Kept {
     #[must_use]
     pub fn keeping(self, fee: Fee) -> Self {
         Self { fee, ..self }
+    }
+
+    /// Who has less than so many nanotons in a Channel has no share of its own.
+    #[must_use]
+    pub fn expecting(self, deposit: u64) -> Self {
+        Self { deposit, ..self }
     }
 }
 
@@ -125,19 +148,39 @@ impl Books {
                 "global_id": kept.global_id,
                 "payee": kept.payee.to_string(),
                 "fee": kept.fee.share(),
+                "deposit": kept.deposit,
                 "delay": MARGIN.saturating_mul(2),
             }),
         }
     }
 
+    /// Who asks, by the pass that came from an address.
+    pub async fn payer(&self, pass: Option<&Pass>, client: IpAddr) -> Result<Payer, NotAdmitted> {
+        let Self::Kept(kept) = self else {
+            return Ok(Payer::at(client));
+        };
+        let Some(pass) = pass else {
+            return Ok(Payer::Unpaid);
+        };
+        let channel = pass.channel();
+        let looked = kept.find(channel, KNOWN, Some(client)).await??;
+        pass.check(&looked.key, kept.global_id, now())?;
+        Ok(match looked.side {
+            Side::Client if looked.left >= kept.deposit => Payer::Channel(channel.address),
+            Side::Client | Side::Worker => Payer::Unpaid,
+        })
+    }
+
     /// Reserves what a request may cost, before a worker that asks so much and has one of
-    /// these Channels hears of it. Then it [ends](Self::release) or is [lost](Self::lose).
+    /// these Channels hears of it, for a client at that address. Then it
+    /// [ends](Self::release) or is [lost](Self::lose).
     pub async fn admit(
         &self,
         envelope: &Envelope,
         ask: u64,
         worker: &[StdAddr],
         voucher: Option<&[u8]>,
+        client_at: IpAddr,
     ) -> Result<Option<Admitted>, NotAdmitted> {
         let Self::Kept(kept) = self else {
             return Ok(None);
@@ -145,7 +188,7 @@ impl Books {
         let signed = parse(voucher.ok_or(NotAdmitted::NoVoucher)?)?;
         let client = signed.unverified().map_err(NotAdmitted::Voucher)?.channel;
         let owner = kept.owner(worker).await?;
-        kept.side(&client, KNOWN).await??;
+        kept.find(&client, KNOWN, Some(client_at)).await??;
         let mut attempt = [0; 16];
         getrandom::fill(&mut attempt).map_err(|_| NotAdmitted::Random)?;
         let asked = Asked {
@@ -162,7 +205,7 @@ impl Books {
             price: envelope.price,
             ask,
             exposure: kept.exposure,
-            unseen: kept.unseen(&owner.address),
+            unseen: kept.unseen(&(owner.address, envelope.worker)),
         };
         let is_new = kept.requests.begin(asked.key);
         let mut admitted = kept.admit(asked, order, &signed).await;
@@ -210,10 +253,11 @@ impl Books {
         }
     }
 
-    /// The owner of a worker says what was earned in all: more than the ledger shows, where
-    /// a scheduler died before it wrote a receipt down. The next voucher covers it too, up to
-    /// the exposure: anybody may name the Channel.
-    pub async fn earned(&self, owner: HashBytes, earned: u64) {
+    /// A worker says what its owner has earned in all: more than the ledger shows, where
+    /// a scheduler died before it wrote a receipt down. The next voucher for this worker covers
+    /// it too, up to the exposure.
+    pub(crate) async fn earned(&self, earner: Earner, earned: u64) {
+        let (owner, worker) = earner;
         let Self::Kept(kept) = self else {
             return;
         };
@@ -223,16 +267,16 @@ impl Books {
             Err(error) => return tracing::warn!("what a worker earned is not known: {error}"),
         };
         let unseen = earned.saturating_sub(shown);
-        tracing::warn!(%owner, unseen, "a worker has receipts that the ledger has not");
+        tracing::warn!(%owner, %worker, unseen, "a worker has receipts that the ledger has not");
         if unseen <= kept.exposure {
-            kept.set_unseen(owner, |_| unseen);
+            kept.set_unseen(earner, |_| unseen);
         }
     }
 
-    /// A receipt of an owner's has come after all, for so much.
-    pub(crate) fn seen(&self, owner: HashBytes, earned: u64) {
+    /// A receipt of a worker's has come after all, for so much.
+    pub(crate) fn seen(&self, earner: Earner, earned: u64) {
         if let Self::Kept(kept) = self {
-            kept.set_unseen(owner, |unseen| unseen.saturating_sub(earned));
+            kept.set_unseen(earner, |unseen| unseen.saturating_sub(earned));
         }
     }
 
@@ -257,19 +301,20 @@ impl Books {
         }
     }
 
-    /// Takes a client's newer voucher without a request; says how the client stands, and
-    /// those of its requests that were admitted.
+    /// Takes a client's newer voucher without a request, from that address; says how the client
+    /// stands, and those of its requests that were admitted.
     pub async fn voucher(
         &self,
         voucher: &[u8],
         requests: Vec<[u8; 16]>,
+        client_at: IpAddr,
     ) -> Result<(Standing, Vec<([u8; 16], Told)>), NotAdmitted> {
         let Self::Kept(kept) = self else {
             return Err(NotAdmitted::Free);
         };
         let signed = parse(voucher)?;
         let client = signed.unverified().map_err(NotAdmitted::Voucher)?.channel;
-        kept.side(&client, KNOWN).await??;
+        kept.find(&client, KNOWN, Some(client_at)).await??;
         let taken = kept.ledger.voucher(client.address, signed, now()).await;
         let standing = taken.map_err(NotAdmitted::Ledger)?;
         let told = kept.ledger.told(client.address, requests).await;
@@ -292,22 +337,22 @@ impl Kept {
     }
 
     async fn look_at(&self, client: &StdAddr, owner: &StdAddr) -> Result<(), NotAdmitted> {
-        self.side(client, RECENT).await??;
-        self.side(owner, RECENT).await??;
+        self.find(client, RECENT, None).await??;
+        self.find(owner, RECENT, None).await??;
         Ok(())
     }
 
-    fn unseen(&self, owner: &HashBytes) -> u64 {
+    fn unseen(&self, earner: &Earner) -> u64 {
         let unseen = self.unseen.lock().unwrap_or_else(PoisonError::into_inner);
-        unseen.get(owner).copied().unwrap_or_default()
+        unseen.get(earner).copied().unwrap_or_default()
     }
 
     /// Only of Channels in the books, which are ours to begin with; nothing is nowhere.
-    fn set_unseen(&self, owner: HashBytes, change: impl FnOnce(u64) -> u64) {
+    fn set_unseen(&self, earner: Earner, change: impl FnOnce(u64) -> u64) {
         let mut known = self.unseen.lock().unwrap_or_else(PoisonError::into_inner);
-        match change(known.remove(&owner).unwrap_or_default()) {
+        match change(known.remove(&earner).unwrap_or_default()) {
             0 => {}
-            unseen => drop(known.insert(owner, unseen)),
+            unseen => drop(known.insert(earner, unseen)),
         }
     }
 
@@ -315,21 +360,23 @@ impl Kept {
     /// schedulers too.
     async fn owner<'a>(&self, named: &'a [StdAddr]) -> Result<&'a StdAddr, NotAdmitted> {
         for channel in named {
-            if matches!(self.side(channel, KNOWN).await, Ok(Ok(Side::Worker))) {
+            let found = self.find(channel, KNOWN, None).await;
+            if matches!(found, Ok(Ok(looked)) if looked.side == Side::Worker) {
                 return Ok(channel);
             }
         }
         Err(NotAdmitted::Owner)
     }
 
-    /// Which side of us a Channel is on, as the chain had it at most `age` ago, or as long as
-    /// the chain cannot be asked: the ledger knows how long that is good for. Many may ask at
-    /// once; the chain is asked once.
-    async fn side(
+    /// A Channel as the chain had it at most `age` ago, or as long as the chain cannot be
+    /// asked: the ledger knows how long that is good for. Many may ask at once; the chain is
+    /// asked once, and not at all if one that may be nobody's is named too often from there.
+    async fn find(
         &self,
         channel: &StdAddr,
         age: Duration,
-    ) -> Result<Result<Side, ObserveError>, LookError> {
+        from: Option<IpAddr>,
+    ) -> Result<Result<Looked, ObserveError>, LookError> {
         let entry = {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
             if seen.len() >= MAX_SEEN {
@@ -337,7 +384,7 @@ impl Kept {
                 seen.retain(|_, entry| {
                     entry
                         .try_lock()
-                        .is_ok_and(|entry| entry.is_some_and(Seen::is_ours))
+                        .is_ok_and(|entry| entry.is_some_and(|known| known.is_ours()))
                 });
             }
             if seen.len() >= MAX_SEEN {
@@ -347,26 +394,34 @@ impl Kept {
         };
         let mut entry = entry.lock().await;
         // It may be opened at any moment.
-        let fresh = |known: &Seen| match known.side {
+        let fresh = |known: &Seen| match known.found {
             Some(_) => age,
             None => age.min(RECENT),
         };
         if let Some(known) = entry.filter(|known| known.at.elapsed() < fresh(known)) {
-            return known.side.ok_or_else(|| LookError::None(channel.clone()));
+            return known.found.ok_or_else(|| LookError::None(channel.clone()));
         }
-        let side = match (look(&self.chain, &self.ledger, channel).await, *entry) {
-            (Ok(side), _) => Some(Ok(side)),
+        if let Some(from) = from
+            && !entry.is_some_and(|known| known.is_ours())
+        {
+            let now = Instant::now();
+            let own = self.looks.take(Payer::at(from), now);
+            let taken = own.and_then(|()| self.all_looks.take(Payer::Unpaid, now));
+            taken.map_err(|wait| LookError::Often { wait })?;
+        }
+        let found = match (look(&self.chain, &self.ledger, channel).await, *entry) {
+            (Ok(looked), _) => Some(Ok(looked)),
             (Err(LookError::Observe(Failed::Refused(refused))), _) => Some(Err(refused)),
             (Err(LookError::None(_) | LookError::Terms(_)), _) => None,
             (Err(error), None) => return Err(error),
             (Err(error), Some(known)) => {
                 tracing::warn!(%channel, "not looked at: {}", chain(&error));
-                known.side
+                known.found
             }
         };
         let at = Instant::now();
-        *entry = Some(Seen { side, at });
-        side.ok_or_else(|| LookError::None(channel.clone()))
+        *entry = Some(Seen { found, at });
+        found.ok_or_else(|| LookError::None(channel.clone()))
     }
 }
 
@@ -408,6 +463,16 @@ pub(crate) fn now() -> u32 {
 /// What a worker may hold that no receipt shows, unless its scheduler says otherwise.
 pub const EXPOSURE: u64 = 1_000_000_000;
 
+/// What a Channel holds whose payer has a share of its own, unless its scheduler says
+/// otherwise: fifty times what it takes to open and close one.
+pub const DEPOSIT: u64 = 100_000_000;
+
+/// At Channels that are not known: each is some work of a liteserver.
+const LOOKS: u32 = 32;
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const ALL_LOOKS: u32 = 256;
+const ALL_LOOK_EVERY: Duration = Duration::from_millis(50);
+
 /// A Channel changes by what is put in and taken out.
 const KNOWN: Duration = Duration::from_secs(300);
 
@@ -440,6 +505,9 @@ pub enum NotAdmitted {
     /// Nobody to pay.
     #[error("no Channel leads from this scheduler to the worker's owner")]
     Owner,
+    /// Whoever asks is not its payer.
+    #[error("the pass is not taken")]
+    Pass(#[from] PassError),
     /// Nothing to tell our own attempts by.
     #[error("the system has no randomness")]
     Random,

@@ -5,7 +5,6 @@
 //! a place that is free, unless somebody waits who could use it.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,7 +17,7 @@ use crate::choice::Wanted;
 use crate::directory::{Directory, NoPick, OfferError, Outcome, Pick};
 use crate::fee::Fee;
 use crate::held::{Held, Place};
-use crate::limits::network;
+use crate::payer::Payer;
 use crate::queue::{Job, Limits, Queue, Refused};
 
 /// Directory and queues of one scheduler.
@@ -35,8 +34,8 @@ struct State {
     queues: HashMap<String, Waiting>,
 }
 
-/// Fair between the networks that clients ask from.
-type Waiting = Queue<IpAddr, Waiter>;
+/// Fair between those who [pay](Payer).
+type Waiting = Queue<Payer, Waiter>;
 
 #[derive(Debug)]
 struct Places {
@@ -49,7 +48,7 @@ struct Places {
 #[derive(Debug)]
 struct Waiter {
     request: AssignmentRequest,
-    payer: IpAddr,
+    payer: Payer,
     deadline: Duration,
     chosen: oneshot::Sender<Result<Chosen, NoPick>>,
 }
@@ -83,7 +82,7 @@ impl Desk {
     pub async fn assign(
         &self,
         request: AssignmentRequest,
-        client: IpAddr,
+        payer: Payer,
     ) -> Result<(Digest256, u64), Unassigned> {
         let patience = Duration::from_millis(request.deadline_ms.into()).min(MAX_PATIENCE);
         let waiting = {
@@ -91,7 +90,7 @@ impl Desk {
             let (chosen, waiting) = oneshot::channel();
             let waiter = Waiter {
                 request,
-                payer: network(client),
+                payer,
                 deadline: now.saturating_add(patience),
                 chosen,
             };
@@ -106,9 +105,9 @@ impl Desk {
     }
 
     /// The place that was kept for a request which has come, or one that nobody waits for.
-    pub fn take(&self, envelope: &Envelope, client: IpAddr) -> Result<Pick, NoPick> {
+    pub fn take(&self, envelope: &Envelope, payer: Payer) -> Result<Pick, NoPick> {
         let now = self.now();
-        self.lock().take(envelope, network(client), now)
+        self.lock().take(envelope, payer, now)
     }
 
     /// What came of a request.
@@ -215,7 +214,7 @@ impl State {
         queue.push(job, waiter, now).map(drop)
     }
 
-    fn take(&mut self, envelope: &Envelope, payer: IpAddr, now: Duration) -> Result<Pick, NoPick> {
+    fn take(&mut self, envelope: &Envelope, payer: Payer, now: Duration) -> Result<Pick, NoPick> {
         let held = &mut self.places.held;
         let kept = held.take(envelope.worker, &envelope.model, payer, envelope.limit);
         match kept {

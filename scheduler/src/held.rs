@@ -2,19 +2,19 @@
 //! are counted, so that who keeps many and sends little makes room for others.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
 use std::time::Duration;
 
 use attestation::register::Digest256;
 
 use crate::directory::Pick;
+use crate::payer::Payer;
 
 /// All that are kept.
 #[derive(Debug, Default)]
 pub(crate) struct Held {
     /// The oldest first.
     places: BTreeMap<u64, Place>,
-    owned: HashMap<(Digest256, IpAddr), BTreeSet<u64>>,
+    owned: HashMap<(Digest256, Payer), BTreeSet<u64>>,
     models: HashMap<String, Shares>,
     serials: u64,
 }
@@ -24,7 +24,7 @@ pub(crate) struct Held {
 pub(crate) struct Place {
     pub(crate) pick: Pick,
     pub(crate) model: String,
-    pub(crate) payer: IpAddr,
+    pub(crate) payer: Payer,
     /// Tokens that it was waited for with.
     pub(crate) limit: u64,
     pub(crate) since: Duration,
@@ -33,8 +33,8 @@ pub(crate) struct Place {
 /// Who keeps how many of one model.
 #[derive(Debug, Default)]
 struct Shares {
-    of: HashMap<IpAddr, BTreeSet<u64>>,
-    most: BTreeSet<(usize, IpAddr)>,
+    of: HashMap<Payer, BTreeSet<u64>>,
+    most: BTreeSet<(usize, Payer)>,
 }
 
 impl Held {
@@ -54,7 +54,7 @@ impl Held {
         &mut self,
         worker: Digest256,
         model: &str,
-        payer: IpAddr,
+        payer: Payer,
         limit: u64,
     ) -> Option<Pick> {
         let owned = self.owned.get(&(worker, payer))?.iter();
@@ -69,7 +69,7 @@ impl Held {
     pub(crate) fn spare(
         &mut self,
         model: &str,
-        payer: IpAddr,
+        payer: Payer,
         now: Duration,
         of_use: impl Fn(&Pick) -> bool,
     ) -> Option<Pick> {
@@ -117,7 +117,7 @@ impl Held {
 }
 
 impl Shares {
-    fn change(&mut self, payer: IpAddr, apply: impl FnOnce(&mut BTreeSet<u64>) -> bool) {
+    fn change(&mut self, payer: Payer, apply: impl FnOnce(&mut BTreeSet<u64>) -> bool) {
         let places = self.of.entry(payer).or_default();
         self.most.remove(&(places.len(), payer));
         apply(places);

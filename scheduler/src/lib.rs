@@ -20,6 +20,8 @@ mod link;
 pub mod look;
 pub mod machine;
 pub mod metrics;
+pub mod pass;
+pub mod payer;
 pub mod queue;
 mod recovery;
 pub mod relay;

@@ -1,23 +1,24 @@
-//! How often one address may ask for what costs somebody something, and how much of it one
-//! may have at a time.
+//! How often one may ask for what costs somebody something, and how much of it one may have
+//! at a time.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use crate::payer::Payer;
 
 /// So many at once, and one more each `every`.
 #[derive(Debug)]
 pub(crate) struct Limit {
     burst: u32,
     every: Duration,
-    /// When each address will have all of its burst again.
+    /// When each will have all of its burst again.
     table: Mutex<Table>,
 }
 
 #[derive(Debug, Default)]
 struct Table {
-    whole: HashMap<IpAddr, Instant>,
+    whole: HashMap<Payer, Instant>,
     /// When it was last looked through for those that have it by now.
     swept: Option<Instant>,
 }
@@ -34,22 +35,22 @@ impl Limit {
     }
 
     /// Counts one, or tells how long it has to wait.
-    pub(crate) fn take(&self, address: IpAddr, now: Instant) -> Result<(), Duration> {
+    pub(crate) fn take(&self, whose: Payer, now: Instant) -> Result<(), Duration> {
         let mut table = self.lock();
-        let next = self.next(&mut table, address, now)?;
-        table.whole.insert(network(address), next);
+        let next = self.next(&mut table, whose, now)?;
+        table.whole.insert(whose, next);
         Ok(())
     }
 
     /// Tells how long it would have to wait.
-    pub(crate) fn check(&self, address: IpAddr, now: Instant) -> Result<(), Duration> {
-        self.next(&mut self.lock(), address, now).map(drop)
+    pub(crate) fn check(&self, whose: Payer, now: Instant) -> Result<(), Duration> {
+        self.next(&mut self.lock(), whose, now).map(drop)
     }
 
-    /// When the address would have all of its burst again.
-    fn next(&self, table: &mut Table, address: IpAddr, now: Instant) -> Result<Instant, Duration> {
+    /// When it would have all of its burst again.
+    fn next(&self, table: &mut Table, whose: Payer, now: Instant) -> Result<Instant, Duration> {
         let crowded = table.is_crowded(self.every, now);
-        let known = table.whole.get(&network(address));
+        let known = table.whole.get(&whose);
         let whole = known.map_or(now, |whole| now.max(*whole));
         let next = whole.checked_add(self.every).unwrap_or(whole);
         let late = next.saturating_duration_since(now);
@@ -78,7 +79,7 @@ impl Table {
     }
 }
 
-/// Of so many, each address may have as many as are left for others: one alone half, and
+/// Of so many, each may have as many as are left for others: one alone half, and
 /// of many none more than the others.
 #[derive(Clone, Debug)]
 pub(crate) struct Room {
@@ -89,7 +90,7 @@ pub(crate) struct Room {
 #[derive(Debug, Default)]
 struct Taken {
     all: usize,
-    each: HashMap<IpAddr, usize>,
+    each: HashMap<Payer, usize>,
 }
 
 impl Room {
@@ -103,18 +104,17 @@ impl Room {
     }
 
     /// One of them, until what this gives is dropped.
-    pub(crate) fn take(&self, address: IpAddr) -> Option<Share> {
-        let address = network(address);
+    pub(crate) fn take(&self, whose: Payer) -> Option<Share> {
         let mut taken = self.lock();
-        let own = taken.each.get(&address).copied().unwrap_or_default();
+        let own = taken.each.get(&whose).copied().unwrap_or_default();
         if own >= self.most.saturating_sub(taken.all) {
             return None;
         }
         taken.all = taken.all.saturating_add(1);
-        taken.each.insert(address, own.saturating_add(1));
+        taken.each.insert(whose, own.saturating_add(1));
         drop(taken);
         let room = self.clone();
-        Some(Share { room, address })
+        Some(Share { room, whose })
     }
 
     fn lock(&self) -> MutexGuard<'_, Taken> {
@@ -126,30 +126,19 @@ impl Room {
 #[derive(Debug)]
 pub(crate) struct Share {
     room: Room,
-    address: IpAddr,
+    whose: Payer,
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
         let mut taken = self.room.lock();
         taken.all = taken.all.saturating_sub(1);
-        if let Some(own) = taken.each.get_mut(&self.address) {
+        if let Some(own) = taken.each.get_mut(&self.whose) {
             *own = own.saturating_sub(1);
             if *own == 0 {
-                taken.each.remove(&self.address);
+                taken.each.remove(&self.whose);
             }
         }
-    }
-}
-
-/// One customer's addresses: of IPv6, 64 bits of them.
-pub(crate) fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let bits = address.to_bits() & !u128::from(u64::MAX);
-            Ipv6Addr::from_bits(bits).into()
-        }
-        v4 @ IpAddr::V4(_) => v4,
     }
 }
 
@@ -158,6 +147,8 @@ const MAX_ADDRESSES: usize = 1 << 16;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use std::net::IpAddr;
 
     const EVERY: Duration = Duration::from_secs(6);
 
@@ -183,9 +174,10 @@ mod tests {
     fn a_network_of_ipv6_is_one_address() {
         let limit = Limit::new(1, EVERY);
         let start = Instant::now();
-        assert!(limit.take("2001:db8::1".parse().unwrap(), start).is_ok());
-        assert!(limit.take("2001:db8::2".parse().unwrap(), start).is_err());
-        assert!(limit.take("2001:db8:0:1::".parse().unwrap(), start).is_ok());
+        let take = |text: &str| limit.take(Payer::at(text.parse().unwrap()), start);
+        assert!(take("2001:db8::1").is_ok());
+        assert!(take("2001:db8::2").is_err());
+        assert!(take("2001:db8:0:1::").is_ok());
     }
 
     #[test]
@@ -215,7 +207,7 @@ mod tests {
         assert!(room.lock().each.is_empty() && room.lock().all == 0);
     }
 
-    fn address(number: u32) -> IpAddr {
-        IpAddr::V4(number.into())
+    fn address(number: u32) -> Payer {
+        Payer::Network(IpAddr::V4(number.into()))
     }
 }

@@ -24,6 +24,8 @@ pub struct Queue<P, T> {
     waiting: BTreeSet<(u128, P)>,
     /// Who has nothing, and had more than others.
     ahead: BTreeSet<(u128, P)>,
+    /// Who has something that waits, by how much of it.
+    longest: BTreeSet<(usize, P)>,
     jobs: HashMap<Ticket, Entry<P, T>>,
     deadlines: BTreeSet<(Duration, Ticket)>,
     overdue: Vec<T>,
@@ -64,6 +66,7 @@ impl<P: Copy + Eq + Hash + Ord, T> Queue<P, T> {
             lanes: HashMap::new(),
             waiting: BTreeSet::new(),
             ahead: BTreeSet::new(),
+            longest: BTreeSet::new(),
             jobs: HashMap::new(),
             deadlines: BTreeSet::new(),
             overdue: Vec::new(),
@@ -82,6 +85,9 @@ impl<P: Copy + Eq + Hash + Ord, T> Queue<P, T> {
         };
         self.sweep(now);
         self.admit(&job, now)?;
+        if self.jobs.len() >= self.limits.jobs {
+            self.push_out();
+        }
         self.tickets = self.tickets.wrapping_add(1);
         let ticket = Ticket(self.tickets);
         let lane = self.lanes.entry(job.payer).or_default();
@@ -91,7 +97,9 @@ impl<P: Copy + Eq + Hash + Ord, T> Queue<P, T> {
             self.waiting.insert((lane.had, job.payer));
         }
         let turn = (lane.round, job.deadline, ticket);
+        self.longest.remove(&(lane.jobs.len(), job.payer));
         lane.jobs.insert(turn);
+        self.longest.insert((lane.jobs.len(), job.payer));
         lane.tokens = lane.tokens.saturating_add(job.tokens);
         self.tokens = self.tokens.saturating_add(job.tokens);
         self.deadlines.insert((job.deadline, ticket));
@@ -153,7 +161,7 @@ impl<P: Copy + Eq + Hash + Ord, T> Queue<P, T> {
         self.remove(ticket, |_| 0).map(|entry| entry.item)
     }
 
-    /// What waited too long, each once.
+    /// What waited too long, or had to make room, each once.
     pub fn overdue(&mut self, now: Duration) -> Vec<T> {
         self.sweep(now);
         std::mem::take(&mut self.overdue)
@@ -188,7 +196,8 @@ impl<P: Copy + Eq + Hash + Ord, T> Queue<P, T> {
         let ahead = |own: u64| own.saturating_mul(payers).min(self.tokens);
         let wait = |tokens| self.drained.time(tokens, now);
         let refused = |after: Duration| after.clamp(SOONEST, LATEST);
-        if self.jobs.len() >= self.limits.jobs {
+        let longest = self.longest.last().map_or(0, |(count, _)| *count);
+        if self.jobs.len() >= self.limits.jobs && longest <= own.saturating_add(1) {
             let retry_after = refused(wait(self.tokens / 2));
             return Err(Refused::Full { retry_after });
         }
@@ -205,6 +214,15 @@ impl<P: Copy + Eq + Hash + Ord, T> Queue<P, T> {
         Ok(())
     }
 
+    /// The last of who has most waits no longer.
+    fn push_out(&mut self) -> Option<()> {
+        let (_, payer) = self.longest.last()?;
+        let (_, _, ticket) = *self.lanes.get(payer)?.jobs.last()?;
+        let item = self.remove(ticket, |_| 0)?.item;
+        self.overdue.push(item);
+        Some(())
+    }
+
     fn sweep(&mut self, now: Duration) {
         while let Some((_, ticket)) = self.deadlines.first().filter(|(at, _)| *at <= now) {
             let late = self.remove(*ticket, |_| 0);
@@ -219,7 +237,11 @@ impl<P: Copy + Eq + Hash + Ord, T> Queue<P, T> {
         self.deadlines.remove(&(job.deadline, ticket));
         self.tokens = self.tokens.saturating_sub(job.tokens);
         let lane = self.lanes.get_mut(&job.payer)?;
+        self.longest.remove(&(lane.jobs.len(), job.payer));
         lane.jobs.remove(&entry.turn);
+        if !lane.jobs.is_empty() {
+            self.longest.insert((lane.jobs.len(), job.payer));
+        }
         lane.tokens = lane.tokens.saturating_sub(job.tokens);
         self.waiting.remove(&(lane.had, job.payer));
         lane.had = lane.had.saturating_add(cost(job));
@@ -455,7 +477,7 @@ mod tests {
 
     #[test]
     fn what_cannot_wait_is_told_when_to_come_back() {
-        let mut queue = Queue::new(Limits { jobs: 30, each: 20 });
+        let mut queue = Queue::new(Limits { jobs: 22, each: 20 });
         // A hundred tokens a second leave it.
         for second in 0..100 {
             queue.push(job(9, 100), (), seconds(second)).unwrap();
@@ -481,14 +503,34 @@ mod tests {
             "the request would wait for 21 s, which is beyond its deadline"
         );
         assert!((14..17).contains(&late.retry_after().as_secs()), "{late:?}");
-        for _ in 0..10 {
-            queue.push(job(2, 1), (), now).unwrap();
+        for payer in 20..41 {
+            queue.push(job(payer, 90), (), now).unwrap();
         }
         let full = queue.push(job(3, 1), (), now).unwrap_err();
         assert_eq!(
             full.to_string(),
             "too many requests wait, try again in 10 s"
         );
+    }
+
+    #[test]
+    fn who_has_most_makes_room_for_who_has_less_and_nobody_else_does() {
+        let mut queue = Queue::new(Limits { jobs: 96, each: 50 });
+        for payer in 0..2 {
+            fill(&mut queue, job(payer, 1), 48);
+        }
+        for payer in 2..16 {
+            fill(&mut queue, job(payer, 1), 6);
+        }
+        let waits = |queue: &Queue<u8, _>, payer: u8| queue.lanes[&payer].jobs.len();
+        for payer in 0..16 {
+            assert_eq!(waits(&queue, payer), 6, "{payer}");
+        }
+        assert_eq!((queue.len(), queue.overdue(START).len()), (96, 84));
+        let refused = queue.push(job(3, 1), (3, 1), START).unwrap_err();
+        assert!(matches!(refused, Refused::Full { .. }), "{refused}");
+        fill(&mut queue, job(16, 1), 5);
+        assert_eq!((waits(&queue, 16), queue.len()), (5, 96));
     }
 
     #[test]
@@ -615,6 +657,7 @@ mod tests {
             prop_assert!(inside.is_empty());
             prop_assert!(queue.lanes.is_empty() && queue.ahead.is_empty());
             prop_assert!(queue.waiting.is_empty() && queue.deadlines.is_empty());
+            prop_assert!(queue.longest.is_empty());
             prop_assert_eq!(queue.tokens, 0);
         }
     }

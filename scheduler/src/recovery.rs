@@ -127,7 +127,8 @@ impl Scheduler {
             Ok(sum) => {
                 tracing::info!(worker = %lost.worker, "settled after its end was lost");
                 self.metrics.settled(sum.tokens, sum.amount, None);
-                self.books.seen(owner, earned.unwrap_or_default());
+                self.books
+                    .seen((owner, lost.worker), earned.unwrap_or_default());
             }
             // It is asked again.
             Err(Failed::Store(error)) => tracing::warn!("not settled: {}", chain(&error)),

@@ -111,7 +111,8 @@ impl Settler {
 
     /// Has the ledger know a Channel as the newest block has it; says who pays in it.
     pub async fn look(&self, channel: &StdAddr) -> Result<Side, LookError> {
-        look(&self.client, &self.ledger, channel).await
+        let looked = look(&self.client, &self.ledger, channel).await?;
+        Ok(looked.side)
     }
 
     async fn send(

@@ -12,16 +12,30 @@
 
 mod paid;
 
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::http::StatusCode;
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use client::network::probe::Finding;
 use client::network::purse::Purse;
+use http_body_util::BodyExt as _;
 use paid::{Answer, Gateway, Worker, World, are_busy, hold};
+use scheduler::api;
 use scheduler::fee::Fee;
+use scheduler::pass::Pass;
+use scheduler::payer::Payer;
+use scheduler::serve::Client;
+use sealed::{Envelope, SizeClass};
 use serde_json::{Value, json};
 use tests::asker::{AskError, Asker, LIMIT};
+use tests::chain::{GLOBAL_ID, key, now};
 use tests::stand_in::{Manner, StandIn, Terms};
+use tower::ServiceExt as _;
+use tycho_types::cell::HashBytes;
 use tycho_types::models::StdAddr;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,6 +77,112 @@ async fn a_thousand_streams_cost_the_same_in_every_book_and_on_the_chain() {
     assert_eq!(to_owners, paid);
     assert_eq!(scheduler.ledger.audit().await.unwrap(), []);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_pays_has_one_share_from_anywhere_and_not_for_dust() {
+    let Some(world) = World::start().await else {
+        return;
+    };
+    let paying = world.paying(COIN).await;
+    let at = |last| IpAddr::from([10, 0, last, 1]);
+    let [(rich, pass), (other, beside), (_, dust)] = [
+        world.pass(2, 2 * COIN).await,
+        world.pass(3, 2 * COIN).await,
+        world.pass(4, COIN / 2).await,
+    ];
+    for network in 0..16 {
+        let payer = paying.payer(Some(&pass), at(network)).await;
+        assert_eq!(payer.unwrap(), Payer::Channel(rich));
+        assert_eq!(
+            paying.payer(None, at(network)).await.unwrap(),
+            Payer::Unpaid
+        );
+    }
+    // Behind one address each is somebody else.
+    let payer = paying.payer(Some(&beside), at(0)).await;
+    assert_eq!(payer.unwrap(), Payer::Channel(other));
+    let payer = paying.payer(Some(&dust), at(0)).await;
+    assert_eq!(payer.unwrap(), Payer::Unpaid);
+
+    let forged = Pass::new(&key(5), GLOBAL_ID, pass.channel().clone(), now());
+    let refused = paying.payer(Some(&forged), at(0)).await.unwrap_err();
+    assert_eq!(refused.to_string(), "the pass is not taken");
+
+    // Of Channels that are none, one address has the chain asked for so many.
+    let mut often = None;
+    for number in 0..64 {
+        let nobody = StdAddr::new(0, HashBytes([number; 32]));
+        let nobody = Pass::new(&key(5), GLOBAL_ID, nobody, now());
+        let refused = paying.payer(Some(&nobody), at(0)).await.unwrap_err();
+        let text = refused.to_string();
+        if text == "too many unknown Channels are named" {
+            often = Some((number, nobody));
+            break;
+        }
+        assert!(text.starts_with("there is no Channel at 0:"), "{text}");
+    }
+    let (number, nobody) = often.unwrap();
+    assert!(number >= 16, "{number}");
+    let refused = paying.payer(Some(&nobody), at(1)).await.unwrap_err();
+    assert!(refused.to_string().starts_with("there is no Channel at 0:"));
+    let payer = paying.payer(Some(&beside), at(0)).await;
+    assert_eq!(payer.unwrap(), Payer::Channel(other), "it is known");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_is_its_payers_wherever_the_request_comes_from() {
+    let Some(world) = World::start().await else {
+        return;
+    };
+    let scheduler = world.scheduler().await;
+    let workers = world.workers(&scheduler, THOROUGH).await;
+    let [(_, pass), (_, other)] = [world.pass(6, 2 * COIN).await, world.pass(5, 2 * COIN).await];
+    let ask = async |path: &str, pass: String, last| {
+        let wanted = json!({
+            "model": StandIn::MODEL, "limit": 1, "max_price": paid::PRICE, "deadline_ms": 100,
+        });
+        let mut request = Request::post(path).header("cocoon-pass", pass);
+        let envelope = Envelope {
+            worker: workers[0].stand_in.id,
+            model: StandIn::MODEL.into(),
+            id: [1; 16],
+            limit: 1,
+            price: paid::PRICE,
+            deadline_ms: 100,
+            class: SizeClass::of(0),
+        };
+        let envelope = BASE64_URL_SAFE_NO_PAD.encode(envelope.encode());
+        request = request.header("cocoon-envelope", envelope);
+        let mut request = request.body(Body::from(wanted.to_string())).unwrap();
+        let address = IpAddr::from([10, 0, last, 1]);
+        request.extensions_mut().insert(Client(address));
+        let api = api::router(Arc::clone(&scheduler.scheduler));
+        let answer = api.oneshot(request).await.unwrap();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        let said: Value = serde_json::from_slice(&body).unwrap();
+        said["error"]["code"].as_str().map(String::from)
+    };
+    for path in ["/network/v1/assignments", "/network/v1/requests"] {
+        let refused = ask(path, "no pass".into(), 1).await;
+        assert_eq!(refused.as_deref(), Some("bad_voucher"), "{path}");
+    }
+    // All places there are.
+    let mut places = 0;
+    while ask("/network/v1/assignments", pass.to_string(), 1)
+        .await
+        .is_none()
+    {
+        places += 1;
+    }
+    assert!(places > 0);
+    let refused = ask("/network/v1/requests", other.to_string(), 1).await;
+    assert_eq!(refused.as_deref(), Some("full"));
+    // It comes as far as its voucher, which it has not got.
+    let refused = ask("/network/v1/requests", pass.to_string(), 2).await;
+    assert_eq!(refused.as_deref(), Some("not_covered"));
+}
+
+const COIN: u64 = 1_000_000_000;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn probes_are_paid_like_any_request_and_show_no_worker_that_they_are_probes() {
@@ -132,7 +252,7 @@ async fn a_worker_that_is_killed_mid_stream_takes_nobodys_money() {
     let gateway = world.gateway(&scheduler);
     hold(&workers, true);
     let killed = async {
-        scheduler.is_asked(SOME).await;
+        are_busy(&workers, SOME.try_into().unwrap()).await;
         let Worker {
             owner,
             till,

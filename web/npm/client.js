@@ -91,8 +91,9 @@ export class CocoonClient {
         const purse = await this.#payer(signal);
         const most = this.#most(asked);
         const limit = most.prompt + most.answer;
+        const pass = purse === undefined ? {} : { "cocoon-pass": await purse.pass() };
         const wanted = await this.#ask("assignments", signal, {
-            headers: { "content-type": "application/json" },
+            headers: { "content-type": "application/json", ...pass },
             body: JSON.stringify({
                 model,
                 limit,
@@ -139,6 +140,7 @@ export class CocoonClient {
         const headers = {
             "content-type": "application/cocoon-sealed",
             "cocoon-envelope": envelope,
+            ...pass,
             ...(paid === undefined ? {} : { "cocoon-voucher": paid }),
         };
         const sealed = conversation.request();

@@ -28,6 +28,16 @@ export class Purse {
         return payee === this.#channel.payee && global_id === this.#channel.global_id;
     }
 
+    /** Shows a scheduler whose turn it is, for a few minutes (`scheduler/src/pass.rs`). */
+    async pass() {
+        const { channel, global_id } = this.#channel;
+        const until = Math.floor(this.#now()) + PASS;
+        const text = `cocoon pass\n${global_id}\n${channel}\n${until}\n`;
+        const hash = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(text));
+        const signature = await crypto.subtle.sign("Ed25519", await this.#key, hash);
+        return `${channel}.${until}.${base64(new Uint8Array(signature))}`;
+    }
+
     /** A voucher for a request, base64url; nothing where nothing is owed. After so many
      * seconds nobody settles it here any more. */
     async reserve(id, agreed, seconds) {
@@ -277,6 +287,9 @@ export const base64 = (bytes) =>
 
 /** What is before the bytes of an Ed25519 key: RFC 8410, section 7. */
 const PKCS8 = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+
+/** Seconds for which a pass holds. */
+const PASS = 300;
 
 /** Seconds in which a request may still be on its way that was given up. */
 const SURELY = 300;

@@ -69,6 +69,15 @@ async function knowing(options) {
     return purse({ ...options, store });
 }
 
+test("a pass is what a scheduler reads", { skip }, async () => {
+    const channel = { ...CHANNEL, channel: `0:${"07".repeat(32)}`, global_id: -777 };
+    const shown = purse({ channel, key: "01".repeat(32), now: () => 1_800_000_000 });
+    // As `scheduler/src/pass.rs` has it.
+    const signature =
+        "8sO8RbMpydBgSKfLrp8JmWxEQCHHGDpP901R6gkjWGv0cx8jgZyjKQeS26j3cXq5MpIk0ZtGRJZNSmCuOFxeCg";
+    assert.equal(await shown.pass(), `${channel.channel}.1800000300.${signature}`);
+});
+
 test("an answer is paid for, and no more than it", { skip }, async () => {
     const paying = await knowing();
     const before = (await paying.balance()).spent;

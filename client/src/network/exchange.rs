@@ -12,6 +12,7 @@ use attestation::register::Digest256;
 use axum::body::Bytes;
 use axum::http::{HeaderMap, StatusCode, response};
 use futures_util::future::select_ok;
+use scheduler::pass::Pass;
 use scheduler::retry::Patience;
 use sealed::{Assignment, AssignmentRequest, Envelope, Header, RequestHead, SealError, SizeClass};
 use tokio::time::{sleep, timeout};
@@ -182,7 +183,9 @@ impl Network {
         left: Duration,
     ) -> Result<Begun, Failed> {
         let purse = route.purse(&self.purses).await.map_err(elsewhere)?;
-        let assignment = self.assign(route, request, except, left).await?;
+        let pass = pass(purse.as_deref()).map_err(elsewhere)?;
+        let assigned = self.assign(route, request, except, pass.as_ref(), left);
+        let assignment = assigned.await?;
         let worker = assignment.worker;
         if !asked.worker(worker) {
             return Err((AttemptError::Again { worker }, Next::Worker(worker)));
@@ -209,10 +212,17 @@ impl Network {
             .receipt_key()
             .ok_or((AttemptError::NoReceiptKey { worker }, Next::Worker(worker)))?;
         let hash = Digest256::of(&sealed);
+        let pass = pass(purse.as_deref()).map_err(elsewhere)?;
         let deal = Deal::new(purse, envelope, receipt_key, hash, request.most);
         let voucher = deal.reserve().await.map_err(elsewhere)?;
         let scheduler = route.scheduler();
-        let sent = scheduler.send(&deal.envelope, voucher.as_ref(), sealed, left);
+        let sent = scheduler.send(
+            &deal.envelope,
+            pass.as_ref(),
+            voucher.as_ref(),
+            sealed,
+            left,
+        );
         let response = match sent.await {
             Ok(response) => response,
             Err(failure) => {
@@ -250,6 +260,7 @@ impl Network {
         route: &Route,
         request: &Request,
         except: &BTreeSet<Digest256>,
+        pass: Option<&Pass>,
         left: Duration,
     ) -> Result<Assignment, Failed> {
         let wanted = AssignmentRequest {
@@ -260,7 +271,7 @@ impl Network {
             affinity: Some(request.affinity),
             except: except.iter().copied().take(MAX_EXCEPT).collect(),
         };
-        let assigned = route.scheduler().assign(&wanted).await;
+        let assigned = route.scheduler().assign(&wanted, pass).await;
         let assignment = assigned.map_err(|failure| {
             let broken = !matches!(failure, Failure::Refused { .. });
             (
@@ -324,6 +335,11 @@ impl Network {
         let (sealed, opener) = sealed().map_err(|error: SealError| error)?;
         Ok((envelope, sealed, opener))
     }
+}
+
+/// What shows whose turn it is.
+fn pass(purse: Option<&Purse>) -> Result<Option<Pass>, PurseError> {
+    purse.map(Purse::pass).transpose()
 }
 
 /// Whom a request is at.

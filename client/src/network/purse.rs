@@ -33,6 +33,7 @@ use base64::prelude::BASE64_STANDARD;
 use contracts::receipt::Receipt;
 use contracts::reports::epoch;
 use contracts::voucher::{Signed, Voucher};
+use scheduler::pass::Pass;
 use sealed::Settlement;
 use serde::{Deserialize, Serialize};
 use tycho_types::cell::HashBytes;
@@ -105,6 +106,12 @@ impl Purse {
     #[must_use]
     pub const fn global_id(&self) -> i32 {
         self.channel.global_id
+    }
+
+    /// Shows a scheduler whose turn it is.
+    pub(super) fn pass(&self) -> Result<Pass, PurseError> {
+        let (network, channel) = (self.channel.global_id, self.address.clone());
+        Ok(Pass::new(&self.key, network, channel, now()?))
     }
 
     /// Reserves what a request can cost at most, and signs for it; nothing where it costs

@@ -21,6 +21,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::crypto::aws_lc_rs::default_provider;
+use scheduler::pass::{PASS, Pass};
 use sealed::{Assignment, AssignmentRequest, Envelope};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -105,10 +106,16 @@ impl Scheduler {
         self.json(Method::GET, "terms", Vec::new()).await
     }
 
-    /// A worker for a request.
-    pub(super) async fn assign(&self, wanted: &AssignmentRequest) -> Result<Assignment, Failure> {
+    /// A worker for a request of whoever has that pass.
+    pub(super) async fn assign(
+        &self,
+        wanted: &AssignmentRequest,
+        pass: Option<&Pass>,
+    ) -> Result<Assignment, Failure> {
         let wanted = serde_json::to_vec(wanted).map_err(|_| Failure::Garbled("assignments"))?;
-        self.json(Method::POST, "assignments", wanted).await
+        let mut request = self.request(Method::POST, "assignments", wanted)?;
+        show(pass, &mut request)?;
+        self.read(request, "assignments").await
     }
 
     /// What a worker says to a challenge.
@@ -127,11 +134,13 @@ impl Scheduler {
     pub(super) async fn send(
         &self,
         envelope: &Envelope,
+        pass: Option<&Pass>,
         voucher: Option<&Signed>,
         sealed: Bytes,
         patience: Duration,
     ) -> Result<Response<Incoming>, Failure> {
         let mut request = self.request(Method::POST, "requests", sealed)?;
+        show(pass, &mut request)?;
         let headers = request.headers_mut();
         headers.insert("cocoon-envelope", base64url(&envelope.encode())?);
         if let Some(voucher) = voucher {
@@ -275,6 +284,15 @@ impl Said {
         let (spent, reserved) = (self.spent?, self.reserved?);
         Some(Counted { spent, reserved })
     }
+}
+
+fn show(pass: Option<&Pass>, request: &mut Request<Body>) -> Result<(), Failure> {
+    if let Some(pass) = pass {
+        let pass = HeaderValue::try_from(pass.to_string());
+        let pass = pass.map_err(|_| Failure::Garbled("headers"))?;
+        request.headers_mut().insert(PASS, pass);
+    }
+    Ok(())
 }
 
 fn bag(voucher: &Signed) -> Result<Vec<u8>, Failure> {

@@ -30,6 +30,7 @@ use crate::ledger::account::AdmitError;
 use crate::limits::Share;
 use crate::look::LookError;
 use crate::metrics::Ending;
+use crate::payer::Payer;
 use crate::relay::{
     Blame, Download, ENVELOPE, Ended, Fate, READ_ON, REQUESTS, RelayError, Upload, VOUCHER,
     of_worker, refusal,
@@ -50,21 +51,22 @@ pub(super) async fn relay(
     if scheduler.draining.is_cancelled() {
         return Err(super::draining());
     }
+    let payer = super::payer(&scheduler, request.headers(), client).await?;
     // Who is refused by the books may have had them ask the chain.
-    let refusals = &scheduler.vouchers;
-    refusals.check(client, started).map_err(super::too_often)?;
+    let (refusals, whose) = (&scheduler.vouchers, payer.or_at(client));
+    refusals.check(whose, started).map_err(super::too_often)?;
     let (head, body) = request.into_parts();
     let envelope = bytes_of(&head.headers, ENVELOPE, Code::BadEnvelope)?;
     let envelope = envelope.ok_or_else(|| ApiError::new(Code::BadEnvelope, "no envelope"))?;
     let sealed = Envelope::parse(&envelope)
         .map_err(|error| ApiError::new(Code::BadEnvelope, chain(&error)))?;
     let voucher = bytes_of(&head.headers, VOUCHER, Code::BadVoucher)?;
-    let mut order = Order::of(&scheduler, sealed, client)?;
-    let voucher = match order.admit(voucher).await {
+    let mut order = Order::of(&scheduler, sealed, payer, client)?;
+    let voucher = match order.admit(voucher, client).await {
         Ok(voucher) => voucher,
         Err(error) => {
             if error.is_of_the_client() {
-                refusals.take(client, started).unwrap_or_default();
+                refusals.take(whose, started).unwrap_or_default();
             }
             order.end(Ending::Unsent, &Outcome::Abandoned).await;
             return Err(error);
@@ -124,7 +126,11 @@ pub(super) fn gone(error: &SendError) -> ApiError {
 /// Why a request is not paid for.
 pub(super) fn uncovered(error: &NotAdmitted) -> ApiError {
     let code = match error {
-        NotAdmitted::Cells(_) | NotAdmitted::Free | NotAdmitted::Voucher(_) => Code::BadVoucher,
+        NotAdmitted::Chain(LookError::Often { wait }) => return super::too_often(*wait),
+        NotAdmitted::Cells(_)
+        | NotAdmitted::Free
+        | NotAdmitted::Pass(_)
+        | NotAdmitted::Voucher(_) => Code::BadVoucher,
         NotAdmitted::Chain(LookError::Cells(_) | LookError::Chain(_))
         | NotAdmitted::Ledger(Failed::Store(_)) => Code::Unavailable,
         NotAdmitted::Ledger(Failed::Refused(AdmitError::Repeated)) => Code::Replayed,
@@ -167,6 +173,7 @@ impl Order {
     fn of(
         scheduler: &Arc<Scheduler>,
         envelope: Envelope,
+        payer: Payer,
         client: IpAddr,
     ) -> Result<Self, ApiError> {
         let worker = scheduler.workers.get(&envelope.worker);
@@ -179,11 +186,11 @@ impl Order {
             let message = format!("the price is {price} nanotons for a million tokens");
             return Err(ApiError::new(Code::PriceTooLow, message));
         }
-        let share = scheduler.open.take(client).ok_or_else(|| {
+        let share = scheduler.open.take(payer.or_at(client)).ok_or_else(|| {
             let message = "too many requests are under way";
             ApiError::new(Code::Unavailable, message).after(SOON)
         })?;
-        let pick = scheduler.desk().take(&envelope, client);
+        let pick = scheduler.desk().take(&envelope, payer);
         let pick = pick.map_err(|why| super::unassigned(Unassigned::NoPick(why)))?;
         scheduler.metrics.began();
         Ok(Self {
@@ -200,14 +207,19 @@ impl Order {
     }
 
     /// Has it paid for, and gives the worker's voucher.
-    async fn admit(&mut self, voucher: Option<Vec<u8>>) -> Result<Option<HeaderValue>, ApiError> {
+    async fn admit(
+        &mut self,
+        voucher: Option<Vec<u8>>,
+        client: IpAddr,
+    ) -> Result<Option<HeaderValue>, ApiError> {
         let (tell, told) = oneshot::channel();
         let (scheduler, envelope) = (Arc::clone(&self.scheduler), self.envelope.clone());
         let (channels, ask) = (Arc::clone(&self.worker.channels), self.ask);
         tokio::spawn(async move {
-            let admitting = scheduler
-                .books
-                .admit(&envelope, ask, &channels, voucher.as_deref());
+            let admitting =
+                scheduler
+                    .books
+                    .admit(&envelope, ask, &channels, voucher.as_deref(), client);
             let admitted = admitting.await;
             let paid = admitted.map(|admitted| admitted.map(|it| Paid::new(&scheduler, it)));
             // Whoever does not wait for it has it let go.
@@ -372,7 +384,8 @@ async fn refused(order: Order, response: Response) -> Result<Response, ApiError>
     if let (StatusCode::PAYMENT_REQUIRED, Some(paid)) = (head.status, &order.paid) {
         if let Ok(Refused { error }) = serde_json::from_slice(&text) {
             let books = &order.scheduler.books;
-            books.earned(paid.admitted.owner, error.spent).await;
+            let earner = (paid.admitted.owner, order.envelope.worker);
+            books.earned(earner, error.spent).await;
         }
         // Between the worker and us: the client has paid, and may try another.
         order.end(Ending::Refused, &Outcome::Full).await;

@@ -4,6 +4,7 @@ use super::*;
 
 use sealed::{OfferedModel, SizeClass};
 use tokio::sync::oneshot::Receiver;
+use tycho_types::cell::HashBytes;
 
 const MODEL: &str = "m";
 const START: Duration = Duration::from_secs(100);
@@ -14,8 +15,8 @@ fn worker(name: u8) -> Digest256 {
     Digest256::of(&[name])
 }
 
-fn payer(number: u8) -> IpAddr {
-    [10, 0, 0, number].into()
+fn payer(number: u8) -> Payer {
+    Payer::Channel(HashBytes([number; 32]))
 }
 
 fn offer(name: u8, slots: u32, free: u32) -> Offer {
@@ -68,13 +69,13 @@ impl State {
         state
     }
 
-    fn asked(&mut self, payer: IpAddr, request: AssignmentRequest, now: Duration) -> Told {
+    fn asked(&mut self, payer: Payer, request: AssignmentRequest, now: Duration) -> Told {
         self.within(payer, request, now, MAX_PATIENCE).unwrap()
     }
 
     fn within(
         &mut self,
-        payer: IpAddr,
+        payer: Payer,
         request: AssignmentRequest,
         now: Duration,
         patience: Duration,
@@ -203,7 +204,7 @@ fn a_place_is_for_its_payer_and_for_no_more_than_it_was_waited_for_with() {
     )));
     for (payer, limit) in [(payer(2), 100), (payer(1), 101)] {
         let refused = state.take(&envelope(1, limit), payer, START);
-        assert_eq!(refused, Err(NoPick::Full), "{payer}, {limit}");
+        assert_eq!(refused, Err(NoPick::Full), "{payer:?}, {limit}");
     }
     assert!(state.take(&envelope(1, 100), payer(1), START).is_ok());
 }
@@ -277,8 +278,9 @@ fn of_one_network_of_ipv6_everyone_is_one_payer() {
         .unwrap();
     let mut request = request(1, &[]);
     request.deadline_ms = 1000;
-    let first = desk.assign(request, "2001:db8::1".parse().unwrap());
+    let at = |text: &str| Payer::at(text.parse().unwrap());
+    let first = desk.assign(request, at("2001:db8::1"));
     assert!(runtime.block_on(first).is_ok());
-    let other = desk.take(&envelope(1, 1), "2001:db8::2".parse().unwrap());
+    let other = desk.take(&envelope(1, 1), at("2001:db8::2"));
     assert!(other.is_ok());
 }

@@ -39,6 +39,7 @@ use scheduler::books::{Books as Paying, Kept};
 use scheduler::desk::Desk;
 use scheduler::fee::Fee;
 use scheduler::ledger::{Costs, Identity, Ledger};
+use scheduler::pass::Pass;
 use scheduler::scheduler::Scheduler;
 use scheduler::settler::Settler;
 use scheduler::workers::Workers;
@@ -55,7 +56,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use tycho_types::boc::Boc;
-use tycho_types::cell::CellBuilder;
+use tycho_types::cell::{CellBuilder, HashBytes};
 use tycho_types::models::StdAddr;
 
 const SCHEDULER: u8 = 1;
@@ -140,6 +141,29 @@ impl World {
             scheduler,
             runtime: Some(runtime),
         }
+    }
+
+    /// What a scheduler beside that one asks to be paid, where a share costs so much.
+    pub(crate) async fn paying(&self, least: u64) -> Paying {
+        let ledger = {
+            let path = self.folder.path().join("other");
+            Ledger::open(&format!("sqlite:{}", path.display()), self.identity()).await
+        };
+        let kept = Kept::new(
+            ledger.unwrap(),
+            self.town.client(),
+            &self.identity(),
+            DEPOSIT,
+        );
+        Paying::Kept(Box::new(kept.expecting(least)))
+    }
+
+    /// A Channel of somebody's to the scheduler, and its pass.
+    pub(crate) async fn pass(&self, payer: u8, deposit: u64) -> (HashBytes, Pass) {
+        let opened = self.town.open(payer, SCHEDULER, None, deposit).await;
+        let address = opened.address;
+        let pass = Pass::new(&key(payer), GLOBAL_ID, address.clone(), now());
+        (address.address, pass)
     }
 
     /// One for each owner.
