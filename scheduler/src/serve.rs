@@ -1,4 +1,5 @@
-//! Two listeners: workers dial in at one, clients at the other.
+//! Two listeners: workers dial in at one, clients at the other. Of the connections that each
+//! takes an address has at most as many as are left for others; what is more is closed.
 
 use std::collections::VecDeque;
 use std::future::{pending, ready};
@@ -24,7 +25,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::fabric::peers;
+use crate::limits::Room;
 use crate::link;
+use crate::payer::Payer;
 use crate::workers::Workers;
 
 /// Whose connection a request came on.
@@ -49,7 +52,7 @@ pub async fn workers(
             }
         }
     };
-    accept(listener, MAX_WORKERS, &stop, follow).await;
+    accept(listener, &Room::new(MAX_WORKERS), &stop, follow).await;
 }
 
 /// Serves `api`, inside TLS if there is a certificate, until `stop`; then lets what is
@@ -85,7 +88,7 @@ pub async fn clients(
             }
         }
     };
-    accept(listener, MAX_CLIENTS, &stop, serve).await;
+    accept(listener, &Room::new(MAX_CLIENTS), &stop, serve).await;
 }
 
 /// Comes back if nothing is asked for long: who connects only to be there is let go.
@@ -121,7 +124,8 @@ pub(crate) async fn peers(
             }
         }
     };
-    accept(listener, MAX_PEERS.saturating_add(NEWCOMERS), &stop, serve).await;
+    // There are no more than members and newcomers, and neither are counted by address.
+    accept(listener, &Room::new(usize::MAX), &stop, serve).await;
 }
 
 /// Who has not shown yet that it has the key. Where there are too many, the one that came
@@ -143,28 +147,30 @@ impl Newcomers {
     }
 }
 
-/// Has `handle` take each connection, `max` at a time, until `stop`, and then waits for
+/// Has `handle` take each connection that there is room for, until `stop`, and then waits for
 /// them for a while.
 async fn accept<F>(
     listener: TcpListener,
-    max: usize,
+    room: &Room,
     stop: &CancellationToken,
     mut handle: impl FnMut(TcpStream, IpAddr) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
-    let (tasks, places) = (TaskTracker::new(), Arc::new(Semaphore::new(max)));
+    let tasks = TaskTracker::new();
     let accepted = async {
         loop {
-            let place = Arc::clone(&places).acquire_owned().await;
             match listener.accept().await {
                 Ok((tcp, address)) => {
+                    let Some(share) = room.take(Payer::at(address.ip())) else {
+                        continue;
+                    };
                     // Without it small chunks wait for each other: slow, not wrong.
                     tcp.set_nodelay(true).unwrap_or_default();
                     let handled = handle(tcp, address.ip());
                     tasks.spawn(async move {
                         handled.await;
-                        drop(place);
+                        drop(share);
                     });
                 }
                 // Out of descriptors, or a peer that left at once.
@@ -262,7 +268,41 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 mod tests {
     use super::*;
     use axum::routing::get;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy};
+    use tokio::net::TcpSocket;
+
+    #[tokio::test]
+    async fn one_address_leaves_connections_to_others_and_gives_its_own_back() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let echo = |mut tcp: TcpStream, _| async move {
+            let (mut reader, mut writer) = tcp.split();
+            drop(copy(&mut reader, &mut writer).await);
+        };
+        let (room, stop) = (Room::new(4), CancellationToken::new());
+        let (known, stopped) = (room.clone(), stop.clone());
+        let accepting = tokio::spawn(async move { accept(listener, &known, &stopped, echo).await });
+        let connect = async |last: u8| {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind(([127, 0, 0, last], 0).into()).unwrap();
+            let mut tcp = socket.connect(address).await.unwrap();
+            // Closed before or after what is sent has come.
+            tcp.write_all(b"?").await.ok()?;
+            tcp.read_exact(&mut [0]).await.ok()?;
+            Some(tcp)
+        };
+        let (first, second) = (connect(1).await, connect(1).await);
+        assert!(first.is_some() && second.is_some());
+        assert!(connect(1).await.is_none());
+        let other = connect(2).await;
+        assert!(other.is_some());
+        drop((first, second));
+        stop.cancel();
+        drop(other);
+        accepting.await.unwrap();
+        let all = (0..4).map_while(|_| room.take(Payer::Unpaid));
+        assert_eq!(all.collect::<Vec<_>>().len(), 2, "half of all");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn who_asks_nothing_is_let_go_and_who_waits_for_an_answer_is_not() {
