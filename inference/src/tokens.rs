@@ -68,7 +68,8 @@ impl Tokens {
             });
         }
         let added = tokenizer.get_added_tokens_decoder();
-        let special = added.into_values().filter(|token| token.special);
+        let special = added.into_values();
+        let special = special.filter(|token| token.special && !token.content.is_empty());
         Ok(Self {
             special: special.map(|token| token.content).collect(),
             longest: tokens.keys().map(String::len).max().unwrap_or(1),
@@ -148,9 +149,7 @@ impl Tokens {
         let mut text = Zeroizing::new(text.to_owned());
         for special in &self.special {
             if text.contains(special) {
-                let mut chars = special.chars();
-                let cut: String = chars.next().into_iter().chain([CUT]).chain(chars).collect();
-                text = Zeroizing::new(text.replace(special, &cut));
+                text = cut(&text, special);
             }
         }
         text
@@ -188,6 +187,23 @@ impl Tokens {
     pub(crate) fn decode(&self, ids: &[u32]) -> Option<String> {
         self.tokenizer.decode(ids, true).ok()
     }
+}
+
+/// Cuts every `special` in a text after its first character, also where one begins within
+/// another. One that has no more characters is left out.
+fn cut(text: &str, special: &str) -> Zeroizing<String> {
+    let mut parts = Zeroizing::new(String::new());
+    let mut left = text;
+    while let Some((before, found)) = left.find(special).and_then(|at| left.split_at_checked(at)) {
+        let mut rest = found.chars();
+        let first = rest.next();
+        parts.push_str(before);
+        parts.extend(first.filter(|first| first.len_utf8() < special.len()));
+        parts.push(CUT);
+        left = rest.as_str();
+    }
+    parts.push_str(left);
+    parts
 }
 
 /// What a GGUF file has of a byte-level BPE tokenizer, in the form of tokenizer.json.
@@ -284,6 +300,35 @@ mod tests {
         let ids = tokens.encode_prompt(&tokens.disarm(text)).unwrap();
         assert!(ids.iter().all(|id| *id > 2));
         assert_eq!(tokens.decode(&ids).unwrap(), text);
+    }
+
+    #[test]
+    fn control_tokens_that_overlap_or_are_one_character_are_disarmed() {
+        let bytes = ModelDir::new(&crate::self_test::tiny())
+            .bytes(FILE)
+            .unwrap();
+        let mut json: Value = serde_json::from_slice(&bytes).unwrap();
+        let added = json["added_tokens"].as_array_mut().unwrap();
+        for (id, content) in (3072..).zip(["<<", "\u{2620}", "<x<x<"]) {
+            let mut token = added[0].clone();
+            (token["id"], token["content"]) = (json!(id), json!(content));
+            added.push(token);
+        }
+        let tokens = Tokens::parse(json.to_string().as_bytes(), 3075).unwrap();
+        for (text, read) in [
+            ("a<<<<<b", "a<<<<<b"),
+            ("a\u{2620}\u{2620}b", "ab"),
+            ("<x<x<x<x<<", "<x<x<x<x<<"),
+        ] {
+            let armed = tokens.encode_prompt(text).unwrap();
+            assert!(armed.iter().any(|id| *id >= 3072), "{text} {armed:?}");
+            let ids = tokens.encode_prompt(&tokens.disarm(text)).unwrap();
+            assert!(
+                ids.iter().all(|id| (3..3072).contains(id)),
+                "{text} {ids:?}"
+            );
+            assert_eq!(tokens.decode(&ids).unwrap(), read);
+        }
     }
 
     #[test]
