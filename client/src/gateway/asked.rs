@@ -140,6 +140,8 @@ const BEGINNING: usize = 256;
 mod tests {
     use super::*;
 
+    use serde_json::Value;
+
     fn asked(body: &str) -> Asked {
         json(body.as_bytes()).unwrap()
     }
@@ -157,17 +159,33 @@ mod tests {
         assert_ne!(short.beginning, other.beginning);
     }
 
+    /// The client in JavaScript goes by the same table (`web/test/client.test.mjs`).
     #[test]
-    fn each_prompt_of_a_list_has_answers_of_its_own() {
-        for (prompt, answers) in [
-            ("\"a\"", 10),
-            ("[]", 10),
-            ("[1,2,3]", 10),
-            (r#"["a","b"]"#, 20),
-            ("[[1],[2,3],[4]]", 30),
-        ] {
-            let body = format!(r#"{{"max_tokens":5,"n":2,"prompt":{prompt}}}"#);
-            assert_eq!(asked(&body).answer, Some(answers), "{prompt}");
+    fn what_a_request_may_cost_is_what_the_table_says() {
+        #[derive(Deserialize)]
+        struct Row {
+            body: String,
+            answer: Value,
+            images: u64,
+        }
+        let table: Vec<Row> = serde_json::from_str(include_str!("../../tests/asked.json")).unwrap();
+        for Row {
+            body,
+            answer,
+            images,
+        } in table
+        {
+            let read = json(body.as_bytes());
+            if answer == "refused" {
+                assert_eq!(read, None, "{body}");
+                continue;
+            }
+            let asked = read.unwrap();
+            assert_eq!(
+                (asked.answer, asked.images),
+                (answer.as_u64(), images),
+                "{body}"
+            );
         }
     }
 
