@@ -78,6 +78,25 @@ impl Bert {
         })
     }
 
+    /// One without layers, which knows no token.
+    #[cfg(test)]
+    pub(crate) fn bare() -> Self {
+        let none = || Tensor::zeros((1, 16), candle_core::DType::F32, &Device::Cpu).unwrap();
+        Self {
+            words: none(),
+            positions: none(),
+            segment: none(),
+            norm: Norm::of_ones(16),
+            layers: Vec::new(),
+            context: 0,
+            vocabulary: 0,
+            tally: Tally {
+                parameters: 0,
+                format: None,
+            },
+        }
+    }
+
     /// Tokens that a text can have.
     pub(crate) fn context(&self) -> usize {
         self.context

@@ -11,6 +11,7 @@ use crate::deadline::Deadline;
 use crate::engine::turn;
 use crate::error::EngineError;
 use crate::kernel::pool::Pool;
+use crate::linear::{blame, is_lost};
 use crate::queue::Queue;
 use crate::request::Sampling;
 use crate::witness::{Executed, Witness};
@@ -26,7 +27,7 @@ pub(crate) struct Job {
     pub(crate) result: Sender<Result<Embeddings, EngineError>>,
 }
 
-/// Works until the queue is closed and empty.
+/// Works until the queue is closed and empty, or the device is lost.
 pub(crate) fn run(model: &Bert, pool: &mut Pool, queue: &Queue<Job>) {
     while queue.wait() {
         queue.retain(|job| !job.result.is_canceled());
@@ -42,10 +43,13 @@ pub(crate) fn run(model: &Bert, pool: &mut Pool, queue: &Queue<Job>) {
                 usage: job.usage(),
                 vectors: job.vectors,
             }),
-            Err(error) => Err(error),
+            Err(error) => Err(blame(error)),
         };
         // Whoever asked may be gone.
         drop(job.result.send(result));
+        if is_lost() {
+            return;
+        }
     }
 }
 
@@ -100,5 +104,39 @@ fn usage(prompt: usize) -> Usage {
     Usage {
         prompt,
         ..Usage::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::Line as _;
+    use crate::request::Tenant;
+    use futures_channel::oneshot;
+    use futures_executor::block_on;
+    use std::time::Duration;
+
+    #[test]
+    fn when_the_device_is_lost_a_request_says_so_and_the_engine_ends() {
+        let mut pool = Pool::new(true).unwrap();
+        let (queue, mut pendings) = (Queue::new(4), Vec::new());
+        for _ in 0..2 {
+            let (result, pending) = oneshot::channel();
+            let job = Job {
+                texts: Vec::new(),
+                vectors: Vec::new(),
+                deadline: Deadline::after(Duration::from_secs(600)),
+                witness: None,
+                result,
+            };
+            assert!(queue.push(Tenant::new(), job).is_ok());
+            pendings.push(pending);
+        }
+        queue.close();
+        crate::linear::lose();
+        run(&Bert::bare(), &mut pool, &queue);
+        let first = block_on(pendings.remove(0)).unwrap();
+        assert_eq!(first.err(), Some(EngineError::Device));
+        assert_eq!(queue.waiting(), 1);
     }
 }

@@ -72,6 +72,16 @@ pub(crate) struct Norm {
 }
 
 impl Norm {
+    #[cfg(test)]
+    pub(crate) fn of_ones(width: usize) -> Self {
+        let ones = || Tensor::ones(width, candle_core::DType::F32, &candle_core::Device::Cpu);
+        Self {
+            weight: ones().unwrap(),
+            bias: ones().unwrap(),
+            epsilon: 1.0,
+        }
+    }
+
     pub(crate) fn load(
         weights: &mut Weights,
         name: &str,

@@ -10,7 +10,7 @@ mod product;
 use std::sync::Arc;
 
 use self::product::Product;
-use crate::error::LoadError;
+use crate::error::{EngineError, LoadError};
 use crate::kernel::input::{Forms, Row};
 use crate::kernel::matrix::{Matrix, Then};
 use crate::kernel::pool::Pool;
@@ -78,7 +78,7 @@ impl Linear {
             width: linear.outputs,
             then: Then::Set(&linear.bias),
         });
-        product::apply(pool, jobs.collect())
+        apply(pool, jobs.collect())
     }
 
     /// Adds a row to one of `y` for each of `rows`; there is no bias.
@@ -95,13 +95,44 @@ impl Linear {
             width: self.outputs,
             then: Then::Add,
         };
-        product::apply(pool, vec![job])
+        apply(pool, vec![job])
     }
 }
 
 /// Whether what multiplies has failed, for good.
 pub(crate) fn is_lost() -> bool {
+    #[cfg(test)]
+    if LOST.get() {
+        return true;
+    }
     product::is_lost()
+}
+
+fn apply(pool: &mut Pool, jobs: Vec<Job<'_>>) -> candle_core::Result<()> {
+    #[cfg(test)]
+    if LOST.get() {
+        candle_core::bail!("lost");
+    }
+    product::apply(pool, jobs)
+}
+
+/// What an engine says when work has failed; that the device is lost, if it is.
+pub(crate) fn blame(error: EngineError) -> EngineError {
+    match is_lost() {
+        true => EngineError::Device,
+        false => error,
+    }
+}
+
+/// Has products of this thread fail from now on, for good.
+#[cfg(test)]
+pub(crate) fn lose() {
+    LOST.set(true);
+}
+
+#[cfg(test)]
+thread_local! {
+    static LOST: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
 /// A layer, rows for it, and where their products belong.

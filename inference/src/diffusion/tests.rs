@@ -21,6 +21,8 @@ use super::*;
 use crate::deadline::Deadline;
 use crate::engine::Engine;
 use crate::error::EngineError;
+use crate::queue::{Line as _, Queue};
+use crate::request::Tenant;
 
 /// Made by reference/diffusion.py, which shares nothing with this crate.
 fn reference() -> PathBuf {
@@ -112,6 +114,22 @@ fn each_network_gives_the_numbers_of_diffusers() {
     assert_near("predicted", &predicted, 1, &expected.predicted, 2e-5);
     let image = model.vae.decode(pool, &noise(1)).unwrap();
     assert_near("image", &image, 3, &expected.image, 2e-5);
+}
+
+#[test]
+fn when_the_device_is_lost_a_request_says_so_and_the_engine_ends() {
+    let (queue, worker) = (Queue::new(4), worker());
+    let (mut pendings, jobs) = (Vec::new(), [job(1), job(1)]);
+    for (job, pending) in jobs {
+        assert!(queue.push(Tenant::new(), job).is_ok());
+        pendings.push(pending);
+    }
+    queue.close();
+    crate::linear::lose();
+    worker.run(&queue);
+    let first = block_on(pendings.remove(0)).unwrap();
+    assert_eq!(first.err(), Some(EngineError::Device));
+    assert_eq!(queue.waiting(), 1);
 }
 
 #[test]

@@ -9,7 +9,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use candle_core::{Device, Tensor};
+use candle_core::cuda_backend::CudaError;
+use candle_core::cuda_backend::cudarc::driver::{DriverError, sys::CUresult};
+use candle_core::{Device, Error, Tensor};
 
 use super::Job;
 use crate::kernel::input::Forms;
@@ -94,13 +96,26 @@ impl Product {
 
 pub(super) fn apply(_pool: &mut Pool, jobs: Vec<Job<'_>>) -> candle_core::Result<()> {
     let done = jobs.into_iter().try_for_each(|job| job.product.apply(job));
-    LOST.fetch_or(done.is_err(), Ordering::Relaxed);
+    LOST.fetch_or(done.as_ref().is_err_and(loses_device), Ordering::Relaxed);
     done
 }
 
-/// Whether a product has failed: the GPU, or its room for weights.
+/// Whether the GPU has failed.
 pub(super) fn is_lost() -> bool {
     LOST.load(Ordering::Relaxed)
+}
+
+/// Whether the GPU may do nothing right any more: after an error of its driver, but for
+/// one about room, it gives the same one for everything. All else was refused before.
+fn loses_device(error: &Error) -> bool {
+    match error {
+        Error::Context { inner, .. } | Error::WithBacktrace { inner, .. } => loses_device(inner),
+        Error::Cuda(error) => match error.downcast_ref() {
+            Some(CudaError::Cuda(DriverError(code))) => *code != CUresult::CUDA_ERROR_OUT_OF_MEMORY,
+            _ => true,
+        },
+        _ => false,
+    }
 }
 
 static LOST: AtomicBool = AtomicBool::new(false);

@@ -23,6 +23,8 @@ use super::*;
 use crate::deadline::Deadline;
 use crate::engine::Engine;
 use crate::error::{EngineError, RequestError};
+use crate::queue::{Line as _, Queue};
+use crate::request::Tenant;
 use crate::tokens::Tokens;
 
 /// Made by reference/whisper.py, which shares nothing with this crate.
@@ -112,6 +114,34 @@ fn assert_near(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
 fn sample(tensor: &candle_core::Tensor, step: usize) -> Vec<f32> {
     let all = tensor.flatten_all().unwrap().to_vec1().unwrap();
     all.into_iter().step_by(step).collect()
+}
+
+#[test]
+fn when_the_device_is_lost_a_request_says_so_and_the_engine_ends() {
+    let (queue, worker) = (Queue::new(4), worker());
+    let mut pendings = Vec::new();
+    for _ in 0..2 {
+        let (result, pending) = oneshot::channel();
+        let job = Job {
+            audio: audio(16_000),
+            prompt: Zeroizing::default(),
+            language: None,
+            translate: false,
+            temperature: 0.0,
+            times: false,
+            seed: 1,
+            deadline: Deadline::after(Duration::from_secs(600)),
+            result,
+        };
+        assert!(queue.push(Tenant::new(), job).is_ok());
+        pendings.push(pending);
+    }
+    queue.close();
+    crate::linear::lose();
+    worker.run(&queue);
+    let first = block_on(pendings.remove(0)).unwrap();
+    assert_eq!(first.err(), Some(EngineError::Device));
+    assert_eq!(queue.waiting(), 1);
 }
 
 #[test]

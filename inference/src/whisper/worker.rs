@@ -16,6 +16,7 @@ use crate::deadline::Deadline;
 use crate::engine::turn;
 use crate::error::EngineError;
 use crate::kernel::pool::Pool;
+use crate::linear::{blame, is_lost};
 use crate::queue::Queue;
 use crate::sampler::{Sampler, Settings};
 use crate::tokens::Tokens;
@@ -44,14 +45,17 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Works until the queue is closed and empty.
+    /// Works until the queue is closed and empty, or the device is lost.
     pub(crate) fn run(mut self, queue: &Queue<Job>) {
         while queue.wait() {
             queue.retain(|job| !job.result.is_canceled());
             if let Some((_, job)) = queue.pop(|_| 0, |_, _| true) {
-                let result = self.transcribe(&job);
+                let result = self.transcribe(&job).map_err(blame);
                 // Whoever asked may be gone.
                 drop(job.result.send(result));
+                if is_lost() {
+                    return;
+                }
             }
         }
     }
