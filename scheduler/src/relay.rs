@@ -18,7 +18,7 @@ use axum::body::{Body, HttpBody};
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 use hyper::{StatusCode, Uri};
-use sealed::{ChunkError, Transcript};
+use sealed::{ChunkError, MAX_REQUEST, Transcript};
 use tokio::task::JoinHandle;
 use tokio::time::{Sleep, sleep, timeout};
 
@@ -30,7 +30,7 @@ pub struct Upload {
     body: Body,
     passed: Passed,
     pieces: Pieces,
-    left: u64,
+    left: usize,
     stall: Pin<Box<Sleep>>,
 }
 
@@ -100,8 +100,7 @@ impl Upload {
 
     fn pass(&mut self, bytes: &Bytes) -> Result<(), RelayError> {
         self.pieces.count(bytes)?;
-        let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        let left = self.left.checked_sub(length);
+        let left = self.left.checked_sub(bytes.len());
         self.left = left.ok_or(RelayError::LongRequest)?;
         self.passed.push(bytes).map_err(RelayError::Request)
     }
@@ -444,9 +443,6 @@ pub(crate) const SETTLEMENTS: &str = "/network/settlements/";
 pub(crate) const ENVELOPE: &str = "cocoon-envelope";
 pub(crate) const VOUCHER: &str = "cocoon-voucher";
 
-/// A request with images or sound.
-const MAX_REQUEST: u64 = 64 << 20;
-
 /// What it says of a worker that it answered so, in clear.
 pub(crate) fn refusal(status: StatusCode) -> Outcome {
     match status {
@@ -488,4 +484,37 @@ pub enum RelayError {
     /// A place is kept, and nothing comes for it.
     #[error("nothing of the request for {} s", STALL.as_secs())]
     Stalled,
+}
+
+#[cfg(test)]
+#[allow(clippy::arithmetic_side_effects, reason = "a panic is a failure")]
+mod tests {
+    use super::*;
+
+    use futures_util::stream;
+    use http_body_util::BodyExt as _;
+    use sealed::{MAX_CHUNK, START};
+
+    /// A request of so many chunks; nobody here opens it.
+    fn request(chunks: usize) -> Body {
+        let chunk = move |number| {
+            let last = u32::from(number + 1 == chunks) << 31;
+            let header = u32::try_from(MAX_CHUNK).unwrap() | last;
+            [&header.to_be_bytes()[..], &[0; MAX_CHUNK]].concat()
+        };
+        let pieces = std::iter::once(vec![0; START]).chain((0..chunks).map(chunk));
+        Body::from_stream(stream::iter(pieces.map(Ok::<_, BoxError>)))
+    }
+
+    #[tokio::test]
+    async fn no_more_passes_than_a_worker_hashes_and_who_sends_it_is_to_blame() {
+        let most = MAX_REQUEST / (MAX_CHUNK + 4);
+        let (upload, passed) = Upload::new(request(most));
+        upload.collect().await.unwrap();
+        assert!(matches!(passed.blame(), Blame::Worker(Some(_))));
+        let (upload, passed) = Upload::new(request(most + 1));
+        let refused = upload.collect().await.unwrap_err().to_string();
+        assert_eq!(refused, "a sealed request of more than 33554432 bytes");
+        assert_eq!(passed.blame(), Blame::Client);
+    }
 }

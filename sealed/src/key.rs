@@ -174,6 +174,10 @@ impl TryCryptoRng for Random {}
 /// Bytes of a request before its first chunk.
 pub const START: usize = 1121;
 
+/// Bytes of a request in all, for whoever passes one on and whoever reads it: one that is cut
+/// short by the second, and not by the first, would have two hashes.
+pub const MAX_REQUEST: usize = 32 << 20;
+
 const VERSION: u8 = 1;
 
 /// A library refused what it documents to take; nothing was sealed.

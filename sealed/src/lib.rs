@@ -48,7 +48,7 @@ pub use chunk::{Opener, Place, Sealer};
 pub use envelope::{Envelope, EnvelopeError, SizeClass};
 pub use frame::{ChunkError, MAX_CHUNK};
 pub use head::{HeadError, Header, RequestHead, ResponseHead};
-pub use key::{OpenError, PublicKey, START, SealError, SecretKey, seal};
+pub use key::{MAX_REQUEST, OpenError, PublicKey, START, SealError, SecretKey, seal};
 pub use offer::{Assignment, AssignmentRequest, Offer, OfferedModel};
 pub use peer::{Peer, PeerError};
 pub use response::{Responder, Response};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::body::{Body, BodyDataStream, Bytes};
 use futures_util::{StreamExt as _, stream};
-use sealed::{ChunkError, Opener, START};
+use sealed::{ChunkError, MAX_REQUEST, Opener, START};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex;
 
@@ -79,7 +79,7 @@ impl Intake {
         let bytes = bytes.map_err(|_| Broken::Gone)?;
         self.hash.update(&bytes);
         self.size = self.size.saturating_add(bytes.len());
-        match self.size <= MAX {
+        match self.size <= MAX_REQUEST {
             true => Ok(Some(bytes)),
             false => Err(Broken::Long),
         }
@@ -95,9 +95,6 @@ pub(super) fn body(intake: &Arc<Mutex<Intake>>) -> Body {
     Body::from_stream(chunks)
 }
 
-/// Bytes of a request: the longest form that the API takes, sealed.
-const MAX: usize = 32 << 20;
-
 /// Why no more of a request comes.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Broken {
@@ -105,7 +102,7 @@ pub(super) enum Broken {
     Chunk(#[from] ChunkError),
     #[error("whoever sent it is gone")]
     Gone,
-    #[error("more than {MAX} bytes")]
+    #[error("more than {MAX_REQUEST} bytes")]
     Long,
 }
 
@@ -183,6 +180,6 @@ mod tests {
         let mut intake = Intake::new(Body::from_stream(endless));
         intake.start().await.unwrap();
         while let Ok(Some(_)) = intake.receive().await {}
-        assert!(intake.size > MAX);
+        assert!(intake.size > MAX_REQUEST);
     }
 }
