@@ -30,6 +30,7 @@ use crate::limits::Limit;
 use crate::look::{LookError, Looked, look};
 use crate::pass::{Pass, PassError};
 use crate::payer::Payer;
+use crate::scheduler::LONGEST;
 use crate::unended::Requests;
 
 /// How requests are paid for.
@@ -249,7 +250,8 @@ impl Books {
     /// again, of the request whose hash that is.
     pub fn lose(&self, key: RequestKey, worker: Digest256, request: Option<Digest256>) {
         if let Self::Kept(kept) = self {
-            kept.requests.lose(key, worker, request, Instant::now());
+            let now = Instant::now();
+            kept.requests.lose(key, worker, request, LONGEST, now);
         }
     }
 

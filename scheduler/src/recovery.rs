@@ -10,10 +10,12 @@
 //! bytes that went by in another process. A worker that was started anew has other keys, and
 //! knows of nothing: what its last life did not settle is released in the end.
 
+use std::collections::HashMap;
 use std::future::pending;
 use std::time::{Duration, Instant};
 
 use attestation::appraisal::chain;
+use attestation::register::Digest256;
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::http::StatusCode;
@@ -21,16 +23,16 @@ use futures_util::StreamExt as _;
 use futures_util::stream;
 use http_body_util::{BodyExt as _, Limited};
 use sealed::Settlement;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, timeout_at};
 use tycho_types::cell::HashBytes;
 
 use crate::books::{Books, Kept, now};
 use crate::directory::Outcome;
 use crate::ledger::Failed;
-use crate::ledger::receipts::Served;
+use crate::ledger::receipts::{Served, SettleError};
 use crate::relay::{SETTLEMENTS, of_worker};
 use crate::reputation::Event;
-use crate::scheduler::{MAX_DEADLINE, OLD, Scheduler};
+use crate::scheduler::{LONGEST, Scheduler};
 use crate::settlement::{SettlementError, outcome, read, same};
 use crate::unended::Lost;
 use crate::workers::Worker;
@@ -59,8 +61,9 @@ impl Scheduler {
             tokio::select! {
                 _ = looks.tick() => self.look(kept, now().saturating_sub(LONG)).await,
                 _ = asks.tick() => {
-                    let due = stream::iter(kept.requests.due(Instant::now()));
-                    due.for_each_concurrent(AT_ONCE, |lost| self.ask(lost)).await;
+                    let workers = by_worker(kept.requests.due(Instant::now()));
+                    let workers = stream::iter(workers.into_values());
+                    workers.for_each_concurrent(WORKERS, |lost| self.ask_one(lost)).await;
                 }
             }
         }
@@ -68,26 +71,33 @@ impl Scheduler {
 
     /// For what others have left, which may have died.
     async fn look(&self, kept: &Kept, before: u32) {
-        let longest = MAX_DEADLINE.saturating_add(OLD);
         match kept.ledger.unended(before).await {
-            Ok(unended) => kept.requests.find(&unended, longest, Instant::now(), now()),
+            Ok(unended) => kept.requests.find(&unended, LONGEST, Instant::now(), now()),
             Err(error) => tracing::warn!("what was lost is not known: {}", chain(&error)),
         }
     }
 
-    async fn ask(&self, lost: Lost) {
+    /// One worker about what is its, which holds up what is others' for no longer than this.
+    async fn ask_one(&self, lost: Vec<Lost>) {
+        let until = tokio::time::Instant::now().checked_add(PATIENCE);
+        let until = until.unwrap_or_else(tokio::time::Instant::now);
+        let lost = stream::iter(lost);
+        lost.for_each_concurrent(AT_ONCE, |lost| self.ask(lost, until))
+            .await;
+    }
+
+    async fn ask(&self, lost: Lost, until: tokio::time::Instant) {
         let worker = self.workers.get(&lost.worker);
         let told = match &worker {
-            Some(_) => self.told(&lost).await,
-            None => Told::Away,
+            Some(_) if until.elapsed().is_zero() => self.told(&lost, until).await,
+            _ => Told::Away,
         };
         let now = Instant::now();
         let is_over = match (told, worker) {
             (Told::Settled(said), Some(worker)) => return self.settle(lost, &said, &worker).await,
             (Told::Unknown, _) => lost.never_came(now),
             (Told::Away, _) => lost.is_over(now),
-            // What this process has lost is being answered for as long as it takes.
-            (Told::UnderWay, _) => lost.request.is_none() && lost.is_over(now),
+            (Told::UnderWay, _) => lost.is_late(now),
             (Told::Settled(_), None) => false,
         };
         if is_over {
@@ -95,7 +105,7 @@ impl Scheduler {
         }
     }
 
-    async fn told(&self, lost: &Lost) -> Told {
+    async fn told(&self, lost: &Lost, until: tokio::time::Instant) -> Told {
         let id = hex::encode(lost.key.id);
         let mut request = Request::new(Body::empty());
         *request.uri_mut() = of_worker(&format!("{SETTLEMENTS}{id}"));
@@ -105,7 +115,7 @@ impl Scheduler {
             let body = Limited::new(body, Settlement::MAX).collect().await.ok()?;
             Some((head.status, body.to_bytes()))
         };
-        match timeout(PATIENCE, exchange).await {
+        match timeout_at(until, exchange).await {
             Ok(Some((StatusCode::OK, said))) => Told::Settled(said),
             Ok(Some((StatusCode::ACCEPTED, _))) => Told::UnderWay,
             Ok(Some((StatusCode::NOT_FOUND, _))) => Told::Unknown,
@@ -118,7 +128,7 @@ impl Scheduler {
             Ok(served) => served,
             Err(error) => {
                 return self
-                    .unpaid(&lost, worker, chain(&error), &error.outcome())
+                    .unpaid(&lost, worker, chain(&error), &thought(&error))
                     .await;
             }
         };
@@ -133,8 +143,12 @@ impl Scheduler {
             // It is asked again.
             Err(Failed::Store(error)) => tracing::warn!("not settled: {}", chain(&error)),
             Err(error) => {
-                self.unpaid(&lost, worker, chain(&error), &outcome(&error))
-                    .await
+                let outcome = match error {
+                    // Of the same request, which its client has sent and paid twice.
+                    Failed::Refused(SettleError::Twice) => Outcome::Abandoned,
+                    _ => outcome(&error),
+                };
+                self.unpaid(&lost, worker, chain(&error), &outcome).await
             }
         }
     }
@@ -168,6 +182,23 @@ fn served(lost: &Lost, said: &[u8], key: [u8; 32]) -> Result<Served, SettlementE
     Ok(Served::told(receipt, settlement.signature, key))
 }
 
+/// What it says of a worker that a settlement does not count. Clients choose identifiers: one
+/// of another request is what was asked for, and no lie.
+const fn thought(error: &SettlementError) -> Outcome {
+    match error {
+        SettlementError::Hash { .. } => Outcome::Abandoned,
+        error => error.outcome(),
+    }
+}
+
+fn by_worker(all: Vec<Lost>) -> HashMap<Digest256, Vec<Lost>> {
+    let mut workers: HashMap<_, Vec<_>> = HashMap::new();
+    for lost in all {
+        workers.entry(lost.worker).or_default().push(lost);
+    }
+    workers
+}
+
 /// Between two looks at what is open in the books for long.
 const LOOK: Duration = Duration::from_secs(60);
 
@@ -177,6 +208,89 @@ const LONG: u32 = 60;
 const ASK: Duration = Duration::from_millis(250);
 
 /// Workers that are asked at a time.
-const AT_ONCE: usize = 32;
+const WORKERS: usize = 32;
 
+/// Requests that one is asked about at a time.
+const AT_ONCE: usize = 8;
+
+/// For all that one is asked about in a row.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use chain::wallet::Key;
+    use contracts::receipt::{Receipt, Work};
+    use tycho_types::boc::Boc;
+    use tycho_types::cell::{CellBuilder, Lazy};
+    use tycho_types::models::StdAddr;
+
+    use crate::ledger::RequestKey;
+    use crate::unended::Requests;
+
+    const PASSED: Digest256 = Digest256::from_bytes([5; 32]);
+
+    /// What a worker says of a request by its hash.
+    fn said(request: Digest256, key: &Key) -> Vec<u8> {
+        let work = Work {
+            model: HashBytes::ZERO,
+            build: HashBytes::ZERO,
+            prompt_tokens: 1,
+            completion_tokens: 1,
+        };
+        let receipt = Receipt {
+            global_id: -239,
+            channel: StdAddr::new(0, HashBytes::ZERO),
+            request: HashBytes(*request.as_bytes()),
+            response: HashBytes::ZERO,
+            price: 1,
+            time: 1,
+            work: Lazy::new(&work).unwrap(),
+        };
+        let hash = HashBytes(receipt.hash().unwrap());
+        let settlement = Settlement {
+            receipt: Boc::encode(CellBuilder::build_from(&receipt).unwrap()),
+            signature: key.sign(&hash),
+            tokens: 2,
+        };
+        settlement.encode()
+    }
+
+    fn lost(worker: u8, id: u8, request: Option<Digest256>) -> Vec<Lost> {
+        let (requests, now) = (Requests::default(), Instant::now());
+        let key = RequestKey {
+            client: HashBytes([id; 32]),
+            id: [id; 16],
+        };
+        let worker = Digest256::from_bytes([worker; 32]);
+        requests.lose(key, worker, request, LONGEST, now);
+        requests.due(now)
+    }
+
+    #[test]
+    fn a_settlement_of_another_request_with_this_identifier_is_nobodys_lie() {
+        let (worker, other) = (Key::from_seed([7; 32]), Key::from_seed([8; 32]));
+        let of = |known, said: &[u8]| {
+            let served = served(&lost(1, 1, known)[0], said, worker.public().0);
+            served.map_err(|error| thought(&error))
+        };
+        let (mine, theirs) = (said(PASSED, &worker), said(Digest256::ZERO, &worker));
+        assert_eq!(of(Some(PASSED), &mine).unwrap().request.0, [5; 32]);
+        assert!(of(None, &theirs).is_ok(), "nobody knows what passed");
+        assert_eq!(of(Some(PASSED), &theirs).unwrap_err(), Outcome::Abandoned);
+        let forged = said(PASSED, &other);
+        assert_eq!(of(Some(PASSED), &forged).unwrap_err(), Outcome::Failed);
+    }
+
+    #[test]
+    fn each_worker_is_asked_about_its_own() {
+        let all = [lost(1, 1, None), lost(2, 2, None), lost(1, 3, None)].concat();
+        let by_worker = by_worker(all);
+        let ids = |worker: u8| {
+            let of = &by_worker[&Digest256::from_bytes([worker; 32])];
+            of.iter().map(|lost| lost.key.id[0]).collect::<Vec<_>>()
+        };
+        assert_eq!((ids(1), ids(2)), (vec![1, 3], vec![2]));
+    }
+}

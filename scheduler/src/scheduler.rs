@@ -89,7 +89,7 @@ impl Scheduler {
         loop {
             tokio::select! {
                 _ = records.tick() => self.keep_records().await,
-                _ = old.tick() => self.books.expire(MAX_DEADLINE.saturating_add(OLD)).await,
+                _ = old.tick() => self.books.expire(LONGEST).await,
                 () = stop.cancelled() => return self.keep_records().await,
             }
         }
@@ -160,7 +160,10 @@ const MAX_OPEN: usize = 16_384;
 pub(crate) const MAX_DEADLINE: Duration = Duration::from_secs(1800);
 
 /// Between two looks at what was left reserved.
-pub(crate) const OLD: Duration = Duration::from_secs(300);
+const OLD: Duration = Duration::from_secs(300);
+
+/// After so long no receipt of a request can come.
+pub(crate) const LONGEST: Duration = MAX_DEADLINE.saturating_add(OLD);
 
 /// Between two writes of what is thought of machines: what a crash may lose of it.
 const RECORDS: Duration = Duration::from_secs(1);

@@ -30,8 +30,10 @@ pub(crate) struct Lost {
     pub(crate) request: Option<Digest256>,
     /// From then on it will not come to a worker that does not know it.
     settled: Instant,
-    /// Nobody waits for its worker after that.
+    /// Nobody waits for a worker that is away after that.
     until: Instant,
+    /// No worker answers it any more.
+    late: Instant,
     next: Instant,
 }
 
@@ -41,9 +43,14 @@ impl Lost {
         self.settled <= now
     }
 
-    /// Whether its worker has had its time.
+    /// Whether its worker has had its time to come back.
     pub(crate) fn is_over(&self, now: Instant) -> bool {
         self.until <= now
+    }
+
+    /// Whether nobody can be answering it, whatever its worker says.
+    pub(crate) fn is_late(&self, now: Instant) -> bool {
+        self.late <= now
     }
 }
 
@@ -61,12 +68,13 @@ impl Requests {
         self.lock().remove(key);
     }
 
-    /// The way to its worker broke.
+    /// The way to its worker broke, which answers nothing for longer than `longest`.
     pub(crate) fn lose(
         &self,
         key: RequestKey,
         worker: Digest256,
         request: Option<Digest256>,
+        longest: Duration,
         now: Instant,
     ) {
         let lost = Lost {
@@ -75,6 +83,7 @@ impl Requests {
             request,
             settled: now,
             until: later(now, PATIENCE),
+            late: later(now, longest),
             next: now,
         };
         self.lock().insert(key, Place::Lost(lost));
@@ -92,6 +101,7 @@ impl Requests {
                 request: None,
                 settled: in_time(ON_ITS_WAY),
                 until: in_time(longest),
+                late: in_time(longest),
                 next: now,
             };
             known.entry(found.key).or_insert(Place::Lost(lost));
@@ -174,11 +184,12 @@ mod tests {
     fn what_was_lost_here_is_waited_for_until_its_worker_had_time_to_dial() {
         let (requests, now) = (Requests::default(), Instant::now());
         requests.begin(key(1));
-        requests.lose(key(1), worker(), Some(worker()), now);
+        requests.lose(key(1), worker(), Some(worker()), LONGEST, now);
         let lost = requests.due(now)[0];
         assert_eq!((lost.worker, lost.request), (worker(), Some(worker())));
         assert!(lost.never_came(now));
         assert!(!lost.is_over(now) && lost.is_over(now + PATIENCE));
+        assert!(!lost.is_late(now + PATIENCE) && lost.is_late(now + LONGEST));
         assert_eq!(requests.due(now), [], "not all the time");
         assert_eq!(requests.due(now + AGAIN).len(), 1);
         requests.end(&key(1));
@@ -196,5 +207,6 @@ mod tests {
         assert!(due[0].never_came(now + Duration::from_secs(1)));
         let ends = now + LONGEST - ON_ITS_WAY;
         assert!(due[1].is_over(ends) && !due[0].is_over(ends));
+        assert!(due[1].is_late(ends) && !due[0].is_late(ends));
     }
 }
