@@ -27,9 +27,9 @@ use agent::vtpm::Tpm;
 use agent::wipe::Wiping;
 use anyhow::{Context, ensure};
 use attestation::appraisal::chain;
-use attestation::config::{Measured, Unmeasured};
+use attestation::config::{self, Measured, Unmeasured};
 use clap::Parser;
-use inference::{Engine, Limits};
+use inference::{Engine, Limits, Quantise};
 use session::identity::Identity;
 use session::provider::Provider;
 use session::server::Worker;
@@ -226,6 +226,14 @@ fn load(args: &Args, measured: &Measured) -> anyhow::Result<Models> {
     let mut models = Vec::new();
     for model in &measured.models {
         let name = model.name.as_str();
+        let limits = Limits {
+            exact: model.exact,
+            quantise: model.quantise.map(|to| match to {
+                config::Quantise::Q4K => Quantise::Q4K,
+                config::Quantise::Q8_0 => Quantise::Q8_0,
+            }),
+            ..limits
+        };
         let engine = Engine::load_with(&args.models.join(name), limits)
             .with_context(|| format!("model {name} cannot be served"))?;
         let info = engine.info();

@@ -150,6 +150,23 @@ pub struct Model {
     pub verity: Verity,
     /// Where the key is from, if the disk is encrypted.
     pub key: Option<KeySource>,
+    /// What its matrices are brought into when it is loaded; they stay as they are stored
+    /// without it.
+    pub quantise: Option<Quantise>,
+    /// Whether the bits of its answers depend on nothing else that is asked, on a GPU, too.
+    #[serde(default)]
+    pub exact: bool,
+}
+
+/// How a model may be held.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+pub enum Quantise {
+    /// 4.5 bits for each number.
+    #[serde(rename = "q4_k")]
+    Q4K,
+    /// 8.5 bits for each number.
+    #[serde(rename = "q8_0")]
+    Q8_0,
 }
 
 /// Which key opens a model disk, and who gives it.
@@ -355,6 +372,27 @@ mod tests {
         }
         let half = text.replace(&alloc::format!(", server = \"{}\"", digest("44")), "");
         assert!(reason(&half).contains("missing field `server`"));
+    }
+
+    #[test]
+    fn a_model_says_how_it_is_held_and_whether_it_is_exact() {
+        let text = [MEASURED, &with_model("m")].concat();
+        let read = |more: &str| {
+            let config = Measured::parse([&text, more].concat().as_bytes());
+            config.map(|config| (config.models[0].quantise, config.models[0].exact))
+        };
+        assert_eq!(read(""), Ok((None, false)));
+        for (name, quantise) in [("q8_0", Quantise::Q8_0), ("q4_k", Quantise::Q4K)] {
+            let more = alloc::format!("quantise = \"{name}\"\nexact = true\n");
+            assert_eq!(read(&more), Ok((Some(quantise), true)));
+        }
+        for (more, expected) in [
+            ("quantise = \"q4_0\"", "unknown variant `q4_0`"),
+            ("exact = 1", "expected a boolean"),
+        ] {
+            let error = read(more).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
     }
 
     #[test]

@@ -73,6 +73,14 @@ impl Engine {
             None => Loaded::of_hub(pool, &dir, &limits)?,
         };
         let kind = loaded.kind;
+        if let (Some(found), false) = (limits.quantise, matches!(kind, Kind::Chat(_))) {
+            let of = "a model that is no decoder";
+            return Err(LoadError::Quantise { found, of });
+        }
+        #[cfg(feature = "cuda")]
+        if limits.exact && !matches!(kind, Kind::Chat(_)) {
+            return Err(LoadError::Exact);
+        }
         let mut engine = Self {
             info: Info {
                 task: kind.task(),
@@ -283,6 +291,33 @@ mod tests {
     use super::*;
     use futures_channel::oneshot::{Sender, channel};
     use futures_executor::block_on;
+
+    fn quantised(folder: &str) -> Result<Engine, LoadError> {
+        let limits = Limits {
+            quantise: Some(crate::Quantise::Q8_0),
+            ..Limits::default()
+        };
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+        Engine::load_with(&folder, limits)
+    }
+
+    #[test]
+    fn a_model_that_was_quantised_says_so_and_knows_what_it_knew() {
+        let engine = quantised("models/cocoon-tiny").unwrap();
+        assert_eq!(engine.card().format.as_deref(), Some("Q8_0"));
+        assert!(engine.card().self_test.is_some());
+    }
+
+    #[test]
+    fn what_is_not_quantised_here_is_named() {
+        for (folder, of) in [
+            ("reference/families/gemma3.gguf", "GGUF"),
+            ("reference/whisper", "a model that is no decoder"),
+        ] {
+            let error = quantised(folder).unwrap_err().to_string();
+            assert_eq!(error, format!("quantise is q8_0, expected none for {of}"));
+        }
+    }
 
     #[test]
     fn a_thread_that_ends_refuses_what_comes_and_lets_go_of_what_waits() {

@@ -8,6 +8,7 @@ use media::ImageError;
 
 use crate::engine::Task;
 use crate::schema::SchemaError;
+use crate::weights::Quantise;
 
 /// Why a directory is not a model that this crate can serve.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +47,10 @@ pub enum LoadError {
         /// What it said.
         source: gpu::Error,
     },
+    /// What the GPU's library multiplies depends on its company.
+    #[cfg(feature = "cuda")]
+    #[error("exact is true, expected false for a model that does not run on the GPU as a whole")]
+    Exact,
     /// The file is not JSON of the expected shape.
     #[error("cannot parse {path}")]
     Json {
@@ -53,6 +58,14 @@ pub enum LoadError {
         path: PathBuf,
         /// Where in it.
         source: serde_json::Error,
+    },
+    /// Only decoders in the layout of the hub are quantised here.
+    #[error("quantise is {found}, expected none for {of}")]
+    Quantise {
+        /// As asked for.
+        found: Quantise,
+        /// What stays as it is.
+        of: &'static str,
     },
     /// The file could not be read.
     #[error("cannot read {path}")]

@@ -6,7 +6,8 @@
 //! Q4_K and Q6_K, beside which `tokenizer.json` and the files of the hub are used if
 //! they are there. Decoders in the hub's layout may be FP8 (E4M3) as DeepSeek and Qwen
 //! publish it, with a scale for each square of 128 by 128. Numbers stay in memory as
-//! they are in the file; on a GPU FP8 becomes BF16.
+//! they are in the file, unless [`Limits::quantise`] has these decoders brought into Q8_0
+//! or Q4_K; on a GPU FP8 becomes BF16.
 //!
 //! Decoders: Llama, Mistral, Phi-3, Qwen2 and Qwen3, Gemma 3 (its text), Mixtral,
 //! Qwen2 and Qwen3 with experts, DeepSeek V2 and V3; what DeepSeek distilled into
@@ -95,5 +96,6 @@ pub use request::{Format, Message, Prompt, Request, Role, Sampling, Tenant, Tool
 pub use schema::SchemaError;
 pub use stack::wipe_stack;
 pub use tools::{Tool, ToolChoice, Tools};
+pub use weights::Quantise;
 pub use whisper::{Segment, Transcript, TranscriptRequest};
 pub use witness::{Bounds, Executed, Witness};

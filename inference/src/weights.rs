@@ -4,6 +4,7 @@
 //! and no more than the tile that is being packed is in memory twice.
 
 pub(crate) mod gguf;
+mod quantise;
 mod safetensors;
 mod source;
 
@@ -17,6 +18,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
+pub use self::quantise::Quantise;
 use self::source::Source;
 use crate::error::LoadError;
 use crate::kernel::level::from_half;
@@ -32,6 +34,8 @@ pub(crate) struct Weights {
     parameters: u64,
     /// Whether matrices may be FP8, with a scale for each square of 128 by 128.
     pub(crate) scaled: bool,
+    /// What matrices that are not in blocks are brought into.
+    pub(crate) quantise: Option<Quantise>,
 }
 
 #[derive(Debug)]
@@ -45,7 +49,7 @@ struct Open {
 pub(crate) struct Tally {
     /// How many there are.
     pub(crate) parameters: u64,
-    /// How the files hold most of them, in their own words, if they are of one model.
+    /// How most of them are held, as the files call it, if they are of one model.
     pub(crate) format: Option<String>,
 }
 
@@ -97,7 +101,7 @@ impl Weights {
         }
     }
 
-    /// How the files hold most of their numbers.
+    /// How most of the numbers are held.
     fn most(&self) -> Option<String> {
         let mut counts = BTreeMap::<_, usize>::new();
         for entry in self.entries.values() {
@@ -105,11 +109,54 @@ impl Weights {
                 .shape
                 .iter()
                 .fold(1, |size: usize, side| size.saturating_mul(*side));
-            let count = counts.entry(&entry.dtype).or_default();
+            let to = match (entry.format, entry.shape.as_slice()) {
+                (Some(format), [_, inputs]) => self.becomes(format, *inputs),
+                _ => None,
+            };
+            let name = match to {
+                Some(Format::Q4K) => "Q4_K",
+                Some(_) => "Q8_0",
+                None => &entry.dtype,
+            };
+            let count = counts.entry(name).or_default();
             *count = count.saturating_add(numbers);
         }
         let most = counts.into_iter().max_by_key(|(_, count)| *count);
-        most.map(|(dtype, _)| dtype.clone())
+        most.map(|(name, _)| name.to_owned())
+    }
+
+    /// What a matrix is brought into, if it is.
+    fn becomes(&self, format: Format, inputs: usize) -> Option<Format> {
+        let dense = matches!(
+            format,
+            Format::Bf16 | Format::F8 | Format::F16 | Format::F32
+        );
+        self.quantise.filter(|_| dense)?.format(inputs)
+    }
+
+    /// Packs rows, which `read` writes as they are in a file, and quantises them if they
+    /// are to be. Not what experts are chosen by: that is small, and felt.
+    fn pack(
+        &self,
+        pool: &mut Pool,
+        name: &str,
+        format: Format,
+        shape: [usize; 2],
+        read: impl Fn(usize, &mut [u8]) -> io::Result<()> + Sync,
+    ) -> io::Result<Matrix> {
+        let [_, inputs] = shape;
+        let to = self.becomes(format, inputs);
+        let Some(to) = to.filter(|_| !name.ends_with("gate.weight")) else {
+            return Matrix::pack(pool, format, shape, read);
+        };
+        let number = number(format).ok_or(io::ErrorKind::InvalidInput)?;
+        let (_, width) = format.block();
+        Matrix::pack(pool, to, shape, |row, bytes| {
+            let mut dense = vec![0; inputs.saturating_mul(width)];
+            read(row, &mut dense)?;
+            let numbers = dense.chunks_exact(width).map(number);
+            quantise::write(to, numbers.collect(), bytes)
+        })
     }
 
     /// The shape of a tensor, if it is there.
@@ -161,8 +208,14 @@ impl Weights {
         order: impl Fn(usize) -> usize + Sync,
     ) -> Result<Arc<Matrix>, LoadError> {
         let source = self.source(name, whole)?;
-        let read = |row: usize, bytes: &mut [u8]| source.read(order(row), bytes);
-        let matrix = Matrix::pack(pool, source.format, shape, read);
+        let matrix = match self.quantise {
+            None => self.pack(pool, name, source.format, shape, |row, bytes| {
+                source.read(order(row), bytes)
+            }),
+            Some(_) => self.pack(pool, name, source.dense(), shape, |row, bytes| {
+                source.read_dense(order(row), bytes)
+            }),
+        };
         let matrix = matrix.map_err(|error| source.error(error))?;
         let [outputs, inputs] = shape;
         self.count(outputs.saturating_mul(inputs));
@@ -197,8 +250,8 @@ impl Weights {
             }
             Ok(())
         };
-        let matrix = Matrix::pack(pool, format, [outputs, rows.len()], column)
-            .map_err(|error| source.error(error))?;
+        let matrix = self.pack(pool, name, format, [outputs, rows.len()], column);
+        let matrix = matrix.map_err(|error| source.error(error))?;
         self.count(outputs.saturating_mul(rows.len()));
         Ok(Arc::new(matrix))
     }
@@ -267,12 +320,7 @@ impl Weights {
 
     fn dense(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
         let (entry, format) = self.locate(name, shape)?;
-        let number: fn(&[u8]) -> f32 = match format {
-            Format::F32 => f32,
-            Format::F16 => f16,
-            Format::Bf16 => bf16,
-            _ => return Err(not_dense(name, entry)),
-        };
+        let number = number(format).ok_or_else(|| not_dense(name, entry))?;
         let (_, width) = format.block();
         // The size is that of the shape, and inside the file.
         let mut numbers = Vec::with_capacity(shape.iter().product());
@@ -335,6 +383,16 @@ impl Weights {
     fn count(&mut self, numbers: usize) {
         let numbers = u64::try_from(numbers).unwrap_or(u64::MAX);
         self.parameters = self.parameters.saturating_add(numbers);
+    }
+}
+
+/// What reads a number that stands by itself.
+fn number(format: Format) -> Option<fn(&[u8]) -> f32> {
+    match format {
+        Format::F32 => Some(f32),
+        Format::F16 => Some(f16),
+        Format::Bf16 => Some(bf16),
+        _ => None,
     }
 }
 

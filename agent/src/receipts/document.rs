@@ -125,7 +125,7 @@ fn event(entry: &Entry, executed: &[inference::Executed], opened: &Opening) -> E
                 "cpu"
             }
             .into(),
-            deterministic: cfg!(not(feature = "cuda")),
+            deterministic: entry.deterministic,
         },
         sampling: first.filter(|one| one.reason.is_some()).map(sampling),
         prompt: Prompt {

@@ -27,6 +27,7 @@ pub(super) struct Entry {
     pub(super) chat_id: Option<String>,
     pub(super) model: Named,
     pub(super) kernels: &'static str,
+    pub(super) deterministic: bool,
     pub(super) price: Option<u64>,
     pub(super) witness: Witness,
     /// What is counted, where the witness counts no tokens.
@@ -87,6 +88,7 @@ impl Ledger {
                 quant: card.format.as_ref().map(|format| format.to_lowercase()),
             },
             kernels: card.kernels,
+            deterministic: model.engine.limits().exact || cfg!(not(feature = "cuda")),
             price: self.price,
             witness: witness.clone(),
             unit: None,

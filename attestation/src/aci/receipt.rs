@@ -120,7 +120,8 @@ pub struct Engine {
     pub kernels: String,
     /// `cpu` or `cuda`.
     pub device: String,
-    /// Whether the same tokens come out wherever this is computed again.
+    /// Whether the same tokens come out whenever this is computed again, on a processor
+    /// wherever.
     pub deterministic: bool,
 }
 

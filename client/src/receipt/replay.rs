@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, anyhow, ensure};
 use attestation::aci::{Hash, Opening, Receipt, Settings};
 use attestation::appraisal::Check;
-use inference::{Difference, Engine, Replay, Sampling};
+use inference::{Difference, Engine, Limits, LoadError, Quantise, Replay, Sampling};
 
 /// Reads each answer with its prompt, and compares token by token.
 ///
@@ -16,8 +16,9 @@ pub(super) fn run(
     receipt: &Receipt,
     opening: &Opening,
 ) -> anyhow::Result<Vec<Check>> {
-    let engine = Engine::load(model).with_context(|| format!("{} is no model", model.display()))?;
     let executed = receipt.executed().context("nothing was executed")?;
+    let engine = load(model, executed.model.quant.as_deref())
+        .with_context(|| format!("{} is no model", model.display()))?;
     let card = engine.card();
     let mut checks = Vec::new();
     for (name, said, found) in [
@@ -62,6 +63,24 @@ pub(super) fn run(
         checks.push(Check::new("replay", expected, found, difference.is_none()));
     }
     Ok(checks)
+}
+
+/// As it is stored or, where the receipt says so, quantised.
+fn load(model: &Path, quant: Option<&str>) -> Result<Engine, LoadError> {
+    let engine = Engine::load(model)?;
+    let format = engine.card().format.as_ref();
+    let stored = format.is_some_and(|format| Some(format.to_lowercase().as_str()) == quant);
+    match quant.and_then(|quant| quant.parse::<Quantise>().ok()) {
+        Some(quantise) if !stored => {
+            drop(engine);
+            let limits = Limits {
+                quantise: Some(quantise),
+                ..Limits::default()
+            };
+            Engine::load_with(model, limits)
+        }
+        _ => Ok(engine),
+    }
 }
 
 fn sampling(settings: &Settings) -> anyhow::Result<Sampling> {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::queue::share_of;
+use crate::weights::Quantise;
 
 /// What a model is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -29,7 +30,7 @@ pub struct Card {
     pub tokenizer: Option<[u8; 32]>,
     /// Of the chat template's text.
     pub template: Option<[u8; 32]>,
-    /// How the file holds most of the numbers, in its own words.
+    /// How most of the numbers are held, as the files call it.
     pub format: Option<String>,
     /// Of `selftest.json`, if it came with one: the known answer that it gave here.
     pub self_test: Option<[u8; 32]>,
@@ -76,8 +77,11 @@ pub struct Limits {
     /// Bytes of keys and values; they are taken as they are needed.
     pub memory: u64,
     /// On a GPU: whether an answer's bits may not depend on what else is being decoded.
-    /// On the processor they never do.
+    /// On the processor they never do; what cannot promise it on a GPU is not loaded.
     pub exact: bool,
+    /// What the matrices of a decoder in the hub's layout are brought into; they stay as
+    /// they are without it.
+    pub quantise: Option<Quantise>,
 }
 
 impl Limits {
@@ -96,6 +100,7 @@ impl Default for Limits {
             time: Duration::from_secs(600),
             memory: 1 << 30,
             exact: false,
+            quantise: None,
         }
     }
 }

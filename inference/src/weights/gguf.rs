@@ -68,6 +68,7 @@ impl Gguf {
                 entries: BTreeMap::new(),
                 parameters: 0,
                 scaled: false,
+                quantise: None,
             },
         };
         gguf.locate(open, tensors, consumed, size)

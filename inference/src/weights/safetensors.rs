@@ -31,6 +31,7 @@ pub(super) fn open(dir: &ModelDir, name: &str) -> Result<Weights, LoadError> {
         entries: BTreeMap::new(),
         parameters: 0,
         scaled: false,
+        quantise: None,
     };
     for name in names {
         if name.contains('/') {

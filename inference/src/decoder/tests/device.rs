@@ -45,6 +45,13 @@ fn every_dense_family_gives_the_logits_of_transformers_there() {
 }
 
 #[test]
+fn fp8_becomes_upper_halves_there() {
+    let most = most_difference("qwen3_fp8", |reader| reader.on(Double::default(), true));
+    println!("qwen3_fp8: {most}");
+    assert!(most < 6e-2, "a logit differs by {most}");
+}
+
+#[test]
 fn no_company_no_pieces_and_no_order_of_threads_change_a_bit_there() {
     // With and without biases, windows, and norms of heads and after parts.
     for name in ["qwen2", "gemma3"] {

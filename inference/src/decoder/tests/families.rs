@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::*;
+use crate::weights::Quantise;
 use crate::weights::gguf::Gguf;
 
 /// Made by reference/families.py and fp8.py.
@@ -161,6 +162,36 @@ fn quantised_experts_and_norms_of_gguf_give_the_logits_of_transformers() {
         // Rows are quantised here, too.
         assert!(most < 0.1, "{name}: a logit differs by {most}");
         any_interleaving(name, |threads, cpu| open_gguf(name, threads, cpu));
+    }
+}
+
+fn open_quantised(name: &str, threads: usize, cpu: Cpu) -> Reader {
+    let mut weights = Weights::open(&ModelDir::new(&path(name))).unwrap();
+    weights.quantise = Some(Quantise::Q8_0);
+    assert_eq!(weights.tally().format.as_deref(), Some("Q8_0"));
+    Reader::load(config(name), weights, threads, cpu).unwrap()
+}
+
+#[test]
+fn what_is_quantised_here_is_what_ggml_makes_of_it() {
+    for name in ["qwen2_moe", "qwen3_moe"] {
+        let ids = Expected::of(name).ids;
+        let mut here = open_quantised(name, 1, Cpu::detect());
+        let mut there = open_gguf(&format!("{name}.gguf"), 1, Cpu::detect());
+        let [here, there] =
+            [&mut here, &mut there].map(|reader| reader.logits(&mut Read::default(), &ids));
+        assert!(here == there, "{name}");
+    }
+}
+
+#[test]
+fn what_is_quantised_gives_nearly_the_logits_of_transformers_in_any_company() {
+    for name in ["qwen3", "deepseek_v3", "deepseek_v3_fp8"] {
+        let most = Expected::of(name).most(&mut open_quantised(name, 1, Cpu::detect()));
+        println!("{name}: {most}");
+        // An expert's score may be rounded below another's.
+        assert!(most < 0.2, "{name}: a logit differs by {most}");
+        any_interleaving(name, |threads, cpu| open_quantised(name, threads, cpu));
     }
 }
 

@@ -84,6 +84,10 @@ impl Chat {
         path: PathBuf,
         limits: &Limits,
     ) -> Result<Loaded, LoadError> {
+        if let Some(found) = limits.quantise {
+            let of = "GGUF";
+            return Err(LoadError::Quantise { found, of });
+        }
         let mut gguf = Gguf::open(path)?;
         let shape = Shape::of_gguf(&gguf)?;
         let end = gguf.integer("tokenizer.ggml.eos_token_id");
@@ -117,7 +121,8 @@ struct Parts {
 }
 
 impl Parts {
-    fn start(self, mut pool: Pool, limits: &Limits) -> Result<Loaded, LoadError> {
+    fn start(mut self, mut pool: Pool, limits: &Limits) -> Result<Loaded, LoadError> {
+        self.weights.quantise = limits.quantise;
         let ends: Vec<u32> = match self.ends {
             Some(ends) => ends.into(),
             None => {
@@ -140,6 +145,8 @@ impl Parts {
         #[cfg(feature = "cuda")]
         if self.tower.is_none() && model.can_move() {
             move_to_card(&mut model, &mut memory, limits)?;
+        } else if limits.exact {
+            return Err(LoadError::Exact);
         }
         let tally = model.tally().clone();
         if tally.parameters < SMALL {
