@@ -19,6 +19,7 @@ use clap::{Args, Subcommand, value_parser};
 use scheduler::books::{Books, DEPOSIT, EXPOSURE, Kept};
 use scheduler::fee::Fee;
 use scheduler::ledger::{Costs, Identity, Ledger};
+use scheduler::onchain::Onchain;
 use scheduler::scheduler::Scheduler;
 use scheduler::settler::Settler;
 use scheduler::{api, serve};
@@ -106,6 +107,10 @@ struct PaymentArgs {
     /// 64 hex digits: the key of the wallet.
     #[arg(long, value_name = "FILE", requires = "wallet")]
     wallet_key: Option<PathBuf>,
+    /// A Market whose price and usage it shows, with what the Registry and the Nodes behind it
+    /// say of its workers; may be repeated: there is one for each model and kind of GPU.
+    #[arg(long, value_name = "ADDRESS", requires = "database")]
+    market: Vec<StdAddr>,
 }
 
 /// Runs until `shutdown`; then asks for nothing new, and lets what is under way finish.
@@ -230,6 +235,10 @@ impl PaymentArgs {
         let kept = Kept::new(ledger, client, &identity, self.exposure)
             .expecting(self.least_deposit)
             .keeping(fee);
+        let kept = match self.market.is_empty() {
+            true => kept,
+            false => kept.seeing(Onchain::new(Client::new(&network, MAX_AGE), self.market)),
+        };
         Ok((Books::Kept(Box::new(kept)), settler))
     }
 }

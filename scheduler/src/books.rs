@@ -28,6 +28,7 @@ use crate::ledger::receipts::{Served, SettleError};
 use crate::ledger::{Asked, Failed, Identity, Ledger, ObserveError, RequestKey, Side, Told};
 use crate::limits::Limit;
 use crate::look::{LookError, Looked, look};
+use crate::onchain::Onchain;
 use crate::pass::{Pass, PassError};
 use crate::payer::Payer;
 use crate::scheduler::LONGEST;
@@ -54,6 +55,7 @@ pub struct Kept {
     fee: Fee,
     /// Nanotons that a Channel holds whose payer has a share of its own.
     deposit: u64,
+    onchain: Option<Onchain>,
     seen: Mutex<HashMap<HashBytes, Arc<sync::Mutex<Option<Seen>>>>>,
     /// Looks at Channels that may be none of ours, by address and in all.
     looks: Limit,
@@ -104,6 +106,7 @@ impl Kept {
             exposure,
             fee: Fee::NONE,
             deposit: DEPOSIT,
+            onchain: None,
             seen: Mutex::default(),
             looks: Limit::new(LOOKS, LOOK_EVERY),
             all_looks: Limit::new(ALL_LOOKS, ALL_LOOK_EVERY),
@@ -121,6 +124,15 @@ impl Kept {
     #[must_use]
     pub fn expecting(self, deposit: u64) -> Self {
         Self { deposit, ..self }
+    }
+
+    /// Prices are looked up on the chain.
+    #[must_use]
+    pub fn seeing(self, onchain: Onchain) -> Self {
+        Self {
+            onchain: Some(onchain),
+            ..self
+        }
     }
 }
 
@@ -141,7 +153,16 @@ impl Books {
         }
     }
 
-    /// What a client needs to know to open its Channel.
+    /// What the chain says beside Channels, where that is looked up.
+    pub(crate) const fn onchain(&self) -> Option<&Onchain> {
+        match self {
+            Self::Free => None,
+            Self::Kept(kept) => kept.onchain.as_ref(),
+        }
+    }
+
+    /// What a client needs to know to open its Channel, and what Markets say, which it can
+    /// have proved to it.
     pub fn terms(&self) -> Value {
         match self {
             Self::Free => json!({ "free": true }),
@@ -151,6 +172,7 @@ impl Books {
                 "fee": kept.fee.share(),
                 "deposit": kept.deposit,
                 "delay": MARGIN.saturating_mul(2),
+                "markets": kept.onchain.as_ref().map(Onchain::markets).unwrap_or_default(),
             }),
         }
     }

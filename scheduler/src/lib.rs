@@ -20,6 +20,7 @@ mod link;
 pub mod look;
 pub mod machine;
 pub mod metrics;
+pub mod onchain;
 pub mod pass;
 pub mod payer;
 pub mod queue;

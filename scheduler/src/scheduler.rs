@@ -61,14 +61,15 @@ impl Scheduler {
         self.books.fee().price(ask)
     }
 
-    /// Forgets what is over, writes down what is thought of machines, and asks workers what
-    /// became of requests whose end was lost, until `stop`; once more writes then. Nothing is
-    /// left half written.
+    /// Forgets what is over, writes down what is thought of machines, asks workers what became
+    /// of requests whose end was lost, and looks at the chain, until `stop`; once more writes
+    /// then. Nothing is left half written.
     pub async fn keep(&self, stop: &CancellationToken) {
         // A store that does not answer holds up nobody's choice.
         tokio::join!(
             stop.run_until_cancelled(self.forget()),
             stop.run_until_cancelled(self.recover()),
+            stop.run_until_cancelled(self.watch()),
             self.write(stop),
         );
     }
@@ -80,6 +81,22 @@ impl Scheduler {
             tick.tick().await;
             self.workers.expire();
             self.desk().tick();
+        }
+    }
+
+    async fn watch(&self) {
+        let mut tick = interval(SEE);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            self.see().await;
+        }
+    }
+
+    /// Looks once at what the chain says of prices, builds and workers.
+    pub async fn see(&self) {
+        if let (Some(onchain), Some(ledger)) = (self.books.onchain(), self.books.ledger()) {
+            onchain.look(&self.workers, ledger).await;
         }
     }
 
@@ -167,5 +184,8 @@ pub(crate) const LONGEST: Duration = MAX_DEADLINE.saturating_add(OLD);
 
 /// Between two writes of what is thought of machines: what a crash may lose of it.
 const RECORDS: Duration = Duration::from_secs(1);
+
+/// Between two looks at the chain.
+const SEE: Duration = Duration::from_secs(60);
 
 const TICK: Duration = Duration::from_millis(100);

@@ -1,6 +1,6 @@
 //! `GET /status`, for programs, and `GET /`, for people: what is there now, what was since
-//! the start, and what the books have of the chain. Names are machines' only; of clients
-//! there are sums.
+//! the start, and what was seen of the chain, each with the block that proves it. Names are
+//! machines' only; of clients there are sums.
 
 mod page;
 
@@ -16,6 +16,7 @@ use crate::ledger::StoreError;
 use crate::ledger::account::Account;
 use crate::machine::Machine;
 use crate::metrics::Ending;
+use crate::onchain::{Market, Onchain, Word};
 use crate::scheduler::Scheduler;
 use crate::workers;
 
@@ -37,6 +38,8 @@ pub(crate) struct Status {
     nanotons: u64,
     /// With books only.
     money: Option<Money>,
+    /// Prices of this hour, and what was used; nothing where none is looked up.
+    markets: Vec<Market>,
     models: BTreeMap<String, Model>,
     /// What workers proved to run, and how many do.
     builds: Vec<Build>,
@@ -63,8 +66,11 @@ struct Money {
 #[derive(Debug, Default, Serialize)]
 struct Channels {
     count: usize,
-    /// Proved by the chain.
+    /// Proved by the chain, of each by its own block: no earlier than this, in unix seconds.
+    seen: Option<u32>,
     balance: u64,
+    /// By the chain, to their payees.
+    claimed: u64,
     /// What the newest vouchers are good for, all that was claimed included.
     signed: u64,
     /// What receipts show.
@@ -88,6 +94,8 @@ struct Model {
 struct Build {
     registers: workers::Build,
     workers: usize,
+    /// Whether it counts on the chain.
+    registry: Word,
 }
 
 #[derive(Debug, Serialize)]
@@ -99,6 +107,8 @@ struct Worker {
     /// Of 1000.
     standing: u16,
     keyset: Digest256,
+    /// Whether it has shown on the chain what it runs.
+    node: Word,
     models: Vec<OfferedModel>,
 }
 
@@ -111,6 +121,7 @@ impl Status {
             Some(ledger) => Some(Money::of(&ledger.accounts().await?)),
             None => None,
         };
+        let onchain = scheduler.books.onchain();
         Ok(Self {
             draining: scheduler.draining.is_cancelled(),
             terms: scheduler.books.terms(),
@@ -124,25 +135,28 @@ impl Status {
             tokens,
             nanotons,
             money,
+            markets: onchain.map(Onchain::markets).unwrap_or_default(),
             models: models(scheduler),
-            builds: builds(&all),
+            builds: builds(&all, onchain),
             workers: all
                 .into_iter()
                 .take(MAX_SHOWN)
-                .map(|(id, worker)| (id, Worker::of(scheduler, worker)))
+                .map(|(id, worker)| (id, Worker::of(scheduler, &id, worker)))
                 .collect(),
         })
     }
 }
 
 impl Worker {
-    fn of(scheduler: &Scheduler, worker: workers::Worker) -> Self {
+    fn of(scheduler: &Scheduler, id: &Digest256, worker: workers::Worker) -> Self {
+        let onchain = scheduler.books.onchain();
         Self {
             here: worker.requests.is_some(),
             draining: worker.offer.draining,
             standing: scheduler.workers.standings().of(&worker.proof.machine),
             machine: worker.proof.machine,
             keyset: worker.keyset.digest().0,
+            node: onchain.map_or(Word::Unknown, |onchain| onchain.worker(id)),
             models: worker.offer.models.clone(),
         }
     }
@@ -158,7 +172,12 @@ impl Money {
             };
             let add = |sum: &mut u64, more: u64| *sum = sum.saturating_add(more);
             sums.count = sums.count.saturating_add(1);
+            sums.seen = Some(
+                sums.seen
+                    .map_or(account.seen, |seen| seen.min(account.seen)),
+            );
             add(&mut sums.balance, account.balance);
+            add(&mut sums.claimed, account.channel.state.paid);
             add(&mut sums.signed, account.voucher.amount);
             add(&mut sums.spent, account.spent.amount);
             add(&mut sums.reserved, account.reserved.amount);
@@ -186,7 +205,7 @@ fn models(scheduler: &Scheduler) -> BTreeMap<String, Model> {
     })
 }
 
-fn builds(all: &[(Digest256, workers::Worker)]) -> Vec<Build> {
+fn builds(all: &[(Digest256, workers::Worker)], onchain: Option<&Onchain>) -> Vec<Build> {
     let mut builds = BTreeMap::<&workers::Build, usize>::new();
     for (_, worker) in all {
         if let Some(build) = &worker.build {
@@ -197,6 +216,7 @@ fn builds(all: &[(Digest256, workers::Worker)]) -> Vec<Build> {
     let build = |(registers, workers): (&workers::Build, usize)| Build {
         registers: registers.clone(),
         workers,
+        registry: onchain.map_or(Word::Unknown, |onchain| onchain.build(registers)),
     };
     builds.into_iter().map(build).collect()
 }

@@ -10,10 +10,8 @@
     reason = "helpers of tests are tests"
 )]
 
-use contracts::cells::Bytes;
 use contracts::channel::{Claim, Close, STORAGE_RESERVE, TopUp};
-use contracts::code::{self, Code};
-use contracts::market::{self, Children};
+use contracts::market;
 use contracts::receipt::{Receipt, Work};
 use contracts::reports::epoch;
 use contracts::voucher::{Signed, Voucher};
@@ -23,7 +21,7 @@ use scheduler::ledger::{Asked, Costs, Due, Identity, Ledger, RequestKey, Side};
 use scheduler::settler::{Done, Settler};
 use tempfile::TempDir;
 use tests::chain::{GLOBAL_ID, Town, key, now};
-use tycho_types::cell::{CellBuilder, HashBytes, Lazy};
+use tycho_types::cell::{HashBytes, Lazy};
 use tycho_types::models::StdAddr;
 
 const SCHEDULER: u8 = 1;
@@ -38,7 +36,7 @@ async fn what_clients_pay_and_workers_earn_is_on_the_chain_to_the_last_nano() {
     let Some(world) = World::start().await else {
         return;
     };
-    let market = world.market().await;
+    let market = world.town.market(OWNER, PRICE).await;
     let from_client = world
         .town
         .open(CLIENT, SCHEDULER, None, 5 * COIN)
@@ -321,24 +319,6 @@ impl World {
         let tokens = 1000 * u32::from(number) + u32::from(number);
         let served = answer(worker, number, tokens);
         ledger.settle(key, served, now()).await.unwrap().amount
-    }
-
-    async fn market(&self) -> StdAddr {
-        let nobody = StdAddr::new(0, HashBytes([9; 32]));
-        let terms = market::Terms {
-            model: HashBytes([1; 32]),
-            gpu: Bytes([b'H'; 16]),
-            capacity: 1_000_000,
-            stake: 1,
-            ceiling: 5 * PRICE,
-            children: Lazy::new(&Children::new(nobody.clone(), nobody).unwrap()).unwrap(),
-        };
-        let state = market::State::new(epoch(now()), PRICE, &terms).unwrap();
-        let address = code::address(Code::MARKET, &state).unwrap();
-        let data = CellBuilder::build_from(&state).unwrap();
-        let init = Some((Code::MARKET.cell().unwrap(), data));
-        self.town.send(OWNER, &address, COIN / 2, &(), init).await;
-        address
     }
 }
 

@@ -185,6 +185,58 @@ async fn a_place_is_its_payers_wherever_the_request_comes_from() {
 const COIN: u64 = 1_000_000_000;
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_owners_are_paid_is_what_the_market_counts_and_people_see() {
+    let Some(world) = World::start().await else {
+        return;
+    };
+    let world = world.counted().await;
+    let scheduler = world.scheduler().await;
+    let workers = world.workers(&scheduler, THOROUGH).await;
+    let answers = world.gateway(&scheduler).ask_all(SOME).await;
+    assert_all_served(&answers);
+    let asker = Asker::connect(scheduler.clients).await.unwrap();
+    let status = async || {
+        scheduler.scheduler.see().await;
+        serde_json::from_slice::<Value>(&asker.get("/status").await.unwrap()).unwrap()
+    };
+    let claimed = |status: &Value| status["money"]["paid"]["claimed"].as_u64().unwrap();
+    assert_eq!(claimed(&status().await), 0);
+    world.settle(&scheduler, &workers).await;
+    world.report(&scheduler, &workers).await;
+
+    let status = status().await;
+    let books = world.books(&scheduler, &workers).await;
+    assert_eq!(claimed(&status), books.charged);
+    assert_eq!(books.charged, paid_for(&answers));
+    let market = &status["markets"][0];
+    assert_eq!(market["address"], world.market.unwrap().to_string());
+    // The hour may have ended meanwhile.
+    let used = |what: &str| {
+        let hours = [&market["used"][what], &market["last"]["used"][what]];
+        hours.iter().filter_map(|hour| hour.as_u64()).sum::<u64>()
+    };
+    assert_eq!(used("amount"), books.charged);
+    assert_eq!(used("reports"), 3);
+    assert!(market["price"].as_u64().unwrap() > 0);
+    assert!(market["block"]["seqno"].as_u64().unwrap() > 0);
+
+    // Nobody is there to say which builds count; that no worker has a Node is proved.
+    assert_eq!(status["builds"][0]["registry"]["word"], "unknown");
+    for worker in &workers {
+        let node = &status["workers"][worker.stand_in.id.to_string()]["node"];
+        assert_eq!(node["word"], "no");
+        assert!(node["block"]["seqno"].as_u64() > Some(0));
+    }
+    let terms = asker.get("/network/v1/terms").await.unwrap();
+    let terms: Value = serde_json::from_slice(&terms).unwrap();
+    assert_eq!(terms["markets"][0]["price"], market["price"]);
+    let page = asker.get("/").await.unwrap();
+    let page = String::from_utf8_lossy(&page);
+    assert!(page.contains("<h2>Markets</h2>"), "{page}");
+    assert!(page.contains(market["address"].as_str().unwrap()), "{page}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn probes_are_paid_like_any_request_and_show_no_worker_that_they_are_probes() {
     let Some(world) = World::start().await else {
         return;

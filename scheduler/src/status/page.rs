@@ -7,6 +7,8 @@ use base64::prelude::BASE64_STANDARD;
 use sha2::{Digest as _, Sha256};
 
 use super::{Channels, Status};
+use crate::books::now;
+use crate::onchain::{Block, Word};
 
 /// Content Security Policy, level 3: this style, and nothing else.
 pub(crate) fn policy() -> String {
@@ -72,15 +74,46 @@ impl Status {
         ];
         table(html, "Models", heads, rows)?;
 
+        let rows = self.markets.iter().map(|market| {
+            [
+                format!("{}<br>{}", escaped(&market.gpu), code(&market.address)),
+                code(&market.model),
+                digits(market.price),
+                digits(market.used.workers.into()),
+                digits(market.used.tokens),
+                digits(market.used.amount),
+                market.last.as_ref().map_or("–".into(), |last| {
+                    let (tokens, amount) = (last.used.tokens, last.used.amount);
+                    format!("{} for {}", digits(tokens), digits(amount))
+                }),
+                proved(market.block),
+            ]
+        });
+        let heads = [
+            "GPU",
+            "files",
+            "price, nanotons for a million tokens",
+            "attested workers",
+            "tokens, this hour",
+            "nanotons, this hour",
+            "tokens, the hour before",
+            "proved",
+        ];
+        if !self.markets.is_empty() {
+            table(html, "Markets", heads, rows)?;
+        }
+
         if let Some(money) = &self.money {
             let row = |name: &str, sums: &Channels| {
                 [
                     name.to_owned(),
                     sums.count.to_string(),
                     digits(sums.balance),
+                    digits(sums.claimed),
                     digits(sums.signed),
                     digits(sums.spent),
                     digits(sums.reserved),
+                    sums.seen.map_or("–".into(), ago),
                 ]
             };
             let rows = [
@@ -91,9 +124,11 @@ impl Status {
                 "nanotons",
                 "channels",
                 "on the chain",
+                "paid by it",
                 "signed for",
                 "shown by receipts",
                 "reserved",
+                "chain seen",
             ];
             table(html, "Money", heads, rows)?;
         }
@@ -103,13 +138,14 @@ impl Status {
             let registers = registers.map(|(name, value)| format!("{name} {}", code(value)));
             [
                 build.workers.to_string(),
+                word(&build.registry),
                 registers.collect::<Vec<_>>().join("<br>"),
             ]
         });
         table(
             html,
             "Builds that workers proved to run",
-            ["workers", "registers"],
+            ["workers", "by a Registry", "registers"],
             rows,
         )?;
 
@@ -123,6 +159,7 @@ impl Status {
                 [
                     code(&id.to_string()),
                     state.into(),
+                    word(&worker.node),
                     worker.standing.to_string(),
                     escaped(&model.name),
                     format!("{} of {}", model.free, model.slots),
@@ -134,6 +171,7 @@ impl Status {
         let heads = [
             "worker",
             "linked",
+            "attested on the chain",
             "standing, of 1000",
             "model",
             "free",
@@ -163,6 +201,33 @@ fn table<const N: usize>(
     }
     html.push_str("</table></div>\n");
     Ok(())
+}
+
+/// What the chain says.
+fn word(word: &Word) -> String {
+    match word {
+        Word::Unknown => "unknown".into(),
+        Word::No { block } => format!("no<br>{}", proved(*block)),
+        Word::Counts { by, until, block } => {
+            let until = until.map_or("until further notice".into(), |until| {
+                let left = until.saturating_sub(now().into()) / 3600;
+                format!("for {left} h more")
+            });
+            format!("{until}<br>{}<br>{}", code(by), proved(*block))
+        }
+    }
+}
+
+fn proved(block: Block) -> String {
+    format!(
+        "by block {}, {}",
+        digits(block.seqno.into()),
+        ago(block.made)
+    )
+}
+
+fn ago(made: u32) -> String {
+    format!("{} s ago", digits(now().saturating_sub(made).into()))
 }
 
 /// In groups of three.

@@ -10,10 +10,14 @@ use anyhow::{Context as _, Result};
 use chain::client::Client;
 use chain::network::{Network, Server};
 use chain::wallet::{Key, Order, Wallet};
+use contracts::cells::Bytes;
 use contracts::channel::{COUNTED, Channel, Open, Terms};
+use contracts::code::{self, Code};
+use contracts::market::{self, Children};
+use contracts::reports::epoch;
 use tokio::net::TcpListener;
 use tycho_crypto::ed25519::{KeyPair, SecretKey};
-use tycho_types::cell::{Cell, CellBuilder, Load, Store};
+use tycho_types::cell::{Cell, CellBuilder, HashBytes, Lazy, Load, Store};
 use tycho_types::models::{StateInit, StdAddr};
 
 use super::liteserver::{Tamper, serve};
@@ -118,6 +122,28 @@ impl Town {
         self.channel(&open.address).await
     }
 
+    /// Of some model on some GPUs, whose price begins there; under authorities that are not
+    /// there.
+    pub async fn market(&self, person: u8, price: u64) -> StdAddr {
+        let nobody = StdAddr::new(0, HashBytes([9; 32]));
+        let children = Children::new(nobody.clone(), nobody).expect("there are codes");
+        let terms = market::Terms {
+            model: HashBytes([1; 32]),
+            gpu: Bytes([b'H'; 16]),
+            capacity: 1_000_000,
+            stake: 1,
+            ceiling: price.saturating_mul(5),
+            children: Lazy::new(&children).expect("it fits"),
+        };
+        let state = market::State::new(epoch(now()), price, &terms).expect("it fits");
+        let address = code::address(Code::MARKET, &state).expect("it fits");
+        let code = Code::MARKET.cell().expect("it is there");
+        let data = CellBuilder::build_from(&state).expect("it fits");
+        self.send(person, &address, COIN / 2, &(), Some((code, data)))
+            .await;
+        address
+    }
+
     /// Somebody sends a message, and waits for all that follows from it.
     pub async fn send(
         &self,
@@ -194,6 +220,9 @@ pub fn now() -> u32 {
     let now = now.expect("after 1970").as_secs();
     now.try_into().expect("before 2106")
 }
+
+/// Nanotons.
+const COIN: u64 = 1_000_000_000;
 
 /// Nanotons of each.
 const COINS: u128 = 1_000_000_000_000;

@@ -39,6 +39,7 @@ use scheduler::books::{Books as Paying, Kept};
 use scheduler::desk::Desk;
 use scheduler::fee::Fee;
 use scheduler::ledger::{Costs, Identity, Ledger};
+use scheduler::onchain::Onchain;
 use scheduler::pass::Pass;
 use scheduler::scheduler::Scheduler;
 use scheduler::settler::Settler;
@@ -79,6 +80,8 @@ pub(crate) struct World {
     pub(crate) town: Town,
     client: Channel,
     pub(crate) purse: Arc<Purse>,
+    /// Counts what owners are paid, if anyone does.
+    pub(crate) market: Option<StdAddr>,
 }
 
 impl World {
@@ -92,7 +95,17 @@ impl World {
             folder,
             town,
             client,
+            market: None,
         })
+    }
+
+    /// With a Market.
+    pub(crate) async fn counted(self) -> Self {
+        let market = self.town.market(OWNERS[0], PRICE).await;
+        Self {
+            market: Some(market),
+            ..self
+        }
     }
 
     fn identity(&self) -> Identity {
@@ -125,6 +138,10 @@ impl World {
             identity: self.identity(),
             chain: self.town.client(),
             fee,
+            onchain: self.market.as_ref().map(|market| {
+                let markets = vec![market.clone()];
+                Onchain::new(self.town.client(), markets)
+            }),
             at: (clients, workers),
         };
         let runtime = Builder::new_multi_thread()
@@ -179,7 +196,7 @@ impl World {
     async fn till(&self, owner: u8) -> Arc<Till> {
         let channel = self
             .town
-            .open(SCHEDULER, owner, None, DEPOSIT + COIN / 50)
+            .open(SCHEDULER, owner, self.market.as_ref(), DEPOSIT + COIN / 50)
             .await;
         let state = Boc::encode(CellBuilder::build_from(&channel.state).unwrap());
         let till = Till::open(&config::Channel {
@@ -280,13 +297,7 @@ impl World {
     /// The scheduler claims what the client has signed for, and each owner what the scheduler
     /// has.
     pub(crate) async fn settle(&self, scheduler: &Running, workers: &[Worker]) {
-        let settler = Settler {
-            ledger: scheduler.ledger.clone(),
-            client: self.town.client(),
-            wallet: self.town.wallet(SCHEDULER),
-            key: key(SCHEDULER),
-            costs: Costs::default(),
-        };
+        let settler = self.settler(scheduler);
         for done in settler.round(now()).await.unwrap() {
             done.outcome.unwrap();
         }
@@ -302,6 +313,28 @@ impl World {
             self.town
                 .send(worker.owner, to, COIN / 100, &claim, None)
                 .await;
+        }
+    }
+
+    /// What owners were paid is reported to the Market, however little that is worth.
+    pub(crate) async fn report(&self, scheduler: &Running, workers: &[Worker]) {
+        let mut settler = self.settler(scheduler);
+        settler.costs.report = 0;
+        for worker in workers {
+            settler.look(worker.till.address()).await.unwrap();
+        }
+        for done in settler.round(now()).await.unwrap() {
+            done.outcome.unwrap();
+        }
+    }
+
+    fn settler(&self, scheduler: &Running) -> Settler {
+        Settler {
+            ledger: scheduler.ledger.clone(),
+            client: self.town.client(),
+            wallet: self.town.wallet(SCHEDULER),
+            key: key(SCHEDULER),
+            costs: Costs::default(),
         }
     }
 
@@ -405,6 +438,7 @@ struct Plan {
     identity: Identity,
     chain: Client,
     fee: Fee,
+    onchain: Option<Onchain>,
     /// Where clients and workers find it.
     at: (SocketAddr, SocketAddr),
 }
@@ -417,7 +451,12 @@ impl Plan {
             .unwrap();
         let books = Kept::new(ledger.clone(), self.chain, &self.identity, DEPOSIT);
         let known = Workers::new(Desk::new([7; 32]));
-        let books = Paying::Kept(Box::new(books.keeping(self.fee)));
+        let books = books.keeping(self.fee);
+        let books = match self.onchain {
+            Some(onchain) => books.seeing(onchain),
+            None => books,
+        };
+        let books = Paying::Kept(Box::new(books));
         let scheduler = Scheduler::new(Arc::clone(&known), known.clone(), books);
         let workers = TcpListener::bind(self.at.1).await.unwrap();
         let clients = TcpListener::bind(self.at.0).await.unwrap();

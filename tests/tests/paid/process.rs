@@ -100,6 +100,7 @@ pub(crate) async fn serve() {
         },
         chain: Client::new(&network, Duration::from_secs(60)),
         fee: Fee::NONE,
+        onchain: None,
         at: (any, any),
     };
     let ((clients, workers), ..) = plan.start().await;
