@@ -1,7 +1,10 @@
 //! The real `nats-server`, with JetStream, on a port of its own.
 
+pub mod operator;
+
 use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -37,6 +40,13 @@ impl Nats {
             Self::start_with(free(address), told.into_iter().map(Into::into).collect())
         });
         servers.collect()
+    }
+
+    /// Told the rest by a file of configuration, which stays where it is.
+    #[must_use]
+    pub fn configured(address: IpAddr, configuration: &Path) -> Option<Self> {
+        let configuration = configuration.display().to_string();
+        Self::start_with(free(address), vec!["--config".into(), configuration])
     }
 
     fn start_with(at: SocketAddr, more: Vec<String>) -> Option<Self> {

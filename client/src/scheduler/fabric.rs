@@ -8,6 +8,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use attestation::appraisal::chain;
 use clap::Args;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use scheduler::desk::Desk;
 use scheduler::fabric::Fabric;
 use scheduler::fabric::key::Key;
@@ -90,6 +92,10 @@ impl FabricArgs {
             options = read.with_context(|| format!("{} holds no credentials", path.display()))?;
         }
         if let Some(path) = self.nats_root {
+            // Else a file without any would be noticed by nobody but the operator of NATS.
+            let named = || format!("{} holds no certificate", path.display());
+            let mut roots = CertificateDer::pem_file_iter(&path).with_context(named)?;
+            roots.next().with_context(named)?.with_context(named)?;
             options = options.add_root_certificates(path).require_tls(true);
         }
         let nats = registry::connect(&self.nats, options).await;

@@ -8,6 +8,7 @@
     reason = "helpers of tests"
 )]
 
+mod guarded;
 mod program;
 mod several;
 

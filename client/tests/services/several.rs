@@ -166,7 +166,7 @@ async fn what_makes_no_member_is_refused_by_name() {
 }
 
 /// Comes back once a scheduler shows all of them.
-async fn know(asker: &Asker, workers: &[&StandIn]) {
+pub(crate) async fn know(asker: &Asker, workers: &[&StandIn]) {
     let known = async {
         loop {
             let page = asker.get("/network/v1/standings").await.unwrap();
@@ -181,7 +181,7 @@ async fn know(asker: &Asker, workers: &[&StandIn]) {
     timeout(PATIENCE, known).await.unwrap();
 }
 
-fn fabric(nats: &Nats, key: &NamedTempFile) -> [String; 6] {
+pub(crate) fn fabric(nats: &Nats, key: &NamedTempFile) -> [String; 6] {
     let key = key.path().to_str().unwrap();
     let nats = nats.url();
     [
@@ -195,10 +195,10 @@ fn fabric(nats: &Nats, key: &NamedTempFile) -> [String; 6] {
     .map(str::to_owned)
 }
 
-fn key(digits: &str) -> NamedTempFile {
+pub(crate) fn key(digits: &str) -> NamedTempFile {
     let file = NamedTempFile::new().unwrap();
     fs::write(&file, digits).unwrap();
     file
 }
 
-const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+pub(crate) const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
