@@ -45,6 +45,8 @@ use crate::worker::FRESH;
 pub struct Options {
     /// Nanotons for a million tokens.
     pub max_price: u64,
+    /// Of these, for the scheduler if a request has to wait.
+    pub tip: u64,
     /// Tokens that are reserved for an answer that says no maximum.
     pub answer: u64,
     /// Until an answer begins.
@@ -184,8 +186,11 @@ impl Network {
             price,
         } = place;
         let paid = end.as_ref().ok();
-        let problem = end.as_ref().err().map(|error| chain(error));
-        if let Some(problem) = &problem {
+        let skimmed = paid.and_then(|paid| paid.skimmed).inspect(|skimmed| {
+            tracing::warn!(request, %worker, scheduler, "{skimmed}");
+        });
+        let refused = end.as_ref().err().map(|error| chain(error));
+        if let Some(problem) = &refused {
             tracing::warn!(request, %worker, scheduler, "not paid: {problem}");
             if matches!(end, Err(AnswerError::Settlement(_))) {
                 self.shun(worker);
@@ -201,7 +206,7 @@ impl Network {
             tokens: paid.map_or(0, |paid| paid.tokens),
             cost: paid.map_or(0, |paid| paid.cost),
             settled: paid.is_some(),
-            problem,
+            problem: refused.or(skimmed.map(|skimmed| skimmed.to_string())),
         });
     }
 }

@@ -163,18 +163,27 @@ async fn assign(
         return Err(ApiError::new(Code::BadRequest, message));
     }
     let fee = scheduler.books.fee();
-    request.max_price = fee.ask(request.max_price);
+    if scheduler.books.ledger().is_none() {
+        // Nobody is paid.
+        request.tip = 0;
+    }
+    let besides = request.max_price.checked_sub(request.tip);
+    let besides = besides.ok_or_else(|| {
+        let message = "the tip is more than the price may be";
+        ApiError::new(Code::BadRequest, message)
+    })?;
+    request.max_price = fee.ask(besides);
     let chosen = tokio::select! {
         biased;
         () = scheduler.draining.cancelled() => return Err(draining()),
         chosen = scheduler.desk().assign(request, payer) => chosen,
     };
-    let (worker, ask) = chosen.map_err(|refused| unassigned(refused.with(fee)))?;
+    let (worker, ask, tip) = chosen.map_err(|refused| unassigned(refused.with(fee)))?;
     let known = scheduler.workers.get(&worker);
     let known = known.ok_or_else(|| ApiError::new(Code::WorkerGone, "the worker is gone"))?;
     Ok(Json(Assignment {
         worker,
-        price: fee.price(ask),
+        price: fee.price(ask).saturating_add(tip),
         keyset: known.keyset.text().into(),
         expires_ms: u32::try_from(HOLD.as_millis()).unwrap_or(u32::MAX),
     }))

@@ -48,6 +48,8 @@ struct Places {
 #[derive(Debug)]
 struct Waiter {
     request: AssignmentRequest,
+    /// Nothing until it has to wait.
+    tip: u64,
     payer: Payer,
     deadline: Duration,
     chosen: oneshot::Sender<Result<Chosen, NoPick>>,
@@ -57,6 +59,7 @@ struct Waiter {
 struct Chosen {
     worker: Digest256,
     price: u64,
+    tip: u64,
     place: u64,
 }
 
@@ -78,18 +81,20 @@ impl Desk {
         self
     }
 
-    /// A worker and what it asks, at once or when one has room.
+    /// A worker and what it asks, at once or when one has room; and what is paid besides for
+    /// having waited less.
     pub async fn assign(
         &self,
         request: AssignmentRequest,
         payer: Payer,
-    ) -> Result<(Digest256, u64), Unassigned> {
+    ) -> Result<(Digest256, u64, u64), Unassigned> {
         let patience = Duration::from_millis(request.deadline_ms.into()).min(MAX_PATIENCE);
         let waiting = {
             let now = self.now();
             let (chosen, waiting) = oneshot::channel();
             let waiter = Waiter {
                 request,
+                tip: 0,
                 payer,
                 deadline: now.saturating_add(patience),
                 chosen,
@@ -98,16 +103,17 @@ impl Desk {
             waiting
         };
         match timeout(patience, waiting).await {
-            Ok(Ok(Ok(chosen))) => Ok((chosen.worker, chosen.price)),
+            Ok(Ok(Ok(chosen))) => Ok((chosen.worker, chosen.price, chosen.tip)),
             Ok(Ok(Err(why))) => Err(Unassigned::NoPick(why)),
             Ok(Err(_)) | Err(_) => Err(Unassigned::Late),
         }
     }
 
-    /// The place that was kept for a request which has come, or one that nobody waits for.
-    pub fn take(&self, envelope: &Envelope, payer: Payer) -> Result<Pick, NoPick> {
+    /// The place that was kept for a request which has come and pays the tip that was agreed,
+    /// or one that nobody waits for.
+    pub fn take(&self, envelope: &Envelope, tip: u64, payer: Payer) -> Result<Pick, NoPick> {
         let now = self.now();
-        self.lock().take(envelope, payer, now)
+        self.lock().take(envelope, tip, payer, now)
     }
 
     /// What came of a request.
@@ -200,11 +206,13 @@ impl State {
     }
 
     fn wait(&mut self, waiter: Waiter, now: Duration) -> Result<(), Refused> {
+        let tip = waiter.request.tip;
+        let waiter = Waiter { tip, ..waiter };
         let job = Job {
             payer: waiter.payer,
             tokens: waiter.request.limit.max(LEAST_TOKENS),
             deadline: waiter.deadline,
-            tip: 0,
+            tip: thousandths(tip, waiter.request.max_price),
         };
         let model = waiter.request.model.clone();
         let queue = self
@@ -214,9 +222,20 @@ impl State {
         queue.push(job, waiter, now).map(drop)
     }
 
-    fn take(&mut self, envelope: &Envelope, payer: Payer, now: Duration) -> Result<Pick, NoPick> {
+    fn take(
+        &mut self,
+        envelope: &Envelope,
+        tip: u64,
+        payer: Payer,
+        now: Duration,
+    ) -> Result<Pick, NoPick> {
         let held = &mut self.places.held;
-        let kept = held.take(envelope.worker, &envelope.model, payer, envelope.limit);
+        let kept = held.take(
+            envelope.worker,
+            &envelope.model,
+            payer,
+            (envelope.limit, tip),
+        );
         match kept {
             Some(pick) => Ok(pick),
             None => self.claim(envelope, now),
@@ -346,11 +365,13 @@ impl Places {
             model: request.model.clone(),
             payer: waiter.payer,
             limit: request.limit,
+            tip: waiter.tip,
             since: now,
         });
         Ok(Chosen {
             worker,
             price,
+            tip: waiter.tip,
             place,
         })
     }
@@ -363,6 +384,14 @@ impl Places {
             self.directory.done(pick, &Outcome::Abandoned, now);
         }
     }
+}
+
+/// How much a tip is of what else is paid at most: whoever allows a worker more is in less of
+/// a hurry.
+fn thousandths(tip: u64, price: u64) -> u32 {
+    let share = u128::from(tip).saturating_mul(1000);
+    let share = share.checked_div(price.max(1).into()).unwrap_or_default();
+    u32::try_from(share).unwrap_or(u32::MAX)
 }
 
 pub use crate::held::HOLD;

@@ -27,6 +27,8 @@ pub(crate) struct Place {
     pub(crate) payer: Payer,
     /// Tokens that it was waited for with.
     pub(crate) limit: u64,
+    /// Nanotons for a million of them, that it was waited less for.
+    pub(crate) tip: u64,
     pub(crate) since: Duration,
 }
 
@@ -49,17 +51,18 @@ impl Held {
         serial
     }
 
-    /// For a request of so many tokens.
+    /// For a request of so many tokens, that pays such a tip.
     pub(crate) fn take(
         &mut self,
         worker: Digest256,
         model: &str,
         payer: Payer,
-        limit: u64,
+        (limit, tip): (u64, u64),
     ) -> Option<Pick> {
         let owned = self.owned.get(&(worker, payer))?.iter();
         let places = owned.filter_map(|serial| Some((serial, self.places.get(serial)?)));
-        let fit = places.filter(|(_, place)| place.model == model && place.limit >= limit);
+        let fits = |place: &Place| place.limit >= limit && place.tip <= tip;
+        let fit = places.filter(|(_, place)| place.model == model && fits(place));
         let (serial, _) = fit.min_by_key(|(_, place)| place.limit)?;
         self.remove(*serial)
     }

@@ -49,6 +49,9 @@ pub struct AssignmentRequest {
     pub limit: u64,
     /// In nanotons for a million tokens.
     pub max_price: u64,
+    /// The same, of that: what is paid above the ask and the fee if it has to wait.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub tip: u64,
     /// For how long the answer is of use.
     pub deadline_ms: u32,
     /// The same for requests that share a beginning, and otherwise without meaning.
@@ -56,6 +59,12 @@ pub struct AssignmentRequest {
     /// Who failed it just now.
     #[serde(default)]
     pub except: Vec<Digest256>,
+}
+
+/// A scheduler that knows no tips refuses a request that has one.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+const fn is_nothing(tip: &u64) -> bool {
+    *tip == 0
 }
 
 /// A scheduler's choice.

@@ -125,6 +125,7 @@ impl Asker {
             model: StandIn::MODEL.into(),
             limit: LIMIT,
             max_price: PRICE,
+            tip: 0,
             deadline_ms: self.deadline_ms,
             affinity: None,
             except: Vec::new(),

@@ -6,7 +6,8 @@ mod paper_network;
 use std::sync::Arc;
 
 use axum::http::StatusCode;
-use paper_network::application::{COST, SECRET, ask, chat, gateway, get, purse};
+use client::network::Options;
+use paper_network::application::{COST, OPTIONS, SECRET, ask, chat, gateway, get, network, purse};
 use paper_network::{Lie, PRICE, Scheduler};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -144,6 +145,29 @@ async fn a_lie_that_leaves_nobody_is_named() {
             assert_eq!(error["error"]["code"], code, "{body}");
             assert!(body.contains(said), "{body}");
         }
+    }
+}
+
+#[tokio::test]
+async fn what_a_scheduler_takes_beyond_its_fee_and_the_tip_is_paid_as_agreed_and_named() {
+    let more = PRICE / 4;
+    let said = "the scheduler's price was 2500000, and what the worker asks, its fee and the tip \
+                are 2000000";
+    for (tip, problem) in [(0, json!(said)), (more, Value::Null)] {
+        let (_scheduler, address) = Scheduler::start(1, &[(0, Lie::Skim)], false).await;
+        let folder = tempfile::tempdir().unwrap();
+        let purse = purse(&folder, 1_000_000);
+        let options = Options {
+            max_price: PRICE + more,
+            tip,
+            ..OPTIONS
+        };
+        let gateway = network(&[address], vec![Arc::clone(&purse)], options).router();
+        let (status, _, body) = ask(&gateway, chat(1, false)).await;
+        assert_eq!(status, StatusCode::OK, "{body:?}");
+        assert_eq!(purse.balance().spent, COST + COST / 4);
+        let usage = get(&gateway, "/cocoon/usage").await;
+        assert_eq!(usage["requests"][0]["problem"], problem);
     }
 }
 

@@ -237,6 +237,43 @@ async fn what_owners_are_paid_is_what_the_market_counts_and_people_see() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_tip_is_paid_by_who_waited_and_kept_by_who_let_it_wait_less() {
+    let Some(world) = World::start().await else {
+        return;
+    };
+    let scheduler = world.scheduler().await;
+    let one_at_a_time = Terms {
+        slots: 1,
+        ..THOROUGH
+    };
+    let workers = world.workers(&scheduler, one_at_a_time).await;
+    let tip = paid::PRICE / 2;
+    let gateway = world.gateway_tipping(scheduler.clients, paid::PRICE + tip, tip);
+    hold(&workers, true);
+    let waits = async {
+        scheduler.is_asked(workers.len()).await;
+        let released = async {
+            scheduler.is_waited_for().await;
+            hold(&workers, false);
+        };
+        tokio::join!(gateway.ask_all(1), released).0
+    };
+    let (at_once, waited) = tokio::join!(gateway.ask_all(workers.len()), waits);
+    assert_all_served(&at_once);
+    assert_all_served(&waited);
+    scheduler.ends(&world).await;
+    let books = world.books(&scheduler, &workers).await;
+    let paid = paid_for(&at_once) + paid_for(&waited);
+    assert_eq!((books.spent, books.charged), (paid, paid));
+    // Of what it paid two thirds are what the worker asks.
+    let (shown, earned) = books.to_owners();
+    let kept = paid_for(&waited) / 3;
+    assert!(kept > 0);
+    assert_eq!((shown, earned), (paid - kept, paid - kept));
+    assert_eq!(scheduler.ledger.audit().await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn probes_are_paid_like_any_request_and_show_no_worker_that_they_are_probes() {
     let Some(world) = World::start().await else {
         return;

@@ -31,6 +31,15 @@ pub struct NetworkArgs {
     /// Nanotons for a million tokens, at most.
     #[arg(long, value_name = "NANOTONS", requires = "network")]
     max_price: Option<u64>,
+    /// Nanotons for a million tokens, of --max-price, that a scheduler gets for letting a
+    /// request wait less; nothing where it does not have to wait.
+    #[arg(
+        long,
+        value_name = "NANOTONS",
+        requires = "channel",
+        default_value_t = 0
+    )]
+    tip: u64,
     /// Nanotons to spend of each channel, at most.
     #[arg(long, value_name = "NANOTONS", requires = "channel")]
     budget: Option<u64>,
@@ -72,8 +81,15 @@ impl NetworkArgs {
         let budget = self.budget;
         let purses = self.channel.iter();
         let purses = purses.map(|path| Ok(Arc::new(Purse::open(path, budget)?)));
+        let max_price = self.max_price.unwrap_or_default();
+        anyhow::ensure!(
+            self.tip <= max_price,
+            "--tip is {}, and --max-price {max_price}, which has it in it",
+            self.tip
+        );
         let options = Options {
-            max_price: self.max_price.unwrap_or_default(),
+            max_price,
+            tip: self.tip,
             answer: self.answer_tokens,
             deadline: Duration::from_secs(self.deadline.into()),
             hedge: self.hedge,

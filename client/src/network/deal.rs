@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use attestation::register::Digest256;
 use contracts::receipt::Receipt;
 use contracts::voucher::Signed;
+use scheduler::fee::Fee;
 use sealed::{Envelope, Settlement};
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
@@ -26,6 +27,7 @@ pub(super) struct Deal {
     pub(super) envelope: Envelope,
     agreed: Agreed,
     most: Most,
+    due: Due,
     is_open: AtomicBool,
     is_gone: Arc<AtomicBool>,
 }
@@ -43,12 +45,40 @@ impl Most {
     }
 }
 
+/// What a scheduler may add to what a worker asks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Due {
+    pub(super) fee: Fee,
+    /// Nanotons for a million tokens.
+    pub(super) tip: u64,
+}
+
+impl Due {
+    /// The worker's receipt shows what it asks; the rest of the price is the scheduler's.
+    fn skimmed(self, price: u64, receipt: &Receipt) -> Option<Skimmed> {
+        let due = self.fee.price(receipt.price).saturating_add(self.tip);
+        (price > due).then_some(Skimmed { price, due })
+    }
+}
+
 /// What an answer took.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Paid {
     pub(super) tokens: u64,
     /// Nanotons.
     pub(super) cost: u64,
+    /// That was agreed upon, and is more than it should have been.
+    pub(super) skimmed: Option<Skimmed>,
+}
+
+/// A scheduler named a price above what it says of itself. Nanotons for a million tokens.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error(
+    "the scheduler's price was {price}, and what the worker asks, its fee and the tip are {due}"
+)]
+pub(super) struct Skimmed {
+    price: u64,
+    due: u64,
 }
 
 impl Deal {
@@ -58,6 +88,7 @@ impl Deal {
         receipt_key: [u8; 32],
         request: Digest256,
         most: Most,
+        due: Due,
     ) -> Self {
         let taken_up = envelope.deadline_ms.div_ceil(1000).saturating_add(SURELY);
         let agreed = Agreed {
@@ -73,6 +104,7 @@ impl Deal {
             envelope,
             agreed,
             most,
+            due,
             is_open: AtomicBool::new(false),
             is_gone: Arc::default(),
         }
@@ -123,9 +155,15 @@ impl Deal {
         match self.check(settlement, response, said) {
             Ok((receipt, tokens)) => {
                 self.is_open.store(false, Ordering::Relaxed);
+                let skimmed = self.due.skimmed(self.agreed.price, &receipt);
+                let skimmed = skimmed.filter(|_| self.purse.is_some());
                 let paid = self.paying(move |purse, id| purse.settle(id, &receipt));
                 let cost = paid.await?.unwrap_or_default();
-                Ok(Paid { tokens, cost })
+                Ok(Paid {
+                    tokens,
+                    cost,
+                    skimmed,
+                })
             }
             Err(error) => {
                 self.doubt().await;

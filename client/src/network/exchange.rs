@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 
 use super::Network;
 use super::answer::{Answer, AnswerError};
-use super::deal::{Deal, Most};
+use super::deal::{Deal, Due, Most};
 use super::purse::{Purse, PurseError};
 use super::route::{Route, RouteError};
 use super::scheduler::Failure;
@@ -213,7 +213,11 @@ impl Network {
             .ok_or((AttemptError::NoReceiptKey { worker }, Next::Worker(worker)))?;
         let hash = Digest256::of(&sealed);
         let pass = pass(purse.as_deref()).map_err(elsewhere)?;
-        let deal = Deal::new(purse, envelope, receipt_key, hash, request.most);
+        let due = Due {
+            fee: route.fee(),
+            tip: self.options.tip,
+        };
+        let deal = Deal::new(purse, envelope, receipt_key, hash, request.most, due);
         let voucher = deal.reserve().await.map_err(elsewhere)?;
         let scheduler = route.scheduler();
         let sent = scheduler.send(
@@ -267,6 +271,7 @@ impl Network {
             model: request.model.clone(),
             limit: request.most.limit(),
             max_price: self.options.max_price,
+            tip: self.options.tip,
             deadline_ms: millis(left),
             affinity: Some(request.affinity),
             except: except.iter().copied().take(MAX_EXCEPT).collect(),

@@ -224,6 +224,7 @@ impl Prober {
         let Candidate { worker, price, .. } = candidate;
         let options = Options {
             max_price: self.max_price,
+            tip: 0,
             answer: question.answer,
             deadline: DEADLINE,
             hedge: false,

@@ -1,8 +1,9 @@
 //! The way through one scheduler: how it is paid, and whether it worked last time.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use ::scheduler::fee::Fee;
 use tokio::sync::OnceCell;
 
 use super::purse::Purse;
@@ -13,6 +14,7 @@ use super::scheduler::{Failure, Scheduler};
 pub(super) struct Route {
     scheduler: Scheduler,
     purse: OnceCell<Option<Arc<Purse>>>,
+    fee: OnceLock<Fee>,
     rests: Mutex<Option<Instant>>,
 }
 
@@ -21,6 +23,7 @@ impl Route {
         Self {
             scheduler,
             purse: OnceCell::new(),
+            fee: OnceLock::new(),
             rests: Mutex::default(),
         }
     }
@@ -39,6 +42,8 @@ impl Route {
             if terms.free {
                 return Ok(None);
             }
+            let fee = Fee::per_mille(terms.fee).unwrap_or_default();
+            self.fee.get_or_init(|| fee);
             let fits = |purse: &&Arc<Purse>| {
                 Some(purse.payee()) == terms.payee.as_deref()
                     && Some(purse.global_id()) == terms.global_id
@@ -51,6 +56,11 @@ impl Route {
             }
         };
         self.purse.get_or_try_init(find).await.cloned()
+    }
+
+    /// What it says that it keeps, on top of what workers ask.
+    pub(super) fn fee(&self) -> Fee {
+        self.fee.get().copied().unwrap_or_default()
     }
 
     /// Whether it failed a moment ago.

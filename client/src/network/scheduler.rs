@@ -262,6 +262,9 @@ pub(super) struct Terms {
     pub(super) free: bool,
     pub(super) global_id: Option<i32>,
     pub(super) payee: Option<String>,
+    /// In thousandths of what workers ask.
+    #[serde(default)]
+    pub(super) fee: u16,
 }
 
 #[derive(Default, Deserialize)]

@@ -182,15 +182,15 @@ impl Order {
             ApiError::new(Code::ModelNotFound, "the worker does not serve this model")
         })?;
         let price = scheduler.books.fee().price(ask);
-        if envelope.price < price {
+        let Some(tip) = envelope.price.checked_sub(price) else {
             let message = format!("the price is {price} nanotons for a million tokens");
             return Err(ApiError::new(Code::PriceTooLow, message));
-        }
+        };
         let share = scheduler.open.take(payer.or_at(client)).ok_or_else(|| {
             let message = "too many requests are under way";
             ApiError::new(Code::Unavailable, message).after(SOON)
         })?;
-        let pick = scheduler.desk().take(&envelope, payer);
+        let pick = scheduler.desk().take(&envelope, tip, payer);
         let pick = pick.map_err(|why| super::unassigned(Unassigned::NoPick(why)))?;
         scheduler.metrics.began();
         Ok(Self {

@@ -42,6 +42,7 @@ fn request(limit: u64, except: &[Digest256]) -> AssignmentRequest {
         model: MODEL.into(),
         limit,
         max_price: 1,
+        tip: 0,
         deadline_ms: 0,
         affinity: None,
         except: except.to_vec(),
@@ -83,6 +84,7 @@ impl State {
         let (chosen, told) = oneshot::channel();
         let waiter = Waiter {
             request,
+            tip: 0,
             payer,
             deadline: now.saturating_add(patience),
             chosen,
@@ -111,7 +113,7 @@ fn who_only_waits_is_not_counted_as_served() {
     for _ in 0..60 {
         let mut told = state.asked(payer(1), request(1000, &[]), now);
         now += Duration::from_secs(1);
-        let pick = state.take(&envelope(1, 1000), payer(1), now).unwrap();
+        let pick = state.take(&envelope(1, 1000), 0, payer(1), now).unwrap();
         state.hears(1, now);
         state.places.directory.done(pick, &Outcome::Abandoned, now);
         state.serve(now);
@@ -139,7 +141,7 @@ fn who_cannot_use_the_room_there_is_holds_up_nobody_and_has_the_next_of_its_own(
     let picky = |state: &mut State| state.asked(payer(1), request(1, &[worker(1)]), START);
     let mut picky: Vec<_> = (0..20).map(|_| picky(&mut state)).collect();
     let mut other = state.asked(payer(2), request(1000, &[]), START);
-    let pick = state.take(&envelope(1, 1), payer(9), START).unwrap();
+    let pick = state.take(&envelope(1, 1), 0, payer(9), START).unwrap();
     state
         .places
         .directory
@@ -160,7 +162,7 @@ fn who_has_left_costs_its_payer_nothing_and_gets_no_place() {
     drop(state.asked(payer(1), request(100_000, &[]), START));
     let mut first = state.asked(payer(1), request(1, &[]), START);
     let mut second = state.asked(payer(2), request(1, &[]), START);
-    let pick = state.take(&envelope(1, 1), payer(9), START).unwrap();
+    let pick = state.take(&envelope(1, 1), 0, payer(9), START).unwrap();
     state
         .places
         .directory
@@ -177,6 +179,7 @@ fn a_worker_that_rests_is_not_asked_because_a_client_has_left() {
         let (chosen, told) = oneshot::channel();
         let waiter = Waiter {
             request: request(1, &[]),
+            tip: 0,
             payer: payer(1),
             deadline: START,
             chosen,
@@ -203,23 +206,23 @@ fn a_place_is_for_its_payer_and_for_no_more_than_it_was_waited_for_with() {
         START
     )));
     for (payer, limit) in [(payer(2), 100), (payer(1), 101)] {
-        let refused = state.take(&envelope(1, limit), payer, START);
+        let refused = state.take(&envelope(1, limit), 0, payer, START);
         assert_eq!(refused, Err(NoPick::Full), "{payer:?}, {limit}");
     }
-    assert!(state.take(&envelope(1, 100), payer(1), START).is_ok());
+    assert!(state.take(&envelope(1, 100), 0, payer(1), START).is_ok());
 }
 
 #[test]
 fn who_asks_for_no_place_gets_none_while_others_wait() {
     let mut state = State::with(1);
-    let pick = state.take(&envelope(1, 1), payer(1), START).unwrap();
+    let pick = state.take(&envelope(1, 1), 0, payer(1), START).unwrap();
     let mut waits = state.asked(payer(2), request(1, &[]), START);
     state
         .places
         .directory
         .done(pick, &Outcome::Abandoned, START);
     assert_eq!(
-        state.take(&envelope(1, 1), payer(1), START),
+        state.take(&envelope(1, 1), 0, payer(1), START),
         Err(NoPick::Full)
     );
     state.serve(START);
@@ -238,9 +241,9 @@ fn who_can_use_no_room_takes_none_of_anybodys() {
     state.serve(later);
     assert!(!is_assigned(&mut waits));
     for _ in 0..2 {
-        assert!(state.take(&envelope(1, 1), payer(1), later).is_ok());
+        assert!(state.take(&envelope(1, 1), 0, payer(1), later).is_ok());
     }
-    let without = state.take(&envelope(1, 1), payer(3), later);
+    let without = state.take(&envelope(1, 1), 0, payer(3), later);
     assert!(without.is_ok(), "{without:?}");
 }
 
@@ -281,6 +284,55 @@ fn of_one_network_of_ipv6_everyone_is_one_payer() {
     let at = |text: &str| Payer::at(text.parse().unwrap());
     let first = desk.assign(request, at("2001:db8::1"));
     assert!(runtime.block_on(first).is_ok());
-    let other = desk.take(&envelope(1, 1), at("2001:db8::2"));
+    let other = desk.take(&envelope(1, 1), 0, at("2001:db8::2"));
     assert!(other.is_ok());
+}
+
+#[test]
+fn who_tips_and_waits_is_served_sooner_and_has_the_place_for_the_tip_only() {
+    let mut state = State::with(1);
+    let tipping = |tip| AssignmentRequest {
+        max_price: 1000,
+        tip,
+        ..request(1000, &[])
+    };
+    let mut first = state.asked(payer(1), tipping(500), START);
+    let at_once = first.try_recv().unwrap().unwrap();
+    assert_eq!(at_once.tip, 0, "it did not have to wait");
+    let mut pick = state.take(&envelope(1, 1000), 0, payer(1), START).unwrap();
+    // Of two that wait all the time, one doubles what it pays.
+    let (mut served, mut waiting) = ([0; 2], Vec::new());
+    for _ in 0..60 {
+        for (place, tip) in [0, 1000].into_iter().enumerate() {
+            let number = u8::try_from(place).unwrap();
+            let told = state.asked(payer(number + 2), tipping(tip), START);
+            waiting.push((place, tip, told));
+        }
+    }
+    for _ in 0..30 {
+        state.hears(1, START);
+        state
+            .places
+            .directory
+            .done(pick, &Outcome::Abandoned, START);
+        state.serve(START);
+        let assigned = waiting.iter_mut().find_map(|(place, tip, told)| {
+            let chosen = told.try_recv().ok()?.unwrap();
+            assert_eq!(chosen.tip, *tip);
+            Some((*place, *tip))
+        });
+        let (place, tip) = assigned.unwrap();
+        served[place] += 1;
+        let whose = payer(u8::try_from(place).unwrap() + 2);
+        let mut take = |tip| state.take(&envelope(1, 1000), tip, whose, START);
+        if tip > 0 {
+            assert_eq!(
+                take(tip - 1),
+                Err(NoPick::Full),
+                "it does not pay what it said"
+            );
+        }
+        pick = take(tip).unwrap();
+    }
+    assert_eq!(served, [10, 20]);
 }

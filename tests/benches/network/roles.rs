@@ -87,6 +87,7 @@ async fn gateway(scheduler: &str) {
     let way = Way::new(format!("http://{scheduler}").parse().unwrap());
     let options = Options {
         max_price: PRICE,
+        tip: 0,
         answer: 100,
         deadline: Duration::from_secs(20),
         hedge: false,

@@ -117,6 +117,7 @@ pub(super) fn assignment() -> Vec<Vec<u8>> {
         model: "tiny".into(),
         limit: 4096,
         max_price: 2_000_000,
+        tip: 1,
         deadline_ms: 30_000,
         affinity: Some(Digest256::ZERO),
         except: vec![Digest256::ZERO],

@@ -228,10 +228,21 @@ impl World {
 
     /// Of the client, which pays so much.
     pub(crate) fn gateway_to(&self, scheduler: SocketAddr, max_price: u64) -> Gateway {
+        self.gateway_tipping(scheduler, max_price, 0)
+    }
+
+    /// The same, of it so much for not having to wait.
+    pub(crate) fn gateway_tipping(
+        &self,
+        scheduler: SocketAddr,
+        max_price: u64,
+        tip: u64,
+    ) -> Gateway {
         let url = format!("http://{scheduler}");
         let way = Way::new(url.parse().unwrap()).unwrap();
         let options = Options {
             max_price,
+            tip,
             answer: ANSWER,
             deadline: Duration::from_secs(60),
             hedge: false,
@@ -520,6 +531,16 @@ impl Running {
             }
         };
         timeout(2 * PATIENCE, asked).await.unwrap();
+    }
+
+    /// Comes back once somebody waits for a worker to have room.
+    pub(crate) async fn is_waited_for(&self) {
+        let waiting = async {
+            while self.scheduler.workers.desk().waiting() == 0 {
+                sleep(TICK).await;
+            }
+        };
+        timeout(PATIENCE, waiting).await.unwrap();
     }
 
     /// Comes back once a worker is there.

@@ -68,6 +68,7 @@ pub(crate) fn gateway(schedulers: &[SocketAddr], purses: Vec<Arc<Purse>>) -> Rou
 
 pub(crate) const OPTIONS: Options = Options {
     max_price: PRICE,
+    tip: 0,
     answer: 100,
     deadline: Duration::from_secs(20),
     hedge: false,

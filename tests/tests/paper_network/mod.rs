@@ -59,6 +59,8 @@ pub(crate) enum Lie {
     Stale,
     /// More than the client pays.
     Price,
+    /// All that the client pays, of which the worker gets what it asks.
+    Skim,
     /// The same worker, whoever is excepted.
     Stubborn,
     /// It takes requests and has no room.
@@ -338,7 +340,10 @@ impl Worker {
             channel: PAYEE,
             request: HashBytes(*request.as_bytes()),
             response: HashBytes(*response.as_bytes()),
-            price: envelope.price + u64::from(lie == Some(Lie::Dear)),
+            price: match lie {
+                Some(Lie::Skim) => PRICE,
+                _ => envelope.price + u64::from(lie == Some(Lie::Dear)),
+            },
             time: 1,
             work: Lazy::new(&work).unwrap(),
         };
@@ -392,6 +397,7 @@ async fn assign(State(scheduler): Here, Json(wanted): Json<AssignmentRequest>) -
     };
     let price = match scheduler.lies.get(&index) {
         Some(Lie::Price) => wanted.max_price + 1,
+        Some(Lie::Skim) => wanted.max_price,
         _ => PRICE,
     };
     Json(json!({
