@@ -73,9 +73,7 @@ enum Command {
 impl ChainArgs {
     /// Does it.
     pub async fn run(self) -> Result<Verdict> {
-        let text = String::from_utf8(read(&self.network)?).context("not text")?;
-        let network = Network::parse(&text)
-            .with_context(|| format!("{} describes no network", self.network.display()))?;
+        let network = described(&self.network)?;
         let chain = Chain {
             client: Client::new(&network, Duration::from_secs(self.max_age)),
             sender: self.sender,
@@ -90,6 +88,16 @@ impl ChainArgs {
             Command::Status(command) => command.run(&chain).await,
         }
     }
+}
+
+/// Asks the chain that a file describes, for nothing that is older than a minute.
+pub(crate) fn client(path: &Path) -> Result<Client> {
+    Ok(Client::new(&described(path)?, Duration::from_secs(60)))
+}
+
+fn described(path: &Path) -> Result<Network> {
+    let text = String::from_utf8(read(path)?).context("not text")?;
+    Network::parse(&text).with_context(|| format!("{} describes no network", path.display()))
 }
 
 /// The chain, and who speaks to it.

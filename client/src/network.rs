@@ -8,6 +8,7 @@ mod deal;
 mod endpoint;
 mod exchange;
 mod leaves;
+pub mod prices;
 pub mod probe;
 pub mod purse;
 mod route;
@@ -31,6 +32,7 @@ use tokio::time::sleep;
 
 use self::answer::AnswerError;
 use self::deal::Paid;
+use self::prices::{PriceError, Prices};
 use self::purse::{Doubts, Purse};
 use self::route::Route;
 use self::scheduler::Scheduler;
@@ -41,12 +43,14 @@ use crate::gateway::asked::Asked;
 use crate::worker::FRESH;
 
 /// What a gateway agrees to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Nanotons for a million tokens.
     pub max_price: u64,
     /// Of these, for the scheduler if a request has to wait.
     pub tip: u64,
+    /// Where there are any, a model costs no more than its Markets say, and the tip.
+    pub prices: Option<Arc<Prices>>,
     /// Tokens that are reserved for an answer that says no maximum.
     pub answer: u64,
     /// Until an answer begins.
@@ -127,6 +131,23 @@ impl Network {
                 if let Ok(Err(error)) = ended {
                     tracing::warn!("what is in doubt stays so: {error}");
                 }
+            }
+        }
+    }
+
+    /// Nanotons for a million tokens.
+    async fn most(&self, model: &str) -> Result<u64, PriceError> {
+        let Options {
+            max_price,
+            tip,
+            prices,
+            ..
+        } = &self.options;
+        match prices {
+            None => Ok(*max_price),
+            Some(prices) => {
+                let most = prices.most(model).await?;
+                Ok(most.saturating_add(*tip).min(*max_price))
             }
         }
     }

@@ -274,6 +274,50 @@ async fn a_tip_is_paid_by_who_waited_and_kept_by_who_let_it_wait_less() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_pays_what_the_market_proves_to_it_and_asks_for_nothing_else() {
+    let Some(world) = World::start().await else {
+        return;
+    };
+    let scheduler = world.scheduler().await;
+    let workers = world.workers(&scheduler, THOROUGH).await;
+    // What workers ask is within a tenth of the one price, and not of the other.
+    let fair = world
+        .town
+        .market(paid::OWNERS[0], paid::PRICE / 11 * 10 + 10)
+        .await;
+    let cheap = world
+        .town
+        .market(paid::OWNERS[0], paid::PRICE / 11 * 10 - 10)
+        .await;
+    for (model, market, status, code) in [
+        (StandIn::MODEL, &fair, StatusCode::OK, ""),
+        (
+            StandIn::MODEL,
+            &cheap,
+            StatusCode::PAYMENT_REQUIRED,
+            "price_too_low",
+        ),
+        (
+            "another",
+            &fair,
+            StatusCode::SERVICE_UNAVAILABLE,
+            "price_unknown",
+        ),
+        (
+            StandIn::MODEL,
+            workers[0].till.address(),
+            StatusCode::SERVICE_UNAVAILABLE,
+            "there is no market at this address",
+        ),
+    ] {
+        let gateway = world.gateway_by(&scheduler, model, market);
+        let answer = gateway.ask_all(1).await.remove(0);
+        assert_eq!(answer.status, status, "{answer:?}");
+        assert!(answer.said.contains(code), "{answer:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn probes_are_paid_like_any_request_and_show_no_worker_that_they_are_probes() {
     let Some(world) = World::start().await else {
         return;

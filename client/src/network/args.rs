@@ -7,10 +7,12 @@ use std::time::Duration;
 use attestation::policy::Policy;
 use clap::Args;
 
+use super::prices::{MarketOf, Prices};
 use super::purse::Purse;
 use super::scheduler::{Scheduler, Url};
 use super::secret::Secret;
 use super::{Network, Options};
+use crate::chain::client;
 
 /// The schedulers, and what is paid.
 #[derive(Args, Debug)]
@@ -20,8 +22,7 @@ pub struct NetworkArgs {
         long,
         value_name = "URL",
         value_delimiter = ',',
-        conflicts_with_all = ["worker", "receipts"],
-        requires = "max_price"
+        conflicts_with_all = ["worker", "receipts"]
     )]
     network: Vec<Url>,
     /// A channel to pay a scheduler from, as `cocoon chain channel open --out` wrote it;
@@ -31,6 +32,14 @@ pub struct NetworkArgs {
     /// Nanotons for a million tokens, at most.
     #[arg(long, value_name = "NANOTONS", requires = "network")]
     max_price: Option<u64>,
+    /// Pay for this model at most what this Market says, by --chain, and a tenth more for
+    /// fees; may be repeated: of a model's the dearest counts, and no other model is asked for.
+    #[arg(long, value_name = "MODEL=ADDRESS", requires_all = ["network", "chain"])]
+    market: Vec<MarketOf>,
+    /// The description of the network that Markets are on: its liteservers, and the block that
+    /// is pinned.
+    #[arg(long, value_name = "FILE", requires = "market")]
+    chain: Option<PathBuf>,
     /// Nanotons for a million tokens, of --max-price, that a scheduler gets for letting a
     /// request wait less; nothing where it does not have to wait.
     #[arg(
@@ -81,7 +90,13 @@ impl NetworkArgs {
         let budget = self.budget;
         let purses = self.channel.iter();
         let purses = purses.map(|path| Ok(Arc::new(Purse::open(path, budget)?)));
-        let max_price = self.max_price.unwrap_or_default();
+        let prices = self.chain.as_deref().map(client).transpose()?;
+        let prices = prices.map(|chain| Arc::new(Prices::new(chain, self.market)));
+        let max_price = match (self.max_price, &prices) {
+            (Some(max_price), _) => max_price,
+            (None, Some(_)) => u64::MAX,
+            (None, None) => anyhow::bail!("--network needs --max-price, or --market"),
+        };
         anyhow::ensure!(
             self.tip <= max_price,
             "--tip is {}, and --max-price {max_price}, which has it in it",
@@ -90,6 +105,7 @@ impl NetworkArgs {
         let options = Options {
             max_price,
             tip: self.tip,
+            prices,
             answer: self.answer_tokens,
             deadline: Duration::from_secs(self.deadline.into()),
             hedge: self.hedge,

@@ -20,6 +20,7 @@ use tokio::time::{sleep, timeout};
 use super::Network;
 use super::answer::{Answer, AnswerError};
 use super::deal::{Deal, Due, Most};
+use super::prices::PriceError;
 use super::purse::{Purse, PurseError};
 use super::route::{Route, RouteError};
 use super::scheduler::Failure;
@@ -267,10 +268,11 @@ impl Network {
         pass: Option<&Pass>,
         left: Duration,
     ) -> Result<Assignment, Failed> {
+        let most = self.most(&request.model).await.map_err(elsewhere)?;
         let wanted = AssignmentRequest {
             model: request.model.clone(),
             limit: request.most.limit(),
-            max_price: self.options.max_price,
+            max_price: most,
             tip: self.options.tip,
             deadline_ms: millis(left),
             affinity: Some(request.affinity),
@@ -284,10 +286,10 @@ impl Network {
                 Next::Scheduler { broken },
             )
         })?;
-        if assignment.price > self.options.max_price {
+        if assignment.price > most {
             return Err(elsewhere(AttemptError::Price {
                 found: assignment.price,
-                most: self.options.max_price,
+                most,
             }));
         }
         match except.contains(&assignment.worker) {
@@ -448,6 +450,7 @@ fn problem(error: AttemptError) -> Problem {
             (StatusCode::PAYMENT_REQUIRED, "channel_ended")
         }
         AttemptError::Purse(_) => (StatusCode::INTERNAL_SERVER_ERROR, "purse_failed"),
+        AttemptError::Market(_) => (StatusCode::SERVICE_UNAVAILABLE, "price_unknown"),
         AttemptError::Price { .. } => (StatusCode::PAYMENT_REQUIRED, "price_too_high"),
         AttemptError::Proof(_) | AttemptError::NoReceiptKey { .. } => {
             (StatusCode::BAD_GATEWAY, "worker_not_trusted")
@@ -481,6 +484,8 @@ pub(super) enum AttemptError {
     Again { worker: Digest256 },
     #[error("the worker's answer did not begin")]
     Answer(#[from] AnswerError),
+    #[error("what the model may cost is not known")]
+    Market(#[from] PriceError),
     #[error("worker {worker} has no key for receipts")]
     NoReceiptKey { worker: Digest256 },
     #[error("the scheduler wants {found} nanotons for a million tokens, at most {most} are paid")]

@@ -225,6 +225,7 @@ impl Prober {
         let options = Options {
             max_price: self.max_price,
             tip: 0,
+            prices: None,
             answer: question.answer,
             deadline: DEADLINE,
             hedge: false,

@@ -88,6 +88,7 @@ async fn gateway(scheduler: &str) {
     let options = Options {
         max_price: PRICE,
         tip: 0,
+        prices: None,
         answer: 100,
         deadline: Duration::from_secs(20),
         hedge: false,

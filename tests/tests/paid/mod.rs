@@ -26,6 +26,7 @@ use base64::prelude::BASE64_STANDARD;
 use chain::client::Client;
 use clap::Parser;
 use client::network::agreed::Agreed;
+use client::network::prices::Prices;
 use client::network::probe::{ProbeArgs, Prober};
 use client::network::purse::{ChannelFile, Purse};
 use client::network::scheduler::Scheduler as Way;
@@ -73,6 +74,15 @@ pub(crate) const PRICE: u64 = COIN;
 
 /// Tokens of an answer.
 const ANSWER: u64 = 4000;
+
+const OPTIONS: Options = Options {
+    max_price: PRICE,
+    tip: 0,
+    prices: None,
+    answer: ANSWER,
+    deadline: Duration::from_secs(60),
+    hedge: false,
+};
 
 /// The chain, and one client's Channel.
 pub(crate) struct World {
@@ -231,6 +241,18 @@ impl World {
         self.gateway_tipping(scheduler, max_price, 0)
     }
 
+    /// Of the client, which pays what that Market says.
+    pub(crate) fn gateway_by(&self, scheduler: &Running, model: &str, market: &StdAddr) -> Gateway {
+        let market = format!("{model}={market}").parse().unwrap();
+        let prices = Prices::new(self.town.client(), vec![market]);
+        let options = Options {
+            max_price: u64::MAX,
+            prices: Some(Arc::new(prices)),
+            ..OPTIONS
+        };
+        self.gateway_with(scheduler.clients, options)
+    }
+
     /// The same, of it so much for not having to wait.
     pub(crate) fn gateway_tipping(
         &self,
@@ -238,15 +260,17 @@ impl World {
         max_price: u64,
         tip: u64,
     ) -> Gateway {
-        let url = format!("http://{scheduler}");
-        let way = Way::new(url.parse().unwrap()).unwrap();
         let options = Options {
             max_price,
             tip,
-            answer: ANSWER,
-            deadline: Duration::from_secs(60),
-            hedge: false,
+            ..OPTIONS
         };
+        self.gateway_with(scheduler, options)
+    }
+
+    fn gateway_with(&self, scheduler: SocketAddr, options: Options) -> Gateway {
+        let url = format!("http://{scheduler}");
+        let way = Way::new(url.parse().unwrap()).unwrap();
         let policy = Arc::new(Td::new().policy());
         let purses = vec![Arc::clone(&self.purse)];
         let secret = Secret::random().unwrap();

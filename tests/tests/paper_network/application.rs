@@ -69,6 +69,7 @@ pub(crate) fn gateway(schedulers: &[SocketAddr], purses: Vec<Arc<Purse>>) -> Rou
 pub(crate) const OPTIONS: Options = Options {
     max_price: PRICE,
     tip: 0,
+    prices: None,
     answer: 100,
     deadline: Duration::from_secs(20),
     hedge: false,
