@@ -25,7 +25,7 @@ use tokio::runtime::Runtime;
 use self::link::{Link, Weather};
 use self::load::Load;
 use self::report::{Done, Report};
-use super::money::{Money, agreed};
+use super::money::{Money, Sums, agreed};
 use super::process::Process;
 use super::site::{Site, dials};
 use super::{Through, build, scheduler};
@@ -42,7 +42,7 @@ pub fn run(builder: &Builder, seconds: u32, seed: u64) -> Result<()> {
 
 /// What was built, until each disturbance has come once.
 pub(crate) fn check(builder: &Builder) -> Result<()> {
-    disturb(builder, 0, 1).map(drop)
+    disturb(builder, 0, NOTHING_LEFT).map(drop)
 }
 
 /// What was built, for so long, or until each disturbance has come once.
@@ -60,10 +60,16 @@ fn disturb(builder: &Builder, seconds: u32, seed: u64) -> Result<Report> {
     })?;
     asked.push(load.again(RECOVERY));
     let report = Report::new(&asked, &done);
-    let judged = report.judge().and_then(|()| network.settle(&load));
-    let paid = judged.with_context(|| format!("not as it has to be\n{report}"))?;
+    let settle = || network.settle(&load, report::may_leave(&done));
+    let sums = report.judge().and_then(|()| settle());
+    let Sums {
+        spent, reserved, ..
+    } = sums.with_context(|| format!("not as it has to be\n{report}"))?;
     network.check()?;
-    step.done(format!("{} disturbances, {paid} nanotons", done.len()));
+    let disturbed = done.len();
+    step.done(format!(
+        "{disturbed} disturbances, {spent} nanotons, {reserved} reserved"
+    ));
     Ok(report)
 }
 
@@ -219,9 +225,10 @@ impl<'a> Network<'a> {
         Ok(())
     }
 
-    /// Once all workers serve again, and nothing is under way or in doubt: what was spent.
-    /// The owners' vouchers and the client's are claimed, and the chain asked.
-    fn settle(&self, load: &Load) -> Result<u64> {
+    /// Once all workers serve again, and nothing is under way or in doubt: what was spent,
+    /// and is reserved, if any of that `may_stay`. The owners' vouchers and the client's are
+    /// claimed, and the chain asked.
+    fn settle(&self, load: &Load, may_stay: bool) -> Result<Sums> {
         let (began, mut served) = (Instant::now(), BTreeSet::new());
         for number in 0.. {
             served.extend(load.other(number).ok());
@@ -237,7 +244,9 @@ impl<'a> Network<'a> {
             ensure!(began.elapsed() < RECOVERY, late());
             thread::sleep(BETWEEN);
         }
-        let sums = agreed(&self.base(), &format!("http://{}", self.clients), LEFT)?;
+        let scheduler = format!("http://{}", self.clients);
+        let left = if may_stay { LEFT } else { 0 };
+        let sums = agreed(&self.base(), &scheduler, left)?;
         let workers = self.workers.iter().flatten().map(|(address, _)| *address);
         let paid = self
             .money
@@ -246,7 +255,7 @@ impl<'a> Network<'a> {
             paid == sums.signed(),
             "the chain paid {paid:?}, and the books say {sums:?}"
         );
-        Ok(sums.spent)
+        Ok(sums)
     }
 
     fn check(&mut self) -> Result<()> {
@@ -332,5 +341,9 @@ const SLOW: Weather = Weather::Slow(Duration::from_millis(100));
 /// Workers pause the longer the more often they lost their scheduler.
 const RECOVERY: Duration = Duration::from_secs(90);
 
-/// What a scheduler that was killed leaves reserved until no receipt can come, in nanotons.
+/// What a scheduler leaves reserved, in nanotons, until no receipt can come, if it ended while
+/// it waited for a worker that had.
 const LEFT: u64 = 10_000_000;
+
+/// The seed of an order in which no scheduler ends soon after a worker.
+const NOTHING_LEFT: u64 = 0;

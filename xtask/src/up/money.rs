@@ -145,6 +145,8 @@ pub(crate) struct Paid {
 pub(crate) struct Sums {
     /// By the client, as by the scheduler on either side.
     pub(crate) spent: u64,
+    /// Likewise.
+    pub(crate) reserved: u64,
     signed: Paid,
 }
 
@@ -177,6 +179,7 @@ pub(crate) fn agreed(gateway: &str, scheduler: &str, left: u64) -> Result<Sums> 
         {
             return Ok(Sums {
                 spent,
+                reserved,
                 signed: Paid {
                     by_client,
                     to_owners,
@@ -196,8 +199,9 @@ pub(crate) fn agreed(gateway: &str, scheduler: &str, left: u64) -> Result<Sums> 
     }
 }
 
-/// An answer that an application broke off is read to its end, and then asked about.
-const SETTLED: Duration = Duration::from_secs(60);
+/// An answer that an application broke off is read to its end, and then asked about; what a
+/// scheduler that died had admitted, and did not come to its worker, is let go of after 60 s.
+const SETTLED: Duration = Duration::from_secs(90);
 
 /// Files of keys, of which the first two are those of wallets.
 const SCHEDULER: &str = "scheduler.key";

@@ -17,6 +17,21 @@ pub(super) struct Done {
     pub(super) ended: Instant,
 }
 
+/// Whether anything may stay reserved for longer than is waited: what was sealed to a worker
+/// that ended is known to the process of a scheduler that saw it go, and the next one has
+/// nobody to ask.
+pub(super) fn may_leave(done: &[Done]) -> bool {
+    use Disturbance::{DrainScheduler, DrainWorker, KillScheduler, KillWorker};
+
+    let of = |kinds: [Disturbance; 2]| done.iter().filter(move |it| kinds.contains(&it.kind));
+    of([KillWorker, DrainWorker]).any(|worker| {
+        of([KillScheduler, DrainScheduler]).any(|scheduler| {
+            scheduler.began.saturating_duration_since(worker.ended) < LET_GO
+                && worker.began.saturating_duration_since(scheduler.ended) < LINKED
+        })
+    })
+}
+
 /// What came of it.
 #[derive(Debug)]
 pub(super) struct Report {
@@ -121,6 +136,12 @@ impl fmt::Display for Report {
 /// At most one in so many is refused.
 const REFUSED: u32 = 4;
 
+/// A scheduler waits so long for a worker that went, and then lets go of what it was asked.
+const LET_GO: Duration = Duration::from_secs(15);
+
+/// A scheduler that was started has its workers back by then, and has asked them.
+const LINKED: Duration = Duration::from_secs(5);
+
 #[cfg(test)]
 mod tests {
     use std::sync::LazyLock;
@@ -165,6 +186,26 @@ mod tests {
         let many = judge(&[&answered[..], &[refused.clone(), refused]].concat());
         let said = "2 requests of 6 were refused: {\"full\": 2}";
         assert_eq!(many.unwrap_err(), said);
+    }
+
+    #[test]
+    fn what_stays_reserved_needs_a_worker_that_ended_about_when_its_scheduler_did() {
+        let one = |kind, began| Done {
+            kind,
+            began: at(began),
+            ended: at(began.saturating_add(1)),
+        };
+        let (worker, scheduler) = (Disturbance::KillWorker, Disturbance::DrainScheduler);
+        for (worker_at, scheduler_at, may) in
+            [(1, 16, true), (1, 17, false), (7, 2, true), (8, 2, false)]
+        {
+            let done = [one(worker, worker_at), one(scheduler, scheduler_at)];
+            assert_eq!(may_leave(&done), may, "{worker_at} {scheduler_at}");
+        }
+        assert!(!may_leave(&[
+            one(worker, 1),
+            one(Disturbance::StopScheduler, 2)
+        ]));
     }
 
     /// Of a gateway that was killed in the second that began after one.
