@@ -136,6 +136,7 @@ mod tests {
                 ids_hash: Hash::of(b"ids"),
             },
             outputs: vec![output(0, 60), output(1, 40)],
+            counted: None,
             price: None,
         }
     }

@@ -86,7 +86,6 @@ impl fmt::Debug for Grammars {
 }
 
 /// A grammar, and how far an answer has come in it.
-#[derive(Clone)]
 pub(crate) struct Grammar {
     matcher: Matcher,
     environment: TokEnv,
@@ -94,6 +93,19 @@ pub(crate) struct Grammar {
     /// Whether it may be any text, but for calls in it.
     free: bool,
     numbers: Numbers,
+}
+
+impl Clone for Grammar {
+    /// One that shares nothing: the steps of one answer count for no other.
+    fn clone(&self) -> Self {
+        Self {
+            matcher: self.matcher.deep_clone(),
+            environment: self.environment.clone(),
+            ends: self.ends.clone(),
+            free: self.free,
+            numbers: self.numbers,
+        }
+    }
 }
 
 impl fmt::Debug for Grammar {

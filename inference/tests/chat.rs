@@ -46,6 +46,29 @@ fn it_knows_its_verses() {
 }
 
 #[test]
+fn several_answers_are_those_of_the_seeds_that_follow() {
+    let engine = tiny();
+    let with = |seed| Request {
+        format: Format::Json,
+        max_tokens: Some(60),
+        sampling: Sampling {
+            temperature: Some(1.5),
+            seed: Some(seed),
+            ..Sampling::default()
+        },
+        ..ask("Tell me about the house.")
+    };
+    let several = engine.answers(&with(u64::MAX), 3).unwrap();
+    let several: Vec<_> = several.into_iter().map(hear).collect();
+    let single = [u64::MAX, 0, 1].map(|seed| hear(engine.answer(with(seed)).unwrap()));
+    let texts = |heard: &[(String, FinishReason, Usage)]| -> Vec<String> {
+        heard.iter().map(|(text, ..)| text.clone()).collect()
+    };
+    assert_eq!(texts(&several), texts(&single));
+    assert_ne!(several[0].0, several[1].0);
+}
+
+#[test]
 fn it_says_what_it_is() {
     let engine = tiny();
     let info = engine.info();

@@ -74,10 +74,7 @@ fn begin(models: &Models, asker: &Asker, mut fields: Fields) -> Result<Completio
     fields.allow_only(&neutral())?;
     fields.finish()?;
 
-    // If one is refused, the others are dropped, and with that cancelled.
-    let answers =
-        (0..choices).map(|choice| model.engine().answer(options::choice_of(&request, choice)));
-    let answers: Vec<_> = answers.collect::<Result<_, _>>()?;
+    let answers = model.engine().answers(&request, choices)?;
     Ok(Completion {
         head,
         answers: Answers {

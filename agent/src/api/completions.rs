@@ -79,14 +79,15 @@ fn begin(
             prompt,
             ..request.clone()
         };
-        for choice in 0..choices {
-            let answer = model.engine().answer(options::choice_of(&request, choice));
-            answers.push(answer.map_err(|error| {
-                // The same limits, of another parameter.
-                ApiError::from(error)
-                    .of("messages", "prompt")
-                    .of("top_logprobs", "logprobs")
-            })?);
+        let begun = model.engine().answers(&request, choices);
+        let begun = begun.map_err(|error| {
+            // The same limits, of another parameter.
+            ApiError::from(error)
+                .of("messages", "prompt")
+                .of("top_logprobs", "logprobs")
+        })?;
+        for answer in begun {
+            answers.push(answer);
             texts.echoes.push(echo.clone());
             texts.offsets.push(0);
         }

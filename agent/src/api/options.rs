@@ -45,13 +45,6 @@ pub(super) fn request(fields: &mut Fields) -> Result<Request, ApiError> {
     })
 }
 
-/// The same for choice `choice` of several.
-pub(super) fn choice_of(request: &Request, choice: u64) -> Request {
-    let mut request = request.clone();
-    request.sampling.seed = request.sampling.seed.map(|seed| seed.wrapping_add(choice));
-    request
-}
-
 /// A string, or a list of them.
 #[derive(Deserialize)]
 #[serde(untagged)]

@@ -74,10 +74,34 @@ impl Chat {
     }
 }
 
+/// What a request comes to, before anything is chosen.
+#[derive(Clone)]
+struct Read {
+    style: Option<&'static Style>,
+    /// The text of the grammar.
+    form: Option<Zeroizing<String>>,
+    grammar: Option<Grammar>,
+    prompt: Zeroizing<Vec<u32>>,
+}
+
 impl Engine {
     /// Queues an answer. Tokenises its prompt here, which takes milliseconds for a
     /// long one, so that a request that cannot be answered fails at once.
     pub fn answer(&self, request: Request) -> Result<Answer, RequestError> {
+        let (chat, read) = self.read(&request)?;
+        self.begin(chat, &request, read, 0)
+    }
+
+    /// So many answers to one request, whose seeds follow one another. If one is refused,
+    /// so are all.
+    pub fn answers(&self, request: &Request, count: u64) -> Result<Vec<Answer>, RequestError> {
+        let (chat, read) = self.read(request)?;
+        let answers = (0..count).map(|choice| self.begin(chat, request, read.clone(), choice));
+        answers.collect()
+    }
+
+    /// What all answers to a request have in common.
+    fn read(&self, request: &Request) -> Result<(&Chat, Read), RequestError> {
         let Kind::Chat(chat) = &self.kind else {
             return Err(self.wrong_task(Task::Chat));
         };
@@ -87,26 +111,42 @@ impl Engine {
             true => None,
             false => Some(chat.template.style.ok_or(RequestError::Tools)?),
         };
-        let (form, grammar) = chat.constrain(&request, style)?.unzip();
-        let prompt = self.prompt(chat, &request)?;
-        let (prompt, sights) = self.place(chat.placeholder.as_ref(), prompt, &request.prompt)?;
+        let (form, grammar) = chat.constrain(request, style)?.unzip();
+        let read = Read {
+            style,
+            form: form.map(Zeroizing::new),
+            grammar,
+            prompt: self.prompt(chat, request)?,
+        };
+        Ok((chat, read))
+    }
+
+    fn begin(
+        &self,
+        chat: &Chat,
+        request: &Request,
+        read: Read,
+        choice: u64,
+    ) -> Result<Answer, RequestError> {
+        let (prompt, sights) =
+            self.place(chat.placeholder.as_ref(), read.prompt, &request.prompt)?;
         let room = self.check_context(prompt.len(), request.max_tokens)?;
-        let own_seed = request.sampling.seed.is_none();
-        let sampler = chat
-            .defaults
-            .sampler(request.sampling, &prompt)?
-            .under(grammar);
+        let mut sampling = request.sampling.clone();
+        sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(choice));
+        let own_seed = sampling.seed.is_none();
+        let sampler = chat.defaults.sampler(sampling, &prompt)?;
+        let sampler = sampler.under(read.grammar);
         let deadline = Witness::deadline(request.witness.as_ref(), self.limits.time);
         let max_tokens = match &request.witness {
             Some(witness) => witness.allow(&prompt, request.max_tokens, room)?,
             None => request.max_tokens.unwrap_or(room),
         };
-        let attended = request.witness.map(|witness| Attended {
+        let attended = request.witness.clone().map(|witness| Attended {
             executed: Executed {
                 index: witness.ask(),
                 prompt: prompt.clone(),
                 images: sights.len(),
-                form: form.map(Zeroizing::new),
+                form: read.form,
                 answer: Zeroizing::default(),
                 sampling: sampler.sampling(),
                 own_seed,
@@ -117,7 +157,7 @@ impl Engine {
             },
             witness,
         });
-        let names = request.tools.list.into_iter().map(|tool| tool.name);
+        let names = request.tools.list.iter().map(|tool| tool.name.clone());
         let (events, answer) = mpsc::unbounded();
         let job = Job {
             prompt,
@@ -126,15 +166,15 @@ impl Engine {
             sampler,
             attended,
             replay: None,
-            stop: Stop::new(request.stop),
+            stop: Stop::new(request.stop.clone()),
             logprobs: request.logprobs,
             deadline,
             events,
         };
-        enqueue(&chat.queue, request.tenant, Work::New(job))?;
+        enqueue(&chat.queue, request.tenant.clone(), Work::New(job))?;
         Ok(Answer {
             events: Some(answer),
-            calls: style.map(|style| Calls::new(style, names.collect())),
+            calls: read.style.map(|style| Calls::new(style, names.collect())),
             ready: VecDeque::new(),
         })
     }
