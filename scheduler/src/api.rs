@@ -154,7 +154,7 @@ async fn assign(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Json<Assignment>, ApiError> {
-    let payer = payer(&scheduler, &headers, client).await?;
+    let (payer, _) = payer(&scheduler, &headers, client).await?;
     often(&scheduler.assignments, payer.or_at(client))?;
     let mut request: AssignmentRequest = serde_json::from_slice(&body)
         .map_err(|error| ApiError::new(Code::BadRequest, error.to_string()))?;
@@ -189,20 +189,20 @@ async fn assign(
     }))
 }
 
-/// Who asks: by a pass that holds, or by none.
+/// Who asks, and the pass that shows it, which holds.
 async fn payer(
     scheduler: &Scheduler,
     headers: &HeaderMap,
     client: IpAddr,
-) -> Result<Payer, ApiError> {
+) -> Result<(Payer, Option<Pass>), ApiError> {
     let bad = |error: PassError| ApiError::new(Code::BadVoucher, error.to_string());
     let pass = headers.get(PASS).map(|text| {
         let text = text.to_str().map_err(|_| PassError::Form);
         text.and_then(str::parse::<Pass>).map_err(bad)
     });
     let pass = pass.transpose()?;
-    let payer = scheduler.books.payer(pass.as_ref(), client);
-    payer.await.map_err(|error| requests::uncovered(&error))
+    let payer = scheduler.books.payer(pass.as_ref(), client).await;
+    Ok((payer.map_err(|error| requests::uncovered(&error))?, pass))
 }
 
 /// Another scheduler, or the next process of this one, takes it.

@@ -195,14 +195,14 @@ impl Books {
     }
 
     /// Reserves what a request may cost, before a worker that asks so much and has one of
-    /// these Channels hears of it, for a client at that address. Then it
-    /// [ends](Self::release) or is [lost](Self::lose).
+    /// these Channels hears of it, for a client at that address whose pass was
+    /// [looked at](Self::payer). Then it [ends](Self::release) or is [lost](Self::lose).
     pub async fn admit(
         &self,
         envelope: &Envelope,
         ask: u64,
         worker: &[StdAddr],
-        voucher: Option<&[u8]>,
+        (voucher, pass): (Option<&[u8]>, Option<&Pass>),
         client_at: IpAddr,
     ) -> Result<Option<Admitted>, NotAdmitted> {
         let Self::Kept(kept) = self else {
@@ -210,6 +210,10 @@ impl Books {
         };
         let signed = parse(voucher.ok_or(NotAdmitted::NoVoucher)?)?;
         let client = signed.unverified().map_err(NotAdmitted::Voucher)?.channel;
+        // Anybody has vouchers: the chain publishes those that were claimed.
+        if pass.is_none_or(|pass| *pass.channel() != client) {
+            return Err(NotAdmitted::NoPass);
+        }
         let owner = kept.owner(worker).await?;
         kept.find(&client, KNOWN, Some(client_at)).await??;
         let mut attempt = [0; 16];
@@ -523,6 +527,9 @@ pub enum NotAdmitted {
     /// What is signed does not suffice, or not for this.
     #[error("the request is not covered")]
     Ledger(#[source] Failed<AdmitError>),
+    /// Whoever has this voucher need not be who signed it.
+    #[error("no pass of the voucher's Channel came with it")]
+    NoPass,
     /// Nothing to pay with.
     #[error("no voucher came with the request")]
     NoVoucher,

@@ -38,6 +38,8 @@ pub struct Asker {
     pub deadline_ms: u32,
     /// A bag of cells, which pays for them.
     pub voucher: Option<Vec<u8>>,
+    /// Shows that whoever asks pays by it.
+    pub pass: Option<String>,
     /// Of all of them, for who asks the same again.
     pub id: Option<[u8; 16]>,
     policy: Policy,
@@ -101,6 +103,7 @@ impl Asker {
             http,
             deadline_ms: 20_000,
             voucher: None,
+            pass: None,
             id: None,
             policy: Td::new().policy(),
             peers: Mutex::default(),
@@ -223,6 +226,9 @@ impl Asker {
     ) -> Result<Incoming, AskError> {
         let mut request = Request::post(format!("{AUTHORITY}/network/v1/requests"))
             .header("cocoon-envelope", BASE64_URL_SAFE_NO_PAD.encode(envelope));
+        if let Some(pass) = &self.pass {
+            request = request.header("cocoon-pass", pass);
+        }
         if let Some(voucher) = &self.voucher {
             request = request.header("cocoon-voucher", BASE64_URL_SAFE_NO_PAD.encode(voucher));
         }

@@ -531,6 +531,7 @@ async fn a_worker_whose_answers_break_off_at_their_end_is_paid_for_what_it_finis
     let workers = world.workers(&scheduler, terms).await;
     let mut asker = Asker::connect(scheduler.clients).await.unwrap();
     asker.voucher = Some(world.voucher("one", LIMIT, terms.ask));
+    asker.pass = Some(world.shown());
     let assignment = asker.assign(&json!({})).await.unwrap();
     let answer = asker.begin(&assignment, vec![vec![7; 1000]]).await.unwrap();
     assert_eq!(answer.whole().await.unwrap_err(), AskError::Broken);
@@ -602,6 +603,7 @@ async fn a_request_or_a_voucher_that_comes_again_is_named_and_buys_nothing() {
     let workers = world.workers(&scheduler, terms).await;
     let mut asker = Asker::connect(scheduler.clients).await.unwrap();
     asker.voucher = Some(world.voucher("one", LIMIT, terms.ask));
+    asker.pass = Some(world.shown());
     asker.id = Some([1; 16]);
     let assignment = asker.assign(&json!({})).await.unwrap();
     hold(&workers, true);
@@ -627,6 +629,29 @@ async fn a_request_or_a_voucher_that_comes_again_is_named_and_buys_nothing() {
     let books = world.books(&scheduler, &workers).await;
     assert_eq!((books.charged, books.held), (1000, 0));
     assert_eq!(books.to_owners(), (1000, 1000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_voucher_buys_nothing_for_who_cannot_show_that_it_is_theirs() {
+    let Some(world) = World::start().await else {
+        return;
+    };
+    let scheduler = world.scheduler().await;
+    let workers = world.workers(&scheduler, THOROUGH).await;
+    let mut asker = Asker::connect(scheduler.clients).await.unwrap();
+    // The chain publishes those that were claimed.
+    asker.voucher = Some(world.voucher("one", LIMIT, paid::PRICE));
+    let (_, others) = world.pass(6, 2 * COIN).await;
+    let bad = AskError::Refused(StatusCode::BAD_REQUEST, "bad_voucher".into());
+    for pass in [None, Some(others.to_string())] {
+        asker.pass = pass;
+        let refused = asker.ask(vec![vec![7]]).await.unwrap_err();
+        assert_eq!(refused, bad);
+    }
+    let books = world.books(&scheduler, &workers).await;
+    assert_eq!((books.charged, books.held), (0, 0));
+    asker.pass = Some(world.shown());
+    asker.ask(vec![vec![7]]).await.unwrap();
 }
 
 fn assert_all_served(answers: &[Answer]) {

@@ -30,6 +30,7 @@ use crate::ledger::account::AdmitError;
 use crate::limits::Share;
 use crate::look::LookError;
 use crate::metrics::Ending;
+use crate::pass::Pass;
 use crate::payer::Payer;
 use crate::relay::{
     Blame, Download, ENVELOPE, Ended, Fate, READ_ON, REQUESTS, RelayError, Upload, VOUCHER,
@@ -51,7 +52,7 @@ pub(super) async fn relay(
     if scheduler.draining.is_cancelled() {
         return Err(super::draining());
     }
-    let payer = super::payer(&scheduler, request.headers(), client).await?;
+    let (payer, pass) = super::payer(&scheduler, request.headers(), client).await?;
     // Who is refused by the books may have had them ask the chain.
     let (refusals, whose) = (&scheduler.vouchers, payer.or_at(client));
     refusals.check(whose, started).map_err(super::too_often)?;
@@ -62,7 +63,7 @@ pub(super) async fn relay(
         .map_err(|error| ApiError::new(Code::BadEnvelope, chain(&error)))?;
     let voucher = bytes_of(&head.headers, VOUCHER, Code::BadVoucher)?;
     let mut order = Order::of(&scheduler, sealed, payer, client)?;
-    let voucher = match order.admit(voucher, client).await {
+    let voucher = match order.admit(voucher, pass, client).await {
         Ok(voucher) => voucher,
         Err(error) => {
             if error.is_of_the_client() {
@@ -129,6 +130,7 @@ pub(super) fn uncovered(error: &NotAdmitted) -> ApiError {
         NotAdmitted::Chain(LookError::Often { wait }) => return super::too_often(*wait),
         NotAdmitted::Cells(_)
         | NotAdmitted::Free
+        | NotAdmitted::NoPass
         | NotAdmitted::Pass(_)
         | NotAdmitted::Voucher(_) => Code::BadVoucher,
         NotAdmitted::Chain(LookError::Cells(_) | LookError::Chain(_))
@@ -210,16 +212,16 @@ impl Order {
     async fn admit(
         &mut self,
         voucher: Option<Vec<u8>>,
+        pass: Option<Pass>,
         client: IpAddr,
     ) -> Result<Option<HeaderValue>, ApiError> {
         let (tell, told) = oneshot::channel();
         let (scheduler, envelope) = (Arc::clone(&self.scheduler), self.envelope.clone());
         let (channels, ask) = (Arc::clone(&self.worker.channels), self.ask);
         tokio::spawn(async move {
-            let admitting =
-                scheduler
-                    .books
-                    .admit(&envelope, ask, &channels, voucher.as_deref(), client);
+            let shown = (voucher.as_deref(), pass.as_ref());
+            let books = &scheduler.books;
+            let admitting = books.admit(&envelope, ask, &channels, shown, client);
             let admitted = admitting.await;
             let paid = admitted.map(|admitted| admitted.map(|it| Paid::new(&scheduler, it)));
             // Whoever does not wait for it has it let go.

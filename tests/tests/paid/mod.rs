@@ -193,6 +193,12 @@ impl World {
         (address.address, pass)
     }
 
+    /// What shows that a request is the client's.
+    pub(crate) fn shown(&self) -> String {
+        let channel = self.client.address.clone();
+        Pass::new(&key(CLIENT), GLOBAL_ID, channel, now()).to_string()
+    }
+
     /// One for each owner.
     pub(crate) async fn workers(&self, scheduler: &Running, terms: Terms) -> Vec<Worker> {
         let mut workers = Vec::new();
