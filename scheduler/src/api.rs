@@ -216,7 +216,9 @@ fn unassigned(refused: Unassigned) -> ApiError {
         Unassigned::Late => ApiError::new(Code::Full, message).after(SOON),
         Unassigned::NoPick(NoPick::Model) => ApiError::new(Code::ModelNotFound, message),
         Unassigned::NoPick(NoPick::Price { .. }) => ApiError::new(Code::PriceTooLow, message),
-        Unassigned::NoPick(NoPick::Full) => ApiError::new(Code::Full, message).after(SOON),
+        Unassigned::NoPick(NoPick::Excepted | NoPick::Full) => {
+            ApiError::new(Code::Full, message).after(SOON)
+        }
         Unassigned::Refused(why) => ApiError::new(Code::Full, message).after(why.retry_after()),
     }
 }

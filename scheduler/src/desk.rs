@@ -356,7 +356,9 @@ impl Places {
         // Without randomness the choice is poorer, not wrong.
         let random = getrandom::u64().unwrap_or_default();
         let pick = match self.directory.pick(&wanted, now, random) {
-            Err(NoPick::Model) if now < self.expects => return Err(NoPick::Full),
+            Err(NoPick::Model | NoPick::Excepted) if now < self.expects => {
+                return Err(NoPick::Full);
+            }
             pick => pick?,
         };
         let (worker, price) = (pick.worker, pick.price);

@@ -9,7 +9,7 @@ mod model;
 mod offer;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -142,8 +142,9 @@ impl Directory {
         let model = model.ok_or(NoPick::Model)?;
         let chosen = choose(model, &self.seats, wanted, now, random);
         let chosen = chosen.and_then(|id| Some(Pick::of(id, self.seats.get(id)?, now)));
-        let pick = chosen.ok_or(match model.open.least() {
+        let pick = chosen.ok_or_else(|| match model.open.least() {
             Some(least) if least > wanted.max_price => NoPick::Price { least },
+            _ if self.count(wanted) == model.seats => NoPick::Excepted,
             _ => NoPick::Full,
         })?;
         self.change(pick.seat, now, Seat::send);
@@ -166,6 +167,18 @@ impl Directory {
         let pick = Pick::of(id, seat.ok_or(NoPick::Full)?, now);
         self.change(id, now, Seat::send);
         Ok(pick)
+    }
+
+    /// How many of those that serve the model are excepted.
+    fn count(&self, wanted: &Wanted<'_>) -> usize {
+        let except: BTreeSet<_> = wanted.except.iter().collect();
+        let known = except.into_iter().filter_map(|id| self.by_id.get(id));
+        let seats = known.filter_map(|id| Some(&self.workers.get(*id)?.seats));
+        let serves = |seats: &&Vec<_>| {
+            let mut names = seats.iter().map(|seat| self.name_of(*seat));
+            names.any(|name| name == Some(wanted.model))
+        };
+        seats.filter(serves).count()
     }
 
     /// Whether anyone has room for more.
@@ -443,6 +456,9 @@ pub enum NoPick {
         /// The least of those that have room.
         least: u64,
     },
+    /// Whoever asks wants none of those that there are.
+    #[error("no other worker serves this model")]
+    Excepted,
     /// Nobody who is allowed has room.
     #[error("no worker that may be asked has room")]
     Full,

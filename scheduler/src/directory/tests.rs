@@ -67,7 +67,12 @@ fn why_there_is_no_worker_is_said() {
         except: &both,
         ..wanted(100)
     };
-    assert_eq!(pick(except), Err(NoPick::Full));
+    assert_eq!(pick(except), Err(NoPick::Excepted));
+    let twice = Wanted {
+        except: &[id(0), id(0), id(2)],
+        ..wanted(100)
+    };
+    assert!(pick(twice).is_ok(), "there is another");
     assert_eq!(pick(wanted(99)).unwrap().price, 50);
 }
 
