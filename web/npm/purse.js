@@ -86,7 +86,8 @@ export class Purse {
      * of many that were refused at once, one alone finds something to hold. */
     async refused(sent, counted) {
         const now = await this.#change((state) => {
-            hold(state, counted);
+            // Of those that are under way it may not have counted all: it is held what was.
+            hold(state, counted, state.held);
             return state.held > 0 ? undefined : newest(state);
         });
         return now === undefined || (await this.#signed(now)) !== sent;
@@ -105,7 +106,7 @@ export class Purse {
                     release(state, id);
                 }
             }
-            hold(state, { spent, reserved });
+            hold(state, { spent, reserved }, 0);
         });
     }
 
@@ -235,10 +236,10 @@ function doubt(state, id) {
     }
 }
 
-/** The scheduler is believed as far as there is doubt. */
-function hold(state, { spent, reserved }) {
+/** The scheduler is believed as far as there is doubt, and from `least` on. */
+function hold(state, { spent, reserved }, least) {
     const more = spent + reserved - (taken(state) - state.held);
-    state.held = Math.min(Math.max(more, 0), total(state.doubts));
+    state.held = Math.min(Math.max(more, least), total(state.doubts));
 }
 
 /** Of a settlement that somebody shows, if it is what the worker signed for this request. */

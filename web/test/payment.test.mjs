@@ -200,6 +200,19 @@ test("a voucher that another request has raised meanwhile is sent again", { skip
     assert.equal(await paying.refused(sent, counted), true);
 });
 
+test("what is held does not fall for requests that a scheduler has not seen", { skip }, async () => {
+    const paying = purse();
+    await paying.reserve("lost", agreed(1000), 60);
+    await paying.doubt("lost");
+    const counted = { spent: 0, reserved: 1000 };
+    const sent = await paying.reserve("first", agreed(100), 60);
+    await paying.release("first");
+    assert.equal(await paying.refused(sent, counted), true);
+    await paying.reserve("second", agreed(100), 60);
+    assert.equal(await paying.refused(sent, counted), true);
+    assert.equal((await paying.balance()).reserved, 1100, "both of it");
+});
+
 test("an answer that does not begin in time is given up, and is in doubt", { skip }, async () => {
     const paying = await knowing();
     const silent = (url, init) =>

@@ -175,7 +175,8 @@ impl Purse {
     pub fn refused(&self, sent: Option<&Signed>, counted: Counted) -> Result<bool, PurseError> {
         self.state.change(|state| {
             let before = state.held();
-            state.hold(counted)?;
+            // Of those that are under way it may not have counted all: it is held what was.
+            state.hold(counted, before)?;
             Ok(before != state.held() || state.held() > 0 || state.voucher() != sent)
         })
     }
@@ -213,7 +214,7 @@ impl Purse {
                     None | Some(Stage::Open) => {}
                 }
             }
-            state.hold(told.counted)
+            state.hold(told.counted, 0)
         })
     }
 

@@ -81,11 +81,13 @@ impl State {
         all.iter().for_each(|request| self.doubt(request));
     }
 
-    /// The scheduler counts more or less than we do: it is believed as far as there is doubt.
-    pub(super) fn hold(&mut self, counted: Counted) -> Result<(), PurseError> {
+    /// The scheduler counts more or less than we do: it is believed as far as there is doubt,
+    /// and from `least` on.
+    pub(super) fn hold(&mut self, counted: Counted, least: u64) -> Result<(), PurseError> {
         let ours = self.taken()?.saturating_sub(self.held);
         let theirs = counted.spent.saturating_add(counted.reserved);
-        self.held = theirs.saturating_sub(ours).min(self.doubtful());
+        let more = theirs.saturating_sub(ours).max(least);
+        self.held = more.min(self.doubtful());
         Ok(())
     }
 

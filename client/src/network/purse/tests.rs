@@ -214,6 +214,23 @@ fn all_that_were_refused_at_once_ask_again() {
 }
 
 #[test]
+fn what_is_held_does_not_fall_for_requests_that_a_scheduler_has_not_seen() {
+    let (_folder, path) = folder();
+    let purse = Purse::open(&path, None).unwrap();
+    purse.reserve("lost", agreed(1000, 1_000_000)).unwrap();
+    purse.doubt("lost").unwrap();
+    let lost = counted(0, 1000);
+    let sent = purse.reserve("first", agreed(100, 1_000_000)).unwrap();
+    purse.release("first").unwrap();
+    assert!(purse.refused(sent.as_ref(), lost).unwrap());
+    purse.reserve("second", agreed(100, 1_000_000)).unwrap();
+    assert!(purse.refused(sent.as_ref(), lost).unwrap());
+    assert_eq!(purse.balance().reserved, 1100, "both of it");
+    purse.release("lost").unwrap();
+    assert_eq!(purse.balance().reserved, 100);
+}
+
+#[test]
 fn a_scheduler_is_believed_as_far_as_there_is_doubt() {
     let (_folder, path) = folder();
     let purse = Purse::open(&path, None).unwrap();
