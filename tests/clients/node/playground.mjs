@@ -17,6 +17,7 @@ const browser = await chromium.launch({
     executablePath: "/usr/bin/chromium",
     args: ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"],
 });
+let asked;
 const complaints = [];
 const strangers = [];
 
@@ -28,6 +29,9 @@ async function open(options) {
     page.on("request", (request) => {
         const other = request.url();
         if (!other.startsWith(url) && !other.startsWith("data:")) strangers.push(other);
+    });
+    page.on("response", (response) => {
+        asked = response.headers()["cocoon-request"] ?? asked;
     });
     await page.goto(url);
     return page;
@@ -41,7 +45,7 @@ async function costs(page) {
         return;
     }
     const { requests, spent, reserved, budget } = await usage();
-    const [{ worker, tokens, cost, price }] = requests;
+    const { worker, tokens, cost, price } = requests.find(({ request }) => request === asked);
     assert.ok(cost > 0 && cost === Math.floor((tokens * price) / 1_000_000));
     const note = await page.locator(".note").last().textContent();
     const said = `receipt checked${tokens} tokens${cost.toLocaleString("en")} nanotonsworker ${worker.slice(0, 8)}…`;
