@@ -297,12 +297,7 @@ async fn a_gateway_pays_what_the_market_proves_to_it_and_asks_for_nothing_else()
             StatusCode::PAYMENT_REQUIRED,
             "price_too_low",
         ),
-        (
-            "another",
-            &fair,
-            StatusCode::SERVICE_UNAVAILABLE,
-            "price_unknown",
-        ),
+        ("another", &fair, StatusCode::NOT_FOUND, "model_not_found"),
         (
             StandIn::MODEL,
             workers[0].till.address(),

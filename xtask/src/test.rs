@@ -147,6 +147,7 @@ fn processes(builder: &Builder) -> Result<()> {
     clients::page(builder, &up, "network")?;
     let mut counts = up.counts()?;
     ensure!(up.paid()? > 0, "the conversations cost nothing");
+    up.check_shown()?;
     drop(up);
     let up = Up::start(builder, Through::Session, None)?;
     chat::recite(&up.gateway.base)?;

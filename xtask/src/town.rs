@@ -96,6 +96,14 @@ impl Town {
         Ok(command)
     }
 
+    /// Where the contract is that something said makes.
+    pub(crate) fn made(said: &str) -> Result<String> {
+        let line = said.lines().next().unwrap_or_default();
+        let address = line.rsplit(' ').next().unwrap_or_default();
+        ensure!(address.starts_with("0:"), "cocoon made nothing: {said}");
+        Ok(address.into())
+    }
+
     fn person(&self, person: usize) -> Result<&Person> {
         self.people.get(person).context("nobody has this number")
     }

@@ -17,7 +17,8 @@ use std::process::Stdio;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 
 use crate::cocoon::{Cocoon, Gateway, cargo};
 use crate::demo::chat::agent;
@@ -90,7 +91,7 @@ pub struct Up {
 struct Paid {
     url: String,
     process: Process,
-    _money: Money,
+    money: Money,
 }
 
 impl Up {
@@ -108,23 +109,21 @@ impl Up {
             }
             Through::Scheduler => {
                 let names = ["one", "two", "three"];
-                let money = Money::start(&builder.place, &names)?;
+                let money = Money::start(&builder.place, &site, &names)?;
                 let (at, clients) = (free_address()?, free_address()?);
                 let paid = money.scheduler()?;
                 let process = scheduler(&cocoon, clients, at, &site.trust(), &paid)?;
                 let start = |name| worker(name, &dials(at, &money.terms(name)?));
                 let workers = names.into_iter().map(start).collect::<Result<_>>()?;
                 let url = format!("http://{clients}");
-                let channel = money.channel();
-                let network = ["--network", &url, "--max-price", Money::PRICE, "--channel"];
-                let upstream = network.into_iter().chain([channel.as_str()]);
-                let upstream = upstream.map(str::to_owned).collect();
+                let mut upstream = money.gateway();
+                upstream.extend(["--network".into(), url.clone()]);
                 (
                     workers,
                     Some(Paid {
                         url,
                         process,
-                        _money: money,
+                        money,
                     }),
                     upstream,
                 )
@@ -166,6 +165,26 @@ impl Up {
         let gateway = self.gateway.base.trim_end_matches("/v1");
         let scheduler = self.scheduler.as_ref().context("nobody is paid")?;
         Ok(agreed(gateway, &scheduler.url, 0)?.spent)
+    }
+
+    /// Makes sure that the scheduler shows what the chain says of each model's price, and of
+    /// the build that all workers run.
+    pub(crate) fn check_shown(&self) -> Result<()> {
+        let scheduler = self.scheduler.as_ref().context("nobody asks the chain")?;
+        let status: Value = get(&format!("{}/status", scheduler.url))?.parse()?;
+        let markets = status.get("markets").and_then(Value::as_array);
+        let prices = markets
+            .into_iter()
+            .flatten()
+            .map(|market| market.get("price"));
+        let prices: Vec<_> = prices.map(|price| price?.as_u64()).collect();
+        let build = status.pointer("/builds/0/registry/word");
+        ensure!(
+            prices == vec![Some(Money::PRICE); scheduler.money.markets.len()]
+                && build.and_then(Value::as_str) == Some("counts"),
+            "the chain's word is not shown: {status}"
+        );
+        Ok(())
     }
 
     /// Makes sure that all parts still run.
@@ -213,11 +232,14 @@ impl fmt::Display for Up {
             f,
             "gateway   {base}   (set it as base URL; any API key will do)"
         )?;
-        if let Some(Paid { url, .. }) = &self.scheduler {
+        if let Some(Paid { url, money, .. }) = &self.scheduler {
             writeln!(
                 f,
                 "scheduler {url}/   sees only ciphertext, and is paid on a chain of its own"
             )?;
+            for (model, market) in &money.markets {
+                writeln!(f, "market    {market}   has the price of {model}")?;
+            }
         }
         for (worker, _) in &self.workers {
             writeln!(

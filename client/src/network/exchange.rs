@@ -450,6 +450,7 @@ fn problem(error: AttemptError) -> Problem {
             (StatusCode::PAYMENT_REQUIRED, "channel_ended")
         }
         AttemptError::Purse(_) => (StatusCode::INTERNAL_SERVER_ERROR, "purse_failed"),
+        AttemptError::Market(PriceError::None(_)) => (StatusCode::NOT_FOUND, "model_not_found"),
         AttemptError::Market(_) => (StatusCode::SERVICE_UNAVAILABLE, "price_unknown"),
         AttemptError::Price { .. } => (StatusCode::PAYMENT_REQUIRED, "price_too_high"),
         AttemptError::Proof(_) | AttemptError::NoReceiptKey { .. } => {

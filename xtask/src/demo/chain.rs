@@ -151,11 +151,7 @@ impl User {
 
     /// The same; where the contract is that it made.
     fn made(&mut self, what: &str, command: &str) -> Result<String> {
-        let said = self.call(what, command)?;
-        let line = said.lines().next().unwrap_or_default();
-        let address = line.rsplit(' ').next().unwrap_or_default();
-        ensure!(address.starts_with("0:"), "cocoon made nothing: {said}");
-        Ok(address.into())
+        Town::made(&self.call(what, command)?)
     }
 
     fn output(&self, command: &str) -> Result<Output> {

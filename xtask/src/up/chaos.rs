@@ -111,8 +111,8 @@ impl<'a> Network<'a> {
             applications: free_address()?,
             clients,
             dialled,
+            money: Money::start(&builder.place, &site, &WORKERS)?,
             site,
-            money: Money::start(&builder.place, &WORKERS)?,
             started: 0,
             _runtime: runtime,
         };
@@ -214,10 +214,9 @@ impl<'a> Network<'a> {
     fn serve(&mut self) -> Result<()> {
         drop(self.gateway.take());
         let url = format!("http://{}", self.front.address);
-        let channel = self.money.channel();
-        let network = ["--network", &url, "--max-price", Money::PRICE];
-        let paid = ["--deadline", "20", "--channel", &channel];
-        let upstream = [&network[..], &paid].concat();
+        let paid = self.money.gateway();
+        let mut upstream = vec!["--network", &url, "--deadline", "20"];
+        upstream.extend(paid.iter().map(String::as_str));
         let gateway = self
             .cocoon
             .gateway_at(self.applications, &upstream, &self.site.trust())?;

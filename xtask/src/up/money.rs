@@ -1,5 +1,5 @@
 //! How the network on one machine is paid: clients pay the scheduler, and the scheduler
-//! each worker's owner, out of Channels on a chain of their own.
+//! each worker's owner, out of Channels on a chain of their own, at prices of Markets there.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -11,11 +11,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use chain::wallet::Key;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use super::get;
-use crate::place::{Place, read, write};
+use super::site::Site;
+use crate::place::{Place, copy, read, write};
 use crate::town::Town;
 
 /// Dropping it ends the chain.
@@ -25,14 +27,17 @@ pub(crate) struct Money {
     folder: TempDir,
     /// Of the client, and of each worker's owner.
     channels: Vec<String>,
+    /// By the models that they are of.
+    pub(crate) markets: Vec<(&'static str, String)>,
 }
 
 impl Money {
     /// What a million tokens cost, in nanotons.
-    pub(crate) const PRICE: &str = "1000000000";
+    pub(crate) const PRICE: u64 = 1_000_000_000;
 
-    /// Opens a Channel to the owner of each of `workers`, and one of the client's.
-    pub(crate) fn start(place: &Place, workers: &[&str]) -> Result<Self> {
+    /// Opens a Market for each model of the site, a Channel to the owner of each of `workers`,
+    /// which the first Market counts, and one of the client's.
+    pub(crate) fn start(place: &Place, site: &Site, workers: &[&str]) -> Result<Self> {
         let folder = tempfile::tempdir().context("no folder for the chain")?;
         write(&folder.path().join(VOUCHERS), hex::encode([99; 32]))?;
         let people: Vec<_> = [SCHEDULER, CLIENT].iter().chain(workers).copied().collect();
@@ -40,12 +45,42 @@ impl Money {
             town: Town::start(place, folder.path(), &people)?,
             folder,
             channels: Vec::new(),
+            markets: Vec::new(),
         };
+        money.found(site)?;
+        let (_, market) = money.markets.first().context("no Market")?;
+        let counted = format!("--market {market}");
         money.open(1, 0, CLIENT, &format!("--out {CHANNEL}"))?;
         for (worker, owner) in workers.iter().zip(2..) {
-            money.open(0, owner, VOUCHERS, &format!("--worker-out {worker}.toml"))?;
+            let out = format!("{counted} --worker-out {worker}.toml");
+            money.open(0, owner, VOUCHERS, &out)?;
         }
         Ok(money)
+    }
+
+    /// The Markets, and a Registry that counts the site's build.
+    fn found(&mut self, site: &Site) -> Result<()> {
+        let [_, release, ..] = site.trust();
+        copy(release.as_ref(), &self.file("release"))?;
+        let build = format!("build --release release --shape {} --number 1", site.shape);
+        self.town.call(0, &format!("propose --out build {build}"))?;
+        let deploy = |what: &str| Town::made(&self.town.call(0, &format!("deploy {what}"))?);
+        let collateral = deploy("collateral --test-build")?;
+        let builder = Key::from_seed([98; 32]).public();
+        let registry = deploy(&format!(
+            "registry --collateral {collateral} --threshold 1 --builder {builder} --counts build"
+        ))?;
+        let price = Self::PRICE;
+        let markets = site.disks.iter().map(|(model, disk)| {
+            let root = disk.root_hash;
+            let market = deploy(&format!(
+                "market --collateral {collateral} --registry {registry} --model {root} --gpu none \
+                 --capacity 1000000 --stake 1 --price {price} --ceiling {price}"
+            ));
+            Ok((*model, market?))
+        });
+        self.markets = markets.collect::<Result<_>>()?;
+        Ok(())
     }
 
     fn open(&mut self, payer: usize, payee: usize, signs: &str, out: &str) -> Result<()> {
@@ -53,8 +88,7 @@ impl Money {
         let terms = format!("--payee {payee} --voucher-key {signs} --deposit {DEPOSIT}");
         let command = format!("channel open {terms} {out}");
         let said = self.town.call(payer, &command)?;
-        let address = said.split_whitespace().nth(1);
-        self.channels.push(address.context("no channel")?.into());
+        self.channels.push(Town::made(&said)?);
         Ok(())
     }
 
@@ -81,14 +115,21 @@ impl Money {
             ("--wallet", wallet),
             ("--wallet-key", key.as_ref()),
         ];
-        let options = options.into_iter();
+        let markets = self.markets.iter();
+        let markets = markets.map(|(_, market)| ("--market", OsStr::new(market)));
+        let options = options.into_iter().chain(markets);
         let words = options.flat_map(|(name, value)| [name.into(), value.into()]);
         Ok(words.collect())
     }
 
-    /// What a gateway pays out of.
-    pub(crate) fn channel(&self) -> String {
-        self.file(CHANNEL).display().to_string()
+    /// What a gateway is told: what it pays out of, and where the prices are.
+    pub(crate) fn gateway(&self) -> Vec<String> {
+        let file = |name| self.file(name).display().to_string();
+        let options = [("--channel", CHANNEL), ("--chain", Town::NETWORK)];
+        let options = options.map(|(option, name)| [option.into(), file(name)]);
+        let markets = self.markets.iter();
+        let markets = markets.map(|(model, at)| ["--market".into(), format!("{model}={at}")]);
+        options.into_iter().chain(markets).flatten().collect()
     }
 
     /// Has all newest vouchers paid that the client and `workers` have, whoever was quicker:

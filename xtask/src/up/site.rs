@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
+use attestation::verity::Verity;
 use measurements::release::Release;
 use serde::Deserialize;
 
@@ -24,6 +25,10 @@ pub(crate) struct Site {
     models: PathBuf,
     release: PathBuf,
     pub(crate) version: String,
+    /// What the release calls the TD's machine.
+    pub(crate) shape: String,
+    /// Disks of the models, by their names.
+    pub(crate) disks: Vec<(&'static str, Verity)>,
     ready: Ready,
     td: Process,
 }
@@ -41,14 +46,18 @@ impl Site {
     pub(crate) fn start(builder: &Builder, fault: Option<&str>) -> Result<Self> {
         let place = &builder.place;
         let folder = place.source.join("target/up");
-        let (models, measured) = measured(builder)?;
-        let version = publish(place, &measured, &folder)?;
+        let (models, disks) = disks(builder)?;
+        let measured = measured(&disks);
+        let release = publish(place, &measured, &folder)?;
+        let shape = release.shapes.first().context("no shape of a machine")?;
         let (td, ready) = emulated_td(place, &folder, fault)?;
         Ok(Self {
             release: folder.join("release.json"),
             folder,
             models,
-            version,
+            shape: shape.name.clone(),
+            version: release.version,
+            disks,
             ready,
             td,
         })
@@ -109,27 +118,31 @@ pub(crate) fn dials(scheduler: SocketAddr, terms: &str) -> String {
     format!("\n[[scheduler]]\naddress = \"{scheduler}\"\n{terms}")
 }
 
-/// The models, and a configuration that names them as disks would be named.
-fn measured(builder: &Builder) -> Result<(PathBuf, String)> {
-    let mut text = String::from("version = 1\nrole = \"worker\"\n");
-    let mut folder = PathBuf::new();
+/// Where the models are, and their disks by their names.
+fn disks(builder: &Builder) -> Result<(PathBuf, Vec<(&'static str, Verity)>)> {
+    let (mut folder, mut disks) = (PathBuf::new(), Vec::new());
     for model in models::prepare(&builder.place, &builder.progress)? {
-        let verity = disk::folder(&model, builder.jobs)?.verity()?;
-        text += &format!(
-            "\n[[model]]\nname = \"{}\"\nverity = \"{verity}\"\n",
-            model.name
-        );
+        disks.push((model.name, disk::folder(&model, builder.jobs)?.verity()?));
         folder = model
             .path
             .parent()
             .context("a model without a folder")?
             .into();
     }
-    Ok((folder, text))
+    Ok((folder, disks))
 }
 
-/// The published release with one more configuration; its version.
-fn publish(place: &Place, measured: &str, folder: &Path) -> Result<String> {
+/// A configuration that names models as disks would be named.
+fn measured(disks: &[(&str, Verity)]) -> String {
+    let mut text = String::from("version = 1\nrole = \"worker\"\n");
+    for (name, verity) in disks {
+        text += &format!("\n[[model]]\nname = \"{name}\"\nverity = \"{verity}\"\n");
+    }
+    text
+}
+
+/// The published release with one more configuration.
+fn publish(place: &Place, measured: &str, folder: &Path) -> Result<Release> {
     let published = place.source.join("measurements/releases/current.json");
     let release = Release::parse(&read(&published)?)
         .with_context(|| format!("{} is no release", published.display()))?
@@ -137,7 +150,7 @@ fn publish(place: &Place, measured: &str, folder: &Path) -> Result<String> {
         .context("the configuration is refused")?;
     write(&folder.join("measured.toml"), measured)?;
     write(&folder.join("release.json"), release.to_json()?)?;
-    Ok(release.version)
+    Ok(release)
 }
 
 fn emulated_td(place: &Place, folder: &Path, fault: Option<&str>) -> Result<(Process, Ready)> {
