@@ -1,5 +1,6 @@
-//! Speed of a chat model: `bench DIR [END]` prints one line of JSON. `END` is the
-//! token that ends answers, which then does not come.
+//! Speed of a chat model: `bench DIR [END] [PREFILL] [DECODE]` prints one line of JSON.
+//! `END` is the token that ends answers, which then does not come; `PREFILL` and `DECODE`
+//! are how many streams read and answer at once, as in `1,8,64`.
 //!
 //! All through the public interface, so with tokenizer, sampling and channels.
 
@@ -15,9 +16,14 @@ fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
     let dir = PathBuf::from(args.next().unwrap_or_default());
     let end = args.next().and_then(|end| end.parse().ok());
+    let mut streams = |default: &str| -> Result<Vec<usize>, _> {
+        let list = args.next().unwrap_or_else(|| default.into());
+        list.split(',').map(str::parse).collect()
+    };
+    let (prefill, decode) = (streams("1")?, streams("1,8,32")?);
     let start = Instant::now();
     let limits = Limits {
-        batch: 32,
+        batch: 64,
         ..Limits::default()
     };
     let engine = Engine::load_with(&dir, limits)?;
@@ -26,21 +32,18 @@ fn main() -> anyhow::Result<()> {
     let bench = Bench { engine, end };
     // Wakes threads and touches memory.
     bench.run(1, 64, 8)?;
-    let prefill = bench.run(1, PROMPT, 1)?;
-    let rate = |streams: usize, tokens: usize| -> anyhow::Result<f64> {
-        let run = bench.run(streams, 16, tokens)?;
-        let later = streams.saturating_mul(tokens.saturating_sub(1));
-        Ok(per_second(later, run.rest))
-    };
-    println!(
-        r#"{{"load_ms": {}, "prefill": {:.1}, "decode_1": {:.1}, "decode_8": {:.1}, "decode_32": {:.1}, "resident_mb": {}}}"#,
-        load.as_millis(),
-        per_second(prefill.prompt, prefill.first),
-        rate(1, 64)?,
-        rate(8, 64)?,
-        rate(32, 64)?,
-        resident_mb(),
-    );
+    print!(r#"{{"load_ms": {}"#, load.as_millis());
+    for streams in prefill {
+        let run = bench.run(streams, PROMPT, 1)?;
+        let rate = per_second(streams.saturating_mul(run.prompt), run.first);
+        print!(r#", "prefill_{streams}": {rate:.1}"#);
+    }
+    for streams in decode {
+        let run = bench.run(streams, 16, TOKENS)?;
+        let rate = per_second(streams.saturating_mul(TOKENS.saturating_sub(1)), run.rest);
+        print!(r#", "decode_{streams}": {rate:.1}"#);
+    }
+    println!(r#", "resident_mb": {}}}"#, resident_mb());
     Ok(())
 }
 
@@ -124,3 +127,4 @@ fn resident_mb() -> u64 {
 }
 
 const PROMPT: usize = 512;
+const TOKENS: usize = 64;

@@ -23,7 +23,7 @@ from tempfile import TemporaryFile
 VOCABULARY, HIDDEN, LAYERS, INNER, QUERY, KV, WIDTH = 151936, 1024, 28, 3072, 16, 8, 128
 TYPES = ["Q8_0", "Q4_K"]
 END = 255
-ROWS = ["prefill", "decode_1", "decode_8", "decode_32"]
+ROWS = ["prefill_1", "decode_1", "decode_8", "decode_32"]
 # Where less is better; llama.cpp's time to load is what it logs.
 LESS = ["load_ms", "peak_mb"]
 
@@ -67,7 +67,7 @@ def ask_llama(llama, model, threads):
     single = [llama / "llama-bench", *common, "-p", 512, "-n", 64, "-r", 1, "-o", "json"]
     figures = {}
     for test in json.loads(run(single)[0]):
-        figures["decode_1" if test["n_gen"] else "prefill"] = test["avg_ts"]
+        figures["decode_1" if test["n_gen"] else "prefill_1"] = test["avg_ts"]
     batched = [*common, "-c", 4096, "-npp", 16, "-ntg", 64, "-npl", "8,32"]
     # So loud that it says how long it loaded.
     batched += ["--output-format", "jsonl", "--perf", "-lv", 4]
