@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Numbers of one model, since it was loaded.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Activity {
-    /// Answers that are being made.
+    /// Answers that are being made; not those that pause until they are read.
     pub running: u64,
     /// Requests that wait, and answers that were put aside for others.
     pub waiting: u64,

@@ -6,10 +6,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use futures_channel::{mpsc, oneshot};
+use futures_channel::oneshot;
 use futures_core::Stream;
 
 use crate::calls::{Calls, Part};
+use crate::channel::Receiver;
 use crate::error::EngineError;
 use crate::logprobs::Logprob;
 
@@ -19,7 +20,7 @@ use crate::logprobs::Logprob;
 #[derive(Debug)]
 pub struct Answer {
     /// `None` once it has ended.
-    pub(crate) events: Option<mpsc::UnboundedReceiver<Result<Event, EngineError>>>,
+    pub(crate) events: Option<Receiver>,
     /// Finds calls in it, if it may have any.
     pub(crate) calls: Option<Calls>,
     /// What has been found and not been told.

@@ -277,4 +277,7 @@ pub enum EngineError {
     /// The engine's thread is gone.
     #[error("the engine has stopped")]
     Stopped,
+    /// Too many answers waited to be read.
+    #[error("the answer was not read")]
+    Unread,
 }

@@ -46,6 +46,7 @@ mod alphabet;
 mod answer;
 mod bert;
 mod calls;
+mod channel;
 mod claims;
 mod classifier;
 mod config;

@@ -21,6 +21,7 @@ struct State<T> {
     tenants: VecDeque<Waiting<T>>,
     count: usize,
     closed: bool,
+    rung: bool,
 }
 
 /// A tenant that waits.
@@ -40,10 +41,16 @@ impl<T> Queue<T> {
                 tenants: VecDeque::new(),
                 count: 0,
                 closed: false,
+                rung: false,
             }),
             bell: Condvar::new(),
             limit,
         }
+    }
+
+    /// Most that may wait, but for what is put back.
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
     }
 
     /// Whether a job of this tenant would be taken: not if there are too many, or if it
@@ -145,12 +152,13 @@ impl<T> Queue<T> {
         state.count > 0
     }
 
-    /// As [`Self::wait`], but for so long at most.
+    /// As [`Self::wait`], but for so long at most, and no longer once somebody rings.
     pub(crate) fn wait_for(&self, time: Duration) -> bool {
         wipe_stack();
-        let waits = |state: &mut State<T>| state.count == 0 && !state.closed;
+        let waits = |state: &mut State<T>| state.count == 0 && !state.closed && !state.rung;
         let waited = self.bell.wait_timeout_while(self.lock(), time, waits);
-        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.rung = false;
         state.count > 0 || !state.closed
     }
 
@@ -168,6 +176,9 @@ pub(crate) trait Line {
     fn close(&self);
 
     fn is_closed(&self) -> bool;
+
+    /// Wakes who waits for a job, though there is none; who does not wait yet won't.
+    fn ring(&self);
 }
 
 impl<T> Line for Queue<T> {
@@ -182,6 +193,11 @@ impl<T> Line for Queue<T> {
 
     fn is_closed(&self) -> bool {
         self.lock().closed
+    }
+
+    fn ring(&self) {
+        self.lock().rung = true;
+        self.bell.notify_all();
     }
 }
 
@@ -357,6 +373,15 @@ mod tests {
         let place = leave();
         assert!(!queue.wait_for(Duration::ZERO));
         assert!(!is_left(place), "of who waits for a time");
+    }
+
+    #[test]
+    fn whoever_rings_wakes_once() {
+        let queue = Queue::<u32>::new(4);
+        queue.ring();
+        assert!(queue.wait_for(Duration::MAX), "it does not wait");
+        queue.close();
+        assert!(!queue.wait_for(Duration::MAX));
     }
 
     #[test]

@@ -19,10 +19,13 @@
 //! Nothing waits for ever, however others come and go. What has no room lets a bounded
 //! number pass, who have not had much more, and then all wait until it has; a tenant's only answer says [`SLICE`]
 //! tokens before it gives way, so that reading it was not in vain.
+//!
+//! What is not read is not made: an answer whose reader is behind pauses ([`paused`]).
 
 mod accounts;
 #[cfg(test)]
 mod fairness;
+mod paused;
 mod sequence;
 mod shares;
 
@@ -30,15 +33,15 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_channel::mpsc::UnboundedSender;
 use zeroize::Zeroizing;
 
 pub(crate) use self::accounts::Accounts;
 use self::accounts::SLICE;
+use self::paused::Paused;
 use self::sequence::{Sequence, insert};
 use self::shares::{Shares, share};
 use crate::activity::Counters;
-use crate::answer::Event;
+use crate::channel::Sender;
 use crate::deadline::Deadline;
 use crate::decoder::{Decoder, Workspace};
 use crate::engine::turn;
@@ -70,7 +73,7 @@ pub(crate) struct Job {
     pub(crate) attended: Option<Attended>,
     /// Not to be answered, but compared with this.
     pub(crate) replay: Option<Asked>,
-    pub(crate) events: UnboundedSender<Result<Event, EngineError>>,
+    pub(crate) events: Sender,
 }
 
 /// What waits.
@@ -120,14 +123,17 @@ pub(crate) struct Scheduler {
 }
 
 impl Scheduler {
-    /// Works until the queue is closed and empty, or the device is lost.
+    /// Works until the queue is closed and empty, or the device is lost. What is paused by
+    /// then has ended.
     pub(crate) fn run(mut self, queue: &Queue<Work>) {
         let mut running: Vec<Sequence> = Vec::new();
+        let mut paused = Paused::default();
         let mut work = Workspace::default();
         let mut looked = Instant::now();
         loop {
             #[cfg(any(test, feature = "cuda"))]
             self.model.wipe(&mut self.memory);
+            paused.release(queue);
             if running.is_empty() {
                 self.counters.set_running(0);
                 // Made of what was read and said.
@@ -149,7 +155,9 @@ impl Scheduler {
             self.admit(queue, &mut running);
             self.counters.set_running(running.len());
             self.step(queue, &mut running, &mut work);
+            paused.take(&mut running, &mut self.memory, queue.limit());
             if self.model.is_lost() {
+                paused.fail(EngineError::Device);
                 for sequence in running {
                     sequence.fail(EngineError::Device);
                 }
@@ -350,12 +358,11 @@ impl Scheduler {
 }
 
 /// Whether anyone still waits for it and may.
-fn wanted(deadline: Deadline, events: &UnboundedSender<Result<Event, EngineError>>) -> bool {
+fn wanted(deadline: Deadline, events: &Sender) -> bool {
     match deadline.check(Instant::now()) {
         Ok(()) => !events.is_closed(),
         Err(error) => {
-            // A receiver that is gone does not mind.
-            drop(events.unbounded_send(Err(error)));
+            events.send(Err(error));
             false
         }
     }
@@ -370,12 +377,13 @@ const GONE: Duration = Duration::from_millis(500);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::channel::channel;
     use crate::decoder::tests::Reader;
     use crate::generation::Generation;
     use crate::kernel::level::Cpu;
     use crate::model_dir::ModelDir;
     use crate::request::Sampling;
-    use futures_channel::mpsc;
+    use futures_util::{FutureExt as _, StreamExt as _};
 
     #[test]
     fn when_the_device_is_lost_the_answers_say_so_and_the_engine_ends() {
@@ -400,10 +408,10 @@ mod tests {
                 begun: 0,
                 accounts: Accounts::default(),
             };
-            let queue = Queue::new(4);
+            let queue = Arc::new(Queue::new(4));
             let mut answers = Vec::new();
             for _ in 0..2 {
-                let (events, answer) = mpsc::unbounded();
+                let (events, answer) = channel(queue.clone());
                 let prompt = Zeroizing::new(vec![5, 6, 7]);
                 let defaults = Generation::load(&dir).unwrap().defaults;
                 let sampler = defaults.sampler(Sampling::default(), &prompt);
@@ -425,7 +433,7 @@ mod tests {
             // One is under way, the other waits.
             scheduler.run(&queue);
             let mut last = None;
-            while let Ok(event) = answers[0].try_recv() {
+            while let Some(Some(event)) = answers[0].next().now_or_never() {
                 last = Some(event);
             }
             assert_eq!(last, Some(Err(EngineError::Device)), "{launches}");

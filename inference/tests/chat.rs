@@ -286,6 +286,30 @@ fn whoever_has_everything_gives_some_up_and_says_the_same_later() {
 }
 
 #[test]
+fn what_nobody_reads_is_not_made_and_goes_on_once_it_is_read() {
+    let endless = |seed| Request {
+        max_tokens: Some(700),
+        sampling: Sampling {
+            temperature: Some(1.0),
+            // The ends, which do not come.
+            logit_bias: [(0, -100.0), (2, -100.0)].into(),
+            seed: Some(seed),
+            ..Sampling::default()
+        },
+        ..ask("Tell me everything.")
+    };
+    let engine = tiny();
+    let alone = hear(engine.answer(endless(1)).unwrap());
+    let before = engine.activity().completion;
+    let unread = engine.answer(endless(1)).unwrap();
+    let (.., other) = hear(engine.answer(endless(2)).unwrap());
+    let made = engine.activity().completion - before;
+    let made = made - u64::try_from(other.completion).unwrap();
+    assert!((256..400).contains(&made), "{made}");
+    assert_eq!(hear(unread), alone);
+}
+
+#[test]
 fn a_tenant_is_read_once_and_no_other_notices() {
     let engine = tiny();
     let tenant = Tenant::new();
@@ -465,16 +489,20 @@ fn a_full_queue_refuses_and_a_dropped_answer_makes_room() {
     let mut first = engine.answer(long()).unwrap();
     // It has left the queue once it speaks.
     block_on(first.next()).unwrap().unwrap();
-    let second = engine.answer(long()).unwrap();
-    let third = engine.answer(long()).unwrap_err();
-    assert_eq!(
-        third,
-        RequestError::Busy {
-            retry_after: Duration::from_secs(1)
-        },
-    );
-    drop(first);
-    let (_, reason, _) = hear(second);
+    let mut others = Vec::new();
+    // Each makes room for the next one when nobody has read it for long.
+    let busy = loop {
+        match engine.answer(long()) {
+            Ok(answer) => others.push(answer),
+            Err(error) => break error,
+        }
+        assert!(others.len() < 1000);
+    };
+    let retry_after = Duration::from_secs(1);
+    assert_eq!(busy, RequestError::Busy { retry_after });
+    let last = others.pop().unwrap();
+    drop((first, others));
+    let (_, reason, _) = hear(last);
     assert_eq!(reason, FinishReason::Length);
 }
 

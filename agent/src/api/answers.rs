@@ -1,6 +1,7 @@
 //! Answers under way, and what they come to.
 
 use futures_util::StreamExt as _;
+use futures_util::future::try_join_all;
 use inference::{Answer, EngineError, Event, FinishReason, Logprob};
 use serde::Serialize;
 
@@ -49,39 +50,45 @@ impl Answers {
         index.checked_rem(per_prompt) == Some(0)
     }
 
-    /// Waits for all of them.
+    /// Waits for all of them, and reads them side by side: none pauses for another.
     pub(super) async fn collect(self) -> Result<(Vec<Whole>, Usage), EngineError> {
+        let wholes = try_join_all(self.answers.into_iter().map(whole)).await?;
         let mut usage = Usage::default();
-        let mut wholes = Vec::with_capacity(self.answers.len());
-        for (index, mut answer) in (0_usize..).zip(self.answers) {
-            let mut whole = Whole {
-                text: String::new(),
-                calls: Vec::new(),
-                logprobs: Vec::new(),
-                reason: "",
-            };
-            while let Some(event) = answer.next().await {
-                match event? {
-                    Event::Text { text, logprobs } => {
-                        whole.text.push_str(&text);
-                        whole.logprobs.extend(logprobs);
-                    }
-                    Event::Call(name) => whole.calls.push(Call::new(name)),
-                    Event::Arguments(more) => {
-                        if let Some(call) = whole.calls.last_mut() {
-                            call.arguments.push_str(&more);
-                        }
-                    }
-                    Event::Finish { reason, usage: own } => {
-                        whole.reason = reason_name(reason);
-                        usage.add(own, Self::counts_prompt(self.per_prompt, index));
-                    }
+        for (index, (_, own)) in (0_usize..).zip(&wholes) {
+            usage.add(*own, Self::counts_prompt(self.per_prompt, index));
+        }
+        Ok((wholes.into_iter().map(|(whole, _)| whole).collect(), usage))
+    }
+}
+
+/// One answer, and what it cost.
+async fn whole(mut answer: Answer) -> Result<(Whole, inference::Usage), EngineError> {
+    let mut usage = inference::Usage::default();
+    let mut whole = Whole {
+        text: String::new(),
+        calls: Vec::new(),
+        logprobs: Vec::new(),
+        reason: "",
+    };
+    while let Some(event) = answer.next().await {
+        match event? {
+            Event::Text { text, logprobs } => {
+                whole.text.push_str(&text);
+                whole.logprobs.extend(logprobs);
+            }
+            Event::Call(name) => whole.calls.push(Call::new(name)),
+            Event::Arguments(more) => {
+                if let Some(call) = whole.calls.last_mut() {
+                    call.arguments.push_str(&more);
                 }
             }
-            wholes.push(whole);
+            Event::Finish { reason, usage: own } => {
+                whole.reason = reason_name(reason);
+                usage = own;
+            }
         }
-        Ok((wholes, usage))
     }
+    Ok((whole, usage))
 }
 
 pub(crate) fn reason_name(reason: FinishReason) -> &'static str {

@@ -207,6 +207,9 @@ impl From<EngineError> for ApiError {
                 Self::new(StatusCode::GATEWAY_TIMEOUT, SERVER, message).with_code("timeout")
             }
             EngineError::Stopped => Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message),
+            EngineError::Unread => {
+                Self::new(StatusCode::REQUEST_TIMEOUT, SERVER, message).with_code("timeout")
+            }
             _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, SERVER, message),
         }
     }

@@ -5,7 +5,7 @@ mod load;
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 
-use futures_channel::{mpsc, oneshot};
+use futures_channel::oneshot;
 use futures_executor::block_on;
 use media::ImageError;
 use zeroize::Zeroizing;
@@ -14,6 +14,7 @@ use super::{Engine, Kind, Task, check_room, enqueue};
 use crate::activity::{Activity, Counters};
 use crate::answer::{Answer, Usage};
 use crate::calls::Calls;
+use crate::channel::channel;
 use crate::deadline::Deadline;
 use crate::error::{EngineError, RequestError};
 use crate::generation::Defaults;
@@ -158,7 +159,7 @@ impl Engine {
             witness,
         });
         let names = request.tools.list.iter().map(|tool| tool.name.clone());
-        let (events, answer) = mpsc::unbounded();
+        let (events, answer) = channel(chat.queue.clone());
         let job = Job {
             prompt,
             sights,
@@ -279,7 +280,7 @@ impl Engine {
             let sampler = chat.defaults.sampler(sampling, &prompt)?.under(grammar);
             let (outcome, pending) = oneshot::channel();
             // Held until the end, or nobody would want it.
-            let (events, held) = mpsc::unbounded();
+            let (events, held) = channel(chat.queue.clone());
             let job = Job {
                 max_tokens: answer.len(),
                 prompt,

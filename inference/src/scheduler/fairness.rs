@@ -5,10 +5,11 @@
 
 use std::time::Duration;
 
-use futures_channel::{mpsc, oneshot};
+use futures_channel::oneshot;
 use proptest::prelude::*;
 
 use super::*;
+use crate::channel::tests::nobody;
 use crate::decoder::tests::Reader;
 use crate::kernel::attention::Heads;
 use crate::kernel::level::Cpu;
@@ -79,7 +80,7 @@ impl Simulation {
             deadline: Deadline::after(Duration::MAX),
             attended: None,
             replay: None,
-            events: mpsc::unbounded().0,
+            events: nobody(),
         }
     }
 

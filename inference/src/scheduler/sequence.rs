@@ -1,11 +1,11 @@
 //! An answer under way: what was read and said of it, and where its keys and values are.
 
-use futures_channel::mpsc::UnboundedSender;
 use zeroize::Zeroizing;
 
 use super::Job;
 use super::accounts::SLICE;
 use crate::answer::{Event, FinishReason, Usage};
+use crate::channel::Sender;
 use crate::deadline::Deadline;
 use crate::decoder::Span;
 use crate::detokenizer::Detokenizer;
@@ -48,7 +48,7 @@ pub(crate) struct Sequence {
     pub(super) usage: Usage,
     pub(super) deadline: Deadline,
     attended: Option<Attended>,
-    pub(super) events: UnboundedSender<Result<Event, EngineError>>,
+    pub(super) events: Sender,
 }
 
 impl Sequence {
@@ -217,7 +217,7 @@ impl Sequence {
         self.tell(text, logprobs);
         let usage = self.usage;
         self.testify(reason);
-        self.send(Ok(Event::Finish { reason, usage }));
+        self.events.send(Ok(Event::Finish { reason, usage }));
         true
     }
 
@@ -236,7 +236,7 @@ impl Sequence {
 
     /// Ends with an error.
     pub(super) fn fail(&self, error: EngineError) -> bool {
-        self.send(Err(error));
+        self.events.send(Err(error));
         true
     }
 
@@ -247,13 +247,8 @@ impl Sequence {
 
     fn tell(&self, text: String, logprobs: Vec<Logprob>) {
         if !text.is_empty() || !logprobs.is_empty() {
-            self.send(Ok(Event::Text { text, logprobs }));
+            self.events.send(Ok(Event::Text { text, logprobs }));
         }
-    }
-
-    /// A receiver that is gone is noticed before the next step.
-    fn send(&self, event: Result<Event, EngineError>) {
-        drop(self.events.unbounded_send(event));
     }
 }
 

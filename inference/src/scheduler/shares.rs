@@ -113,10 +113,10 @@ impl Shares {
 
 #[cfg(test)]
 mod tests {
-    use futures_channel::mpsc;
     use zeroize::Zeroizing;
 
     use super::*;
+    use crate::channel::tests::nobody;
     use crate::deadline::Deadline;
     use crate::kernel::attention::PAGE;
     use crate::sampler::{Sampler, Settings};
@@ -149,7 +149,7 @@ mod tests {
             deadline: Deadline::after(std::time::Duration::MAX),
             attended: None,
             replay: None,
-            events: mpsc::unbounded().0,
+            events: nobody(),
         };
         Sequence::new(tenant.clone(), 0, job)
     }
