@@ -45,6 +45,11 @@ mod room;
 mod stream;
 mod tools;
 mod transcriptions;
+mod turns;
+
+use std::num::NonZero;
+use std::sync::LazyLock;
+use std::thread::available_parallelism;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -52,7 +57,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
-use inference::wipe_stack;
+use inference::{Tenant, wipe_stack};
 use serde::Serialize;
 use tokio::task::spawn_blocking;
 
@@ -64,6 +69,7 @@ pub use models::{Model, Models};
 
 use error::ApiError;
 use metrics::Metrics;
+use turns::Turns;
 
 /// The API over `models`.
 pub fn router(models: Models) -> Router {
@@ -128,13 +134,17 @@ async fn with_request_id(request: Request, next: Next) -> Response {
     response
 }
 
-/// Does what takes long on a thread that may, and that forgets what it has seen.
+/// Does what takes long on a thread that may, when it is this client's turn; the thread
+/// forgets what it has seen.
 async fn aside<T: Send + 'static>(
+    tenant: &Tenant,
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
+    let turn = TURNS.take(tenant).await;
     let done = spawn_blocking(move || {
         let done = work();
         wipe_stack();
+        drop(turn);
         done
     });
     done.await.map_err(|_| ApiError::internal())?
@@ -158,6 +168,12 @@ pub(crate) fn unix_time() -> u64 {
     now.duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
 }
+
+/// One processor is left to whoever needs none of them.
+static TURNS: LazyLock<Turns> = LazyLock::new(|| {
+    let processors = available_parallelism().map_or(1, NonZero::get);
+    Turns::new(processors.saturating_sub(1).max(1))
+});
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -183,7 +199,7 @@ mod tests {
             left.iter().filter(|byte| **byte == 0x51).count()
         }
         // Its thread is kept for the next.
-        assert!(left(aside(|| Ok(work())).await.unwrap()) < 1024);
+        assert!(left(aside(&Tenant::new(), || Ok(work())).await.unwrap()) < 1024);
         // What nobody wipes is found.
         assert!(left(spawn_blocking(work).await.unwrap()) > 2048);
     }

@@ -44,7 +44,8 @@ pub(super) async fn create(
     fields: Fields,
 ) -> Result<Response, ApiError> {
     // Long prompts take long to tokenise.
-    let begun = aside(move || begin(&models, &asker, fields)).await?;
+    let tenant = asker.tenant.clone();
+    let begun = aside(&tenant, move || begin(&models, &asker, fields)).await?;
     begun.respond().await
 }
 

@@ -45,7 +45,8 @@ pub(super) async fn create(
 
     // Large images take long to decode.
     let model = name.clone();
-    let pending = aside(move || {
+    let tenant = asker.tenant.clone();
+    let pending = aside(&tenant, move || {
         let model = models.get(&model)?;
         let (places, images) = read(input)?;
         // An image is counted as a token.

@@ -52,7 +52,8 @@ pub(super) async fn create(
 
     // Many texts take long to tokenise.
     let model = name.clone();
-    let pending = aside(move || {
+    let tenant = asker.tenant.clone();
+    let pending = aside(&tenant, move || {
         let model = models.get(&model)?;
         let (tenant, witness) = (asker.tenant.clone(), asker.witness(model, None));
         let pending = match input {

@@ -64,7 +64,8 @@ async fn create(
     let form = timeout(UPLOAD_TIME, read(form)).await;
     let (file, mut fields) = form.map_err(|_| ApiError::request_timeout())??;
     // Files take long to decode.
-    let begun = aside(move || {
+    let tenant = asker.tenant.clone();
+    let begun = aside(&tenant, move || {
         let name: String = fields.require("model", "a string")?;
         let model = models.get(&name)?;
         let asked = Asked::read(&mut fields, task)?;
