@@ -205,6 +205,7 @@ fn request(number: u64) -> (Signed, Served, Asked) {
         key,
         channel: worker.address.address,
         worker: HashBytes([party; 32]),
+        deadline: 20,
         attempt: id,
     };
     (signed, served(receipt), asked)

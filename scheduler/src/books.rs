@@ -225,6 +225,7 @@ impl Books {
             },
             channel: owner.address,
             worker: HashBytes(*envelope.worker.as_bytes()),
+            deadline: envelope.deadline_ms.div_ceil(1000),
             attempt,
         };
         let order = Order {

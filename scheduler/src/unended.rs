@@ -89,19 +89,24 @@ impl Requests {
         self.lock().insert(key, Place::Lost(lost));
     }
 
-    /// What the books say has not ended, at `unix` seconds: of others, who may be alive.
+    /// What the books say has not ended, at `unix` seconds: of others, who may be alive. No
+    /// receipt of it can come later than its own deadline allows, nor than `longest`.
     pub(crate) fn find(&self, unended: &[Unended], longest: Duration, now: Instant, unix: u32) {
         let mut known = self.lock();
         for found in unended {
             let age = Duration::from_secs(unix.saturating_sub(found.opened).into());
-            let in_time = |time: Duration| later(now, time.saturating_sub(age));
+            let left = |time: Duration| time.saturating_sub(age);
+            let own = found
+                .deadline
+                .map(|seconds| Duration::from_secs(seconds.into()));
+            let last = left(own.map_or(longest, |own| own.saturating_add(MARGIN).min(longest)));
             let lost = Lost {
                 key: found.key,
                 worker: Digest256::from_bytes(found.worker.0),
                 request: None,
-                settled: in_time(ON_ITS_WAY),
-                until: in_time(longest),
-                late: in_time(longest),
+                settled: later(now, left(ON_ITS_WAY)),
+                until: later(now, last.max(RETURN)),
+                late: later(now, last),
                 next: now,
             };
             known.entry(found.key).or_insert(Place::Lost(lost));
@@ -137,6 +142,14 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// A request that was admitted has come to its worker by then, or never will.
 const ON_ITS_WAY: Duration = Duration::from_secs(60);
 
+/// A worker dials a scheduler that is there again by then: it pauses for a minute at most, and
+/// proves itself.
+const RETURN: Duration = Duration::from_secs(90);
+
+/// After its deadline a request may have ended at a worker that was asked late, and that lost
+/// its scheduler then.
+const MARGIN: Duration = ON_ITS_WAY.saturating_add(RETURN);
+
 const AGAIN: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
@@ -161,6 +174,7 @@ mod tests {
             key: key(number),
             worker: HashBytes([2; 32]),
             opened: UNIX - age,
+            deadline: None,
         }
     }
 
@@ -208,5 +222,27 @@ mod tests {
         let ends = now + LONGEST - ON_ITS_WAY;
         assert!(due[1].is_over(ends) && !due[0].is_over(ends));
         assert!(due[1].is_late(ends) && !due[0].is_late(ends));
+    }
+
+    #[test]
+    fn what_has_a_deadline_of_its_own_is_let_go_soon_after_it() {
+        let lost = |age, deadline| {
+            let (requests, now) = (Requests::default(), Instant::now());
+            let found = Unended {
+                deadline: Some(deadline),
+                ..unended(1, age)
+            };
+            requests.find(&[found], LONGEST, now, UNIX);
+            (requests.due(now)[0], now)
+        };
+        let second = Duration::from_secs(1);
+        let ends = |(lost, now): (Lost, Instant), time| {
+            assert!(lost.is_over(now + time) && !lost.is_over(now + time - second));
+        };
+        ends(lost(5, 20), MARGIN + second * 15);
+        ends(lost(0, u32::MAX), LONGEST);
+        let (old, now) = lost(1000, 20);
+        assert!(old.is_late(now), "nobody answers it");
+        ends((old, now), RETURN);
     }
 }

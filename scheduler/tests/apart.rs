@@ -173,6 +173,7 @@ impl Side {
                     key,
                     channel: worker.address.address,
                     worker: HashBytes([2; 32]),
+                    deadline: 20,
                     attempt: key.id,
                 };
                 let admit = ledger.admit(asked, order, Some(signed.clone()), fixture::NOW);

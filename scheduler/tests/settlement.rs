@@ -303,6 +303,7 @@ impl World {
             key,
             channel: worker.address,
             worker: HashBytes([9; 32]),
+            deadline: 20,
             attempt: [number; 16],
         };
         let admitted = ledger.admit(asked, order, Some(signed), now()).await;

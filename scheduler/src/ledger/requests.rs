@@ -25,6 +25,8 @@ pub struct Asked {
     pub channel: HashBytes,
     /// Whom it is sealed to: SHA-256 of the seal key.
     pub worker: HashBytes,
+    /// Seconds that it may take.
+    pub deadline: u32,
     /// Known to nobody else: whoever cannot tell whether it was admitted asks again with it.
     pub attempt: [u8; 16],
 }
@@ -47,6 +49,8 @@ pub struct Unended {
     pub worker: HashBytes,
     /// In unix seconds.
     pub opened: u32,
+    /// Seconds that it may take; of what another version wrote nobody knows.
+    pub deadline: Option<u32>,
 }
 
 impl Unended {
@@ -64,6 +68,7 @@ impl Unended {
                 },
                 worker: HashBytes(row.array()?),
                 opened: row.number()?,
+                deadline: row.maybe()?,
             })
         };
         rows.into_iter().map(read).collect()
@@ -163,6 +168,7 @@ impl Request {
             Value::number(self.ask)?,
             asked.worker.as_slice().into(),
             asked.attempt.as_slice().into(),
+            asked.deadline.into(),
         ];
         connection.run(INSERT, &values).map(drop)
     }
@@ -187,7 +193,7 @@ impl RequestKey {
 pub(super) const TABLE: &str = "CREATE TABLE IF NOT EXISTS requests (client BYTEA NOT NULL, \
      id BYTEA NOT NULL, worker BYTEA NOT NULL, most BIGINT NOT NULL, price BIGINT NOT NULL, \
      opened BIGINT NOT NULL, stage BIGINT NOT NULL, ask BIGINT, sealed_to BYTEA, \
-     attempt BYTEA, PRIMARY KEY (client, id))";
+     attempt BYTEA, deadline BIGINT, PRIMARY KEY (client, id))";
 pub(super) const INDEX: &str =
     "CREATE INDEX IF NOT EXISTS open_requests ON requests (opened) WHERE stage = 0";
 
@@ -199,6 +205,12 @@ pub(super) const SECOND: [&str; 4] = [
     "UPDATE ledger SET version = 2",
 ];
 
+/// From the second, likewise.
+pub(super) const THIRD: [&str; 2] = [
+    "ALTER TABLE requests ADD COLUMN deadline BIGINT",
+    "UPDATE ledger SET version = 3",
+];
+
 const FIND: &str = "SELECT client, id, worker, most, price, COALESCE(ask, price), stage \
      FROM requests WHERE client = $1 AND id = $2";
 const OF_CLIENT: &str = "SELECT client, id, worker, most, price, COALESCE(ask, price), stage \
@@ -208,8 +220,8 @@ const OLD: &str = "SELECT client, id, worker, most, price, COALESCE(ask, price),
 const OPEN_OF_WORKER: &str = "SELECT client, id, worker, most, price, COALESCE(ask, price), \
      stage FROM requests WHERE stage = 0 AND worker = $1";
 const ATTEMPT: &str = "SELECT id FROM requests WHERE client = $1 AND id = $2 AND attempt = $3";
-const UNENDED: &str = "SELECT client, id, sealed_to, opened FROM requests \
+const UNENDED: &str = "SELECT client, id, sealed_to, opened, deadline FROM requests \
      WHERE stage = 0 AND opened < $1 AND sealed_to IS NOT NULL ORDER BY opened LIMIT 65536";
 const INSERT: &str = "INSERT INTO requests (client, id, worker, most, price, opened, stage, \
-     ask, sealed_to, attempt) VALUES ($1, $2, $3, $4, $5, $6, 0, $7, $8, $9)";
+     ask, sealed_to, attempt, deadline) VALUES ($1, $2, $3, $4, $5, $6, 0, $7, $8, $9, $10)";
 const END: &str = "UPDATE requests SET stage = $1 WHERE client = $2 AND id = $3";

@@ -268,7 +268,13 @@ pub(super) fn prepare(
             connection.run(sql, &[])?;
         }
     }
-    Ok(matches!(version, 1 | VERSION))
+    // Before a request's deadline was written down.
+    if matches!(version, 1 | 2) {
+        for sql in requests::THIRD {
+            connection.run(sql, &[])?;
+        }
+    }
+    Ok(matches!(version, 1..=VERSION))
 }
 
 fn sum(row: &mut Row) -> Result<Sum, StoreError> {
@@ -300,7 +306,7 @@ fn decode<T: for<'a> tycho_types::cell::Load<'a>>(bytes: &[u8]) -> Result<T, Sto
     BocRepr::decode(bytes).map_err(|_| StoreError::Column)
 }
 
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 const TABLES: [&str; 7] = [
     records::TABLE,

@@ -42,6 +42,18 @@ impl Row {
         }
     }
 
+    /// The next column, which may hold nothing.
+    pub(super) fn maybe<T: TryFrom<i64>>(&mut self) -> Result<Option<T>, StoreError> {
+        match self.0.next() {
+            Some(Value::Null) => Ok(None),
+            Some(Value::Number(number)) => {
+                let number = T::try_from(number).map_err(|_| StoreError::Column)?;
+                Ok(Some(number))
+            }
+            _ => Err(StoreError::Column),
+        }
+    }
+
     /// The next column.
     pub(super) fn bytes(&mut self) -> Result<Vec<u8>, StoreError> {
         match self.0.next() {

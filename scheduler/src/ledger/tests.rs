@@ -30,6 +30,7 @@ fn asked(number: u8, worker: u8) -> Asked {
         key: request(number),
         channel: of(worker),
         worker: HashBytes([worker; 32]),
+        deadline: 20,
         attempt: [number; 16],
     }
 }
@@ -216,6 +217,7 @@ async fn what_has_not_ended_says_whom_it_was_sealed_to() {
         key: request(5),
         worker: HashBytes([102; 32]),
         opened: NOW,
+        deadline: Some(20),
     };
     assert_eq!(ledger.unended(NOW + 1).await.unwrap(), [open]);
     assert_eq!(ledger.unended(NOW).await.unwrap(), []);
@@ -235,6 +237,7 @@ async fn books_from_before_there_were_fees_go_on_beside_who_still_writes_them() 
                 "ALTER TABLE requests DROP COLUMN ask",
                 "ALTER TABLE requests DROP COLUMN sealed_to",
                 "ALTER TABLE requests DROP COLUMN attempt",
+                "ALTER TABLE requests DROP COLUMN deadline",
                 "UPDATE ledger SET version = 1",
             ] {
                 open.run(sql, &[])?;
@@ -253,6 +256,30 @@ async fn books_from_before_there_were_fees_go_on_beside_who_still_writes_them() 
         assert_eq!(second.expire(NOW + 1).await.unwrap(), 1);
         drop(second);
         Ledger::open(&url, identity()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn books_without_deadlines_go_on_and_have_them_from_then_on() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let cluster = Cluster::start(&HASTY);
+    let urls = [Some(file(&folder)), cluster.as_ref().map(Cluster::url)];
+    for url in urls.into_iter().flatten() {
+        let ledger = Ledger::open(&url, identity()).await.unwrap();
+        story(&ledger, &|_| {}).await;
+        let second = ledger.store.ask(|open| {
+            open.run("ALTER TABLE requests DROP COLUMN deadline", &[])?;
+            open.run("UPDATE ledger SET version = 2", &[])
+        });
+        second.await.unwrap();
+        drop(ledger);
+        let third = Ledger::open(&url, identity()).await.unwrap();
+        let admit = || third.admit(asked(6, 102), order(1000), None, NOW);
+        again(admit).await.unwrap();
+        let unended = third.unended(NOW + 1).await.unwrap();
+        let mut deadlines: Vec<_> = unended.iter().map(|found| found.deadline).collect();
+        deadlines.sort_unstable();
+        assert_eq!(deadlines, [None, Some(20)]);
     }
 }
 
