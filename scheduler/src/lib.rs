@@ -33,6 +33,7 @@ mod seat;
 pub mod serve;
 pub mod settlement;
 pub mod settler;
+mod snapshot;
 pub mod standings;
 mod status;
 mod unended;

@@ -15,6 +15,8 @@ use crate::limits::{Limit, Room};
 use crate::machine::Machine;
 use crate::metrics::{Metrics, Now};
 use crate::reputation::Event;
+use crate::snapshot::Snapshot;
+use crate::status::Money;
 use crate::workers::Workers;
 
 /// What every connection shares.
@@ -28,6 +30,8 @@ pub struct Scheduler {
     pub(crate) evidence: Limit,
     pub(crate) assignments: Limit,
     pub(crate) looks: Limit,
+    /// What the books come to, for who looks: every Channel is read for it.
+    pub(crate) money: Snapshot<Money>,
     /// For requests.
     pub(crate) open: Room,
     pub(crate) vouchers: Limit,
@@ -48,6 +52,7 @@ impl Scheduler {
             evidence: Limit::new(EVIDENCE, EVIDENCE_EVERY),
             assignments: Limit::new(ASSIGNMENTS, ASSIGNMENT_EVERY),
             looks: Limit::new(LOOKS, LOOK_EVERY),
+            money: Snapshot::default(),
             open: Room::new(MAX_OPEN),
             vouchers: Limit::new(VOUCHERS, VOUCHER_EVERY),
             draining: CancellationToken::new(),
@@ -98,6 +103,7 @@ impl Scheduler {
         if let (Some(onchain), Some(ledger)) = (self.books.onchain(), self.books.ledger()) {
             onchain.look(&self.workers, ledger).await;
         }
+        self.money.forget().await;
     }
 
     async fn write(&self, stop: &CancellationToken) {

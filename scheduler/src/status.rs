@@ -36,7 +36,7 @@ pub(crate) struct Status {
     /// Paid for since the start.
     tokens: u64,
     nanotons: u64,
-    /// With books only.
+    /// With books only, and up to a second old.
     money: Option<Money>,
     /// Prices of this hour, and what was used; nothing where none is looked up.
     markets: Vec<Market>,
@@ -54,8 +54,8 @@ struct Requests {
 }
 
 /// From clients, and to owners of workers.
-#[derive(Debug, Default, Serialize)]
-struct Money {
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Money {
     earned: Channels,
     paid: Channels,
     /// What the one is more than the other.
@@ -63,7 +63,7 @@ struct Money {
 }
 
 /// Sums over Channels, in nanotons.
-#[derive(Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 struct Channels {
     count: usize,
     /// Proved by the chain, of each by its own block: no earlier than this, in unix seconds.
@@ -118,7 +118,10 @@ impl Status {
         let (tokens, nanotons) = scheduler.metrics.paid();
         let count = |(ending, name)| (name, scheduler.metrics.count(ending));
         let money = match scheduler.books.ledger() {
-            Some(ledger) => Some(Money::of(&ledger.accounts().await?)),
+            Some(ledger) => {
+                let accounts = async { ledger.accounts().await.map(|all| Money::of(&all)) };
+                Some(scheduler.money.get(accounts).await?)
+            }
             None => None,
         };
         let onchain = scheduler.books.onchain();
