@@ -136,10 +136,14 @@ impl Wallet {
         self.data.seqno
     }
 
-    /// The message from outside by which the wallet sends, until a second since 1970.
-    pub fn sign(&self, key: &Key, order: &Order, until: u32) -> Result<Cell, WalletError> {
+    /// The message from outside by which the wallet sends, until a second since 1970:
+    /// [`MOST_ORDERS`] at most, the first one first. What it has no coins for it leaves out.
+    pub fn sign(&self, key: &Key, orders: &[Order], until: u32) -> Result<Cell, WalletError> {
+        if orders.len() > MOST_ORDERS {
+            return Err(WalletError::Orders(orders.len()));
+        }
         let mut body = CellBuilder::new();
-        self.request(&mut body, order, until)
+        self.request(&mut body, orders, until)
             .map_err(WalletError::Cells)?;
         let unsigned = body.clone().build().map_err(WalletError::Cells)?;
         let signature = key.sign(unsigned.repr_hash());
@@ -150,21 +154,25 @@ impl Wallet {
         external.map_err(WalletError::Cells)
     }
 
-    fn request(&self, body: &mut CellBuilder, order: &Order, until: u32) -> Result<(), Error> {
-        let action = OutAction::SendMsg {
-            // Of a message from outside, a wallet demands that failures are ignored.
-            mode: SendMsgFlags::PAY_FEE_SEPARATELY | SendMsgFlags::IGNORE_ERROR,
-            out_msg: Lazy::new(&order.message())?,
-        };
-        let mut list = CellBuilder::new();
-        list.store_reference(Cell::default())?;
-        action.store_into(&mut list, Cell::empty_context())?;
+    fn request(&self, body: &mut CellBuilder, orders: &[Order], until: u32) -> Result<(), Error> {
+        let mut actions = Cell::default();
+        for order in orders {
+            let action = OutAction::SendMsg {
+                // Of a message from outside, a wallet demands that failures are ignored.
+                mode: SendMsgFlags::PAY_FEE_SEPARATELY | SendMsgFlags::IGNORE_ERROR,
+                out_msg: Lazy::new(&order.message())?,
+            };
+            let mut list = CellBuilder::new();
+            list.store_reference(actions)?;
+            action.store_into(&mut list, Cell::empty_context())?;
+            actions = list.build()?;
+        }
         body.store_u32(SIGNED)?;
         body.store_u32(self.data.wallet_id)?;
         body.store_u32(until)?;
         body.store_u32(self.data.seqno)?;
         body.store_bit_one()?;
-        body.store_reference(list.build()?)?;
+        body.store_reference(actions)?;
         body.store_bit_zero()
     }
 
@@ -222,7 +230,14 @@ pub enum WalletError {
     /// Nothing was ever sent from it.
     #[error("there is no wallet yet: its first message has to come from a wallet application")]
     None,
+    /// More than one message can have.
+    #[error("{0} orders are more than the {MOST_ORDERS} of one message")]
+    Orders(usize),
 }
+
+/// In one message: the wallet takes 255, of which the longest would not fit into the 65,535
+/// bytes that validators take.
+pub const MOST_ORDERS: usize = 200;
 
 /// Beside what has no bound, a cell always has place for the rest.
 const APART: MessageLayout = MessageLayout {
@@ -237,3 +252,34 @@ const CODE: [u8; 32] = [
     0x20, 0x83, 0x4b, 0x7b, 0x72, 0xb1, 0x12, 0x14, 0x7e, 0x1b, 0x2f, 0xb4, 0x57, 0xb8, 0x4e, 0x74,
     0xd1, 0xa3, 0x0f, 0x04, 0xf7, 0x37, 0xd4, 0xf6, 0x2a, 0x66, 0x8e, 0x95, 0x52, 0xd2, 0xb7, 0x2f,
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_has_no_more_orders_than_are_allowed() {
+        let key = Key::from_seed([1; 32]);
+        let wallet = Wallet {
+            address: StdAddr::new(0, HashBytes([2; 32])),
+            data: Data {
+                is_signature_allowed: true,
+                seqno: 0,
+                wallet_id: 0,
+                public_key: key.public(),
+                extensions: Dict::new(),
+            },
+        };
+        let order = Order {
+            to: wallet.address.clone(),
+            value: 1,
+            bounce: true,
+            body: Cell::default(),
+            init: None,
+        };
+        let sign = |count| wallet.sign(&key, &vec![order.clone(); count], 0);
+        assert!(sign(MOST_ORDERS).is_ok());
+        let most = MOST_ORDERS + 1;
+        assert!(matches!(sign(most), Err(WalletError::Orders(found)) if found == most));
+    }
+}

@@ -1,20 +1,25 @@
 //! Carries out on the chain what the books call for: claims, reports, and a look at Channels
 //! whose payers may be closing them.
 //!
-//! One wallet sends one message after another, and each is waited for. What was lost on the
-//! way is due again in the next round; what another has claimed meanwhile is refused by the
-//! contract, for the price of the attempt. So one of several schedulers has the wallet.
+//! One wallet sends one message after another, and each is waited for; all claims that are due
+//! go in one, up to [`MOST_ORDERS`]. Whether one is done is what its Channel then shows, not
+//! that it was sent. What was lost on the way, or left out for want of coins, is due again in
+//! the next round; what another has claimed meanwhile, or a message that was thought lost, is
+//! refused by the contract, for the price of the attempt. So one of several schedulers has
+//! the wallet.
 
+use std::collections::VecDeque;
+use std::mem;
 use std::time::Duration;
 
 use attestation::appraisal::chain;
 use chain::client::{Client, ClientError};
-use chain::wallet::{Key, Order, Wallet, WalletError};
+use chain::wallet::{Key, MOST_ORDERS, Order, Wallet, WalletError};
 use contracts::channel::{Claim, REPORT_VALUE, Report};
 use contracts::voucher::Signed;
 use futures_util::{StreamExt as _, stream};
-use tokio::time::{Instant, MissedTickBehavior, interval};
-use tycho_types::cell::{Cell, CellBuilder, Store};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tycho_types::cell::{CellBuilder, HashBytes, Store};
 use tycho_types::error::Error;
 use tycho_types::models::StdAddr;
 
@@ -76,28 +81,124 @@ impl Settler {
         });
         let looks = stream::iter(looks).buffer_unordered(LOOKS);
         let mut done: Vec<_> = looks.collect().await;
-        for due in self.ledger.due(self.costs, clock.now()).await? {
-            if clock.has_run(ROUND) {
-                break;
-            }
-            let outcome = match &due {
+        let mut due: VecDeque<_> = self.ledger.due(self.costs, clock.now()).await?.into();
+        while !clock.has_run(ROUND) {
+            match due.pop_front() {
+                None => break,
                 // It could not be seen a moment ago.
-                Due::Look(_) => continue,
-                Due::Claim(signed) => self.claim(signed, &clock).await,
-                Due::Report(channel) => self.report(channel, &clock).await,
-            };
-            done.push(Done { due, outcome });
+                Some(Due::Look(_)) => {}
+                Some(Due::Report(channel)) => {
+                    let outcome = self.report(&channel, &clock).await;
+                    let due = Due::Report(channel);
+                    done.push(Done { due, outcome });
+                }
+                Some(Due::Claim(first)) => {
+                    // Others go with the first, whatever is between them.
+                    let mut claims = vec![*first];
+                    for other in mem::take(&mut due) {
+                        match other {
+                            Due::Claim(signed) if claims.len() < MOST_ORDERS => {
+                                claims.push(*signed);
+                            }
+                            other => due.push_back(other),
+                        }
+                    }
+                    self.claim(claims, &clock, &mut done).await?;
+                }
+            }
         }
         Ok(done)
     }
 
-    async fn claim(&self, signed: &Signed, clock: &Clock) -> Result<(), SettlerError> {
-        let claim = Claim {
-            query_id: 0,
-            voucher: signed.clone(),
+    /// All in one message. Each is done if its Channel has paid since.
+    async fn claim(
+        &self,
+        claims: Vec<Signed>,
+        clock: &Clock,
+        done: &mut Vec<Done>,
+    ) -> Result<(), StoreError> {
+        let (mut orders, mut waiting) = (Vec::new(), Vec::new());
+        for signed in claims {
+            match claim(&signed) {
+                Ok(order) => {
+                    let before = self.paid(&order.to).await?;
+                    waiting.push((signed, order.to.clone(), before));
+                    orders.push(order);
+                }
+                Err(error) => done.push(Done::claim(signed, Err(error.into()))),
+            }
+        }
+        let until = clock.now().saturating_add(VALID);
+        let arrived = self.arrive(&orders, until).await;
+        let settles = match &arrived {
+            Ok(()) => SETTLES,
+            Err(_) => Duration::ZERO,
         };
-        let channel = signed.unverified()?.channel;
-        self.send(&channel, CLAIM_VALUE, &claim, clock).await
+        if let Err(error) = arrived {
+            tracing::warn!("{} claims in one message: {}", orders.len(), chain(&error));
+        }
+        let since = Instant::now();
+        loop {
+            let looks = waiting.iter().map(|(_, channel, _)| self.look(channel));
+            // What cannot be seen has not been paid, as far as we know.
+            let looks = stream::iter(looks).buffer_unordered(LOOKS);
+            looks.for_each(async |_| {}).await;
+            for (signed, channel, before) in mem::take(&mut waiting) {
+                match self.paid(&channel).await? > before {
+                    true => done.push(Done::claim(signed, Ok(()))),
+                    false => waiting.push((signed, channel, before)),
+                }
+            }
+            if waiting.is_empty() || since.elapsed() >= settles {
+                break;
+            }
+            sleep(PAUSE).await;
+        }
+        let unpaid = waiting.into_iter();
+        done.extend(unpaid.map(|(signed, ..)| Done::claim(signed, Err(SettlerError::Unpaid))));
+        Ok(())
+    }
+
+    /// Of a Channel, as far as the ledger knows.
+    async fn paid(&self, channel: &StdAddr) -> Result<Option<u64>, StoreError> {
+        let found = self.ledger.account(channel.address).await?;
+        Ok(found.map(|(_, account)| account.channel.state.paid))
+    }
+
+    /// Until the wallet has taken a message; its transactions would not show it for long
+    /// where many are paid to it.
+    async fn arrive(&self, orders: &[Order], until: u32) -> Result<(), SettlerError> {
+        let (seqno, message) = self.hand_in(orders, until).await?;
+        match timeout(PATIENCE, self.is_taken(seqno, until)).await {
+            Ok(Ok(true)) => Ok(()),
+            Ok(Err(error)) => Err(error),
+            Ok(Ok(false)) | Err(_) => Err(SettlerError::Chain(ClientError::Lost {
+                address: self.wallet.clone(),
+                message,
+            })),
+        }
+    }
+
+    /// By a wallet that had sent so many messages; it takes none once its chain's time is
+    /// past `until`.
+    async fn is_taken(&self, seqno: u32, until: u32) -> Result<bool, SettlerError> {
+        loop {
+            let (wallet, time) = self.wallet().await?;
+            if wallet.seqno() > seqno {
+                return Ok(true);
+            }
+            if time > until {
+                return Ok(false);
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// With the time of the block that it is proved by.
+    async fn wallet(&self) -> Result<(Wallet, u32), SettlerError> {
+        let state = self.client.account(&self.wallet).await?;
+        let wallet = Wallet::of(&self.wallet, &state, &self.key)?;
+        Ok((wallet, state.block.generated()))
     }
 
     async fn report(&self, channel: &StdAddr, clock: &Clock) -> Result<(), SettlerError> {
@@ -106,7 +207,13 @@ impl Settler {
             voucher: self.ledger.commit(channel.address, clock.now()).await?,
         };
         let value = u128::from(REPORT_VALUE).saturating_mul(2);
-        self.send(channel, value, &report, clock).await
+        let until = clock.now().saturating_add(VALID);
+        let (_, hash) = self
+            .hand_in(&[order(channel, value, &report)?], until)
+            .await?;
+        self.client.trace(&self.wallet, &hash, PATIENCE).await?;
+        self.look(channel).await?;
+        Ok(())
     }
 
     /// Has the ledger know a Channel as the newest block has it; says who pays in it.
@@ -115,31 +222,35 @@ impl Settler {
         Ok(looked.side)
     }
 
-    async fn send(
+    /// Says which message it is, and how many the wallet had sent before.
+    async fn hand_in(
         &self,
-        to: &StdAddr,
-        value: u128,
-        body: &dyn Store,
-        clock: &Clock,
-    ) -> Result<(), SettlerError> {
-        let state = self.client.account(&self.wallet).await?;
-        let wallet = Wallet::of(&self.wallet, &state, &self.key)?;
-        let order = Order {
-            to: to.clone(),
-            value,
-            bounce: true,
-            body: CellBuilder::build_from(body)?,
-            init: None,
-        };
-        let until = clock.now().saturating_add(VALID);
-        let message: Cell = wallet.sign(&self.key, &order, until)?;
+        orders: &[Order],
+        until: u32,
+    ) -> Result<(u32, HashBytes), SettlerError> {
+        let (wallet, _) = self.wallet().await?;
+        let message = wallet.sign(&self.key, orders, until)?;
         self.client.send(&message).await?;
-        let patience = Duration::from_secs(VALID.into());
-        let hash = message.repr_hash();
-        self.client.trace(&self.wallet, hash, patience).await?;
-        self.look(to).await?;
-        Ok(())
+        Ok((wallet.seqno(), *message.repr_hash()))
     }
+}
+
+fn claim(signed: &Signed) -> Result<Order, Error> {
+    let claim = Claim {
+        query_id: 0,
+        voucher: signed.clone(),
+    };
+    order(&signed.unverified()?.channel, CLAIM_VALUE, &claim)
+}
+
+fn order(to: &StdAddr, value: u128, body: &dyn Store) -> Result<Order, Error> {
+    Ok(Order {
+        to: to.clone(),
+        value,
+        bounce: true,
+        body: CellBuilder::build_from(body)?,
+        init: None,
+    })
 }
 
 /// The time while a round goes on, in which each message is waited for.
@@ -169,11 +280,16 @@ impl Clock {
 pub struct Done {
     /// What.
     pub due: Due,
-    /// How it went; a message that was sent may still have been refused.
+    /// How it went; a report that was sent may still have been refused.
     pub outcome: Result<(), SettlerError>,
 }
 
 impl Done {
+    fn claim(signed: Signed, outcome: Result<(), SettlerError>) -> Self {
+        let due = Due::Claim(Box::new(signed));
+        Self { due, outcome }
+    }
+
     fn log(&self) {
         let (what, channel) = match &self.due {
             Due::Claim(signed) => ("claim", signed.unverified().ok().map(|it| it.channel)),
@@ -203,6 +319,9 @@ pub enum SettlerError {
     /// What the chain has cannot be told.
     #[error(transparent)]
     Look(#[from] LookError),
+    /// Refused, left out or lost; or the answer is.
+    #[error("the chain does not show that it is paid")]
+    Unpaid,
     /// The books.
     #[error("the ledger cannot tell")]
     Store(#[from] StoreError),
@@ -228,3 +347,12 @@ const LOOKS: usize = 16;
 
 /// Seconds for which a message of the wallet's holds.
 const VALID: u32 = 60;
+
+/// By our clock, for a message to arrive.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// For what follows from it to arrive at Channels.
+const SETTLES: Duration = Duration::from_secs(10);
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(200);

@@ -10,7 +10,8 @@
     reason = "helpers of tests are tests"
 )]
 
-use contracts::channel::{Claim, Close, STORAGE_RESERVE, TopUp};
+use chain::wallet::{Order, Wallet};
+use contracts::channel::{Claim, Close, Open, STORAGE_RESERVE, Terms, TopUp};
 use contracts::market;
 use contracts::receipt::{Receipt, Work};
 use contracts::reports::epoch;
@@ -18,11 +19,11 @@ use contracts::voucher::{Signed, Voucher};
 use scheduler::ledger::account::{self, Account, STORAGE};
 use scheduler::ledger::receipts::Served;
 use scheduler::ledger::{Asked, Costs, Due, Identity, Ledger, RequestKey, Side};
-use scheduler::settler::{Done, Settler};
+use scheduler::settler::{Done, Settler, SettlerError};
 use tempfile::TempDir;
-use tests::chain::{GLOBAL_ID, Town, key, now};
-use tycho_types::cell::{HashBytes, Lazy};
-use tycho_types::models::StdAddr;
+use tests::chain::{Fate, GLOBAL_ID, Town, key, now};
+use tycho_types::cell::{CellBuilder, HashBytes, Lazy};
+use tycho_types::models::{StateInit, StdAddr};
 
 const SCHEDULER: u8 = 1;
 const CLIENT: u8 = 2;
@@ -30,6 +31,7 @@ const OWNER: u8 = 3;
 const COIN: u64 = 1_000_000_000;
 /// Nanotons for a million tokens.
 const PRICE: u64 = COIN;
+const CHANNELS: u32 = 200;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_clients_pay_and_workers_earn_is_on_the_chain_to_the_last_nano() {
@@ -220,6 +222,93 @@ async fn what_clients_pay_and_workers_earn_is_on_the_chain_to_the_last_nano() {
     );
 }
 
+/// A chain that loses messages and answers, and lets others wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_chain_pays_all_claims_in_few_messages_before_the_channels_end() {
+    let Some(world) = World::start().await else {
+        return;
+    };
+    let settler = world.settler().await;
+    let channels = world.owing(&settler, CHANNELS).await;
+    let before = world.seqno().await;
+    let coins = world.town.balance(&world.town.wallet(SCHEDULER)).await;
+
+    world.fates([Fate::Lost(now() + 100)]);
+    let lost = round(&settler, 0).await;
+    assert_eq!(lost.len(), channels.len());
+    assert!(lost.iter().all(is_unpaid), "{lost:?}");
+    assert_eq!(world.seqno().await, before, "it was never there");
+
+    world.fates([Fate::Late(5)]);
+    let waited = round(&settler, 200).await;
+    assert_eq!(waited.len(), channels.len());
+    assert!(waited.iter().all(|done| done.outcome.is_ok()), "{waited:?}");
+    assert!(
+        round(&settler, 300).await.is_empty(),
+        "nothing is due twice"
+    );
+    assert_eq!(world.seqno().await, before + 1);
+    for (channel, amount) in &channels {
+        let state = world.town.channel(channel).await.state;
+        assert!(state.paid == *amount && now() + 300 < state.ends);
+    }
+
+    // What a claim takes, the wallet's part with it.
+    let owed: u64 = channels.iter().map(|(_, amount)| amount).sum();
+    let cost = coins + owed - world.town.balance(&world.town.wallet(SCHEDULER)).await;
+    let cost = cost / u64::from(CHANNELS);
+    println!("{CHANNELS} claims in one message, {cost} nanotons for each");
+    assert!(cost < Costs::default().claim, "{cost}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_lost_has_nothing_paid_twice() {
+    let Some(world) = World::start().await else {
+        return;
+    };
+    let settler = world.settler().await;
+    let channels = world.owing(&settler, 3).await;
+    let before = world.seqno().await;
+    world.fates([Fate::Unanswered]);
+    let done = round(&settler, 0).await;
+    assert!(done.iter().all(|done| done.outcome.is_ok()), "{done:?}");
+    assert!(round(&settler, 0).await.is_empty());
+    assert_eq!(world.seqno().await, before + 1);
+    for (channel, amount) in &channels {
+        assert_eq!(world.town.channel(channel).await.state.paid, *amount);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_wallet_has_no_coins_for_is_claimed_later_and_the_rest_at_once() {
+    let Some(world) = World::start().await else {
+        return;
+    };
+    let settler = world.settler().await;
+    let channels = world.owing(&settler, 6).await;
+    let wallet = world.town.wallet(SCHEDULER);
+    let all = world.town.balance(&wallet).await - COIN / 25;
+    let owner = world.town.wallet(OWNER);
+    world.town.send(SCHEDULER, &owner, all, &(), None).await;
+
+    let done = round(&settler, 0).await;
+    let paid = done.iter().take_while(|done| done.outcome.is_ok()).count();
+    assert!((1..6).contains(&paid), "{done:?}");
+    assert!(done[paid..].iter().all(is_unpaid), "{done:?}");
+    let last = &channels[channels.len() - paid..];
+    for (channel, amount) in last {
+        let state = world.town.channel(channel).await.state;
+        assert_eq!(state.paid, *amount, "what is worth most goes first");
+    }
+    let done = round(&settler, 0).await;
+    assert_eq!(done.len(), 6 - paid);
+    assert!(done.iter().all(|done| done.outcome.is_ok()), "{done:?}");
+}
+
+fn is_unpaid(done: &Done) -> bool {
+    matches!(done.outcome, Err(SettlerError::Unpaid))
+}
+
 /// What a worker holds that it has not earned.
 fn kept(owed: &Account) -> u64 {
     owed.voucher.amount - owed.spent.amount - owed.reserved.amount
@@ -275,6 +364,77 @@ impl World {
         }
     }
 
+    /// What becomes of the next messages.
+    fn fates<const N: usize>(&self, fates: [Fate; N]) {
+        self.town.chain.lock().unwrap().fates.extend(fates);
+    }
+
+    /// Messages that the scheduler's wallet has sent.
+    async fn seqno(&self) -> u32 {
+        let wallet = self.town.wallet(SCHEDULER);
+        let state = self.town.client().account(&wallet).await.unwrap();
+        Wallet::of(&wallet, &state, &key(SCHEDULER))
+            .unwrap()
+            .seqno()
+    }
+
+    /// Channels of the client's that it has signed for, a little more in each.
+    async fn owing(&self, settler: &Settler, count: u32) -> Vec<(StdAddr, u64)> {
+        let worker = self.town.open(SCHEDULER, OWNER, None, COIN).await.address;
+        settler.look(&worker).await.unwrap();
+        let opens: Vec<_> = (0..count).map(|number| self.terms(number)).collect();
+        let orders: Vec<_> = opens.iter().map(opening).collect();
+        let wallet = self.town.wallet(CLIENT);
+        let client = self.town.client();
+        for orders in orders.chunks(20) {
+            let state = client.account(&wallet).await.unwrap();
+            let wallet = Wallet::of(&wallet, &state, &key(CLIENT)).unwrap();
+            let message = wallet.sign(&key(CLIENT), orders, now() + 60).unwrap();
+            client.send(&message).await.unwrap();
+        }
+        let mut owing = Vec::new();
+        for (number, open) in opens.into_iter().enumerate() {
+            settler.look(&open.address).await.unwrap();
+            let tokens = 500_000 + u64::try_from(number).unwrap();
+            let first = Voucher::first(GLOBAL_ID, open.address.clone());
+            let voucher = first.next(tokens, PRICE, epoch(now()), HashBytes::ZERO);
+            let voucher = voucher.unwrap();
+            let key = request(&open.address, 1);
+            let order = account::Order {
+                limit: 1,
+                price: PRICE,
+                ask: PRICE,
+                exposure: 0,
+                unseen: 0,
+            };
+            let asked = Asked {
+                key,
+                channel: worker.address,
+                worker: HashBytes([9; 32]),
+                attempt: [1; 16],
+            };
+            let signed = Some(sign(CLIENT, &voucher));
+            let ledger = &settler.ledger;
+            ledger.admit(asked, order, signed, now()).await.unwrap();
+            ledger.release(key).await.unwrap();
+            owing.push((open.address, voucher.amount));
+        }
+        owing
+    }
+
+    fn terms(&self, number: u32) -> Open {
+        let terms = Terms {
+            payer: self.town.wallet(CLIENT),
+            payee: self.town.wallet(SCHEDULER),
+            key: key(CLIENT).public(),
+            until: now() + 30 * 24 * 3600,
+            delay: 7200 + number,
+            fee: 0,
+            market: self.town.wallet(SCHEDULER),
+        };
+        Open::new(0, terms).unwrap()
+    }
+
     /// A client signs and asks, a worker answers or does not. Says what was paid.
     async fn serve(
         &self,
@@ -320,6 +480,20 @@ impl World {
         let tokens = 1000 * u32::from(number) + u32::from(number);
         let served = answer(worker, number, tokens);
         ledger.settle(key, served, now()).await.unwrap().amount
+    }
+}
+
+fn opening(open: &Open) -> Order {
+    Order {
+        to: open.address.clone(),
+        value: COIN.into(),
+        bounce: false,
+        body: CellBuilder::build_from(&open.body).unwrap(),
+        init: Some(StateInit {
+            code: Some(open.code.clone()),
+            data: Some(open.data.clone()),
+            ..StateInit::default()
+        }),
     }
 }
 

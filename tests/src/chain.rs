@@ -52,6 +52,21 @@ pub struct LocalChain {
     validators: Validators,
     transactions: HashMap<(HashBytes, u64), Cell>,
     wallet_code: Cell,
+    /// What becomes of the next messages that a liteserver is given; all others arrive.
+    pub fates: VecDeque<Fate>,
+    /// Messages that wait, each for so many questions for the newest block.
+    late: Vec<(u32, Cell)>,
+}
+
+/// What a slow chain does with a message that a liteserver took.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Fate {
+    /// It arrives after the newest block was asked for so many times.
+    Late(u32),
+    /// It does not, and this is the time in seconds since 1970 of the next block.
+    Lost(u32),
+    /// It arrives; that it does, nobody is told.
+    Unanswered,
 }
 
 /// A block with the state after it; the first of each has a state only.
@@ -101,6 +116,8 @@ impl LocalChain {
             validators: Validators { epoch: 1 },
             transactions: HashMap::new(),
             wallet_code: genesis.wallet,
+            fates: VecDeque::new(),
+            late: Vec::new(),
         };
         if records.is_empty() {
             chain.begin(&genesis.config, faucet, now)?;
@@ -218,6 +235,32 @@ impl LocalChain {
         let block = side.transacted(&accounts, &done, lt, now, &self.last(&self.master).id)?;
         self.append(Some(block), None, now)?;
         Ok(Ok(()))
+    }
+
+    /// Takes a message as its fate has it.
+    fn take(&mut self, message: Cell, now: u32) -> Result<()> {
+        match self.fates.pop_front() {
+            None => self.send(&message, now)??,
+            Some(Fate::Late(questions)) => self.late.push((questions, message)),
+            Some(Fate::Lost(time)) => self.tick(time)?,
+            Some(Fate::Unanswered) => {
+                self.send(&message, now)??;
+                anyhow::bail!("no answer");
+            }
+        }
+        Ok(())
+    }
+
+    /// The newest block is asked for: messages that are late may come. One that is refused
+    /// by then is gone.
+    fn pass(&mut self, now: u32) -> Result<()> {
+        for (questions, message) in std::mem::take(&mut self.late) {
+            match questions.checked_sub(1) {
+                Some(left) => self.late.push((left, message)),
+                None => self.send(&message, now)?.unwrap_or_default(),
+            }
+        }
+        Ok(())
     }
 
     fn begin(&mut self, config: &Cell, faucet: Faucet<'_>, now: u32) -> Result<()> {
@@ -394,4 +437,4 @@ const WALLET_ID: u32 = 0x7fff_fcf7;
 const LOOK_BACK: usize = 101;
 
 /// Transactions in a block.
-const MOST: usize = 256;
+const MOST: usize = 1024;

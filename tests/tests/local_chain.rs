@@ -48,7 +48,7 @@ async fn a_wallet_sends_and_what_came_of_it_is_proved() {
     let state = client.account(&from).await.unwrap();
     assert_eq!(state.balance(), 1000 * COIN);
     let wallet = Wallet::of(&from, &state, &key()).unwrap();
-    let message = wallet.sign(&key(), &order, now() + 60).unwrap();
+    let message = wallet.sign(&key(), &[order], now() + 60).unwrap();
     client.send(&message).await.unwrap();
     let trace = client.trace(&from, message.repr_hash(), PATIENCE).await;
     let trace = trace.unwrap();
@@ -424,7 +424,7 @@ async fn wrong_transactions_are_refused() {
             init: None,
         };
         let signed = Wallet::of(from, &state, &key).unwrap();
-        let message = signed.sign(&key, &order, now() + 60).unwrap();
+        let message = signed.sign(&key, &[order], now() + 60).unwrap();
         client.send(&message).await.unwrap();
     }
     let client = world.client(&[world.serve(None).await]);

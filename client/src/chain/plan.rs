@@ -118,7 +118,7 @@ impl Plan {
             body: self.body.clone(),
             init: self.init.clone(),
         };
-        let message = wallet.sign(&key, &order, now()?.saturating_add(VALID))?;
+        let message = wallet.sign(&key, &[order], now()?.saturating_add(VALID))?;
         chain.client.send(&message).await?;
         let steps = chain
             .client

@@ -71,11 +71,19 @@ async fn talk(
     }
 }
 
+/// Bytes of a message from outside, as validators have it (config parameter 43).
+const LONGEST: usize = 65_535;
+
 impl LocalChain {
     /// Answers as a liteserver does.
     pub fn answer(&mut self, request: &Request) -> Result<Answer> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        let now = u32::try_from(now)?;
         match request {
-            Request::GetMasterchainInfo => self.masterchain_info(),
+            Request::GetMasterchainInfo => {
+                self.pass(now)?;
+                self.masterchain_info()
+            }
             Request::GetBlockProof {
                 mode: 1,
                 known,
@@ -104,8 +112,8 @@ impl LocalChain {
                 hash,
             } => self.transaction_list(*count, account, *lt, hash),
             Request::SendMessage { body } => {
-                let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-                self.send(&Boc::decode(body)?, u32::try_from(now)?)??;
+                anyhow::ensure!(body.len() <= LONGEST, "a message of {} bytes", body.len());
+                self.take(Boc::decode(body)?, now)?;
                 Ok(Answer::SendMsgStatus { status: 1 })
             }
             Request::GetBlockProof { .. } | Request::LookupBlock { .. } => {

@@ -167,7 +167,7 @@ impl Town {
                 ..StateInit::default()
             }),
         };
-        let message = wallet.sign(&key, &order, now().saturating_add(60));
+        let message = wallet.sign(&key, &[order], now().saturating_add(60));
         let message = message.expect("it fits");
         self.client.send(&message).await.expect("it is taken");
         let patience = Duration::from_secs(60);
