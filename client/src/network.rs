@@ -213,7 +213,7 @@ impl Network {
         let refused = end.as_ref().err().map(|error| chain(error));
         if let Some(problem) = &refused {
             tracing::warn!(request, %worker, scheduler, "not paid: {problem}");
-            if matches!(end, Err(AnswerError::Settlement(_))) {
+            if end.as_ref().is_err_and(AnswerError::is_lie) {
                 self.shun(worker);
             }
         }

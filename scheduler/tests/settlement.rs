@@ -412,6 +412,7 @@ impl World {
                 channel: worker.address,
                 worker: HashBytes([9; 32]),
                 attempt: [1; 16],
+                deadline: 20,
             };
             let signed = Some(sign(CLIENT, &voucher));
             let ledger = &settler.ledger;

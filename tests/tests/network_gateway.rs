@@ -211,20 +211,25 @@ async fn a_settlement_that_lies_is_not_counted_and_is_named() {
 async fn a_cut_or_changed_answer_does_not_pass_for_a_whole_one() {
     for lie in [Lie::Truncated, Lie::Changed, Lie::Repeated] {
         let (_, address) = Scheduler::start(1, &[(0, lie)], false).await;
-        let folder = tempfile::tempdir().unwrap();
-        let purse = purse(&folder, 1_000_000);
-        let gateway = gateway(&[address], vec![Arc::clone(&purse)]);
-        let (status, _, body) = ask(&gateway, chat(1, false)).await;
+        // Who lied to one is asked no more by that one.
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let purses = folders.each_ref().map(|folder| purse(folder, 1_000_000));
+        let [one, other] = purses
+            .each_ref()
+            .map(|purse| gateway(&[address], vec![Arc::clone(purse)]));
+        let (status, _, body) = ask(&one, chat(1, false)).await;
         assert_eq!(status, StatusCode::BAD_GATEWAY);
         let (code, begins) = match lie {
             Lie::Changed => ("worker_gone", false),
             _ => ("answer_broken", true),
         };
         assert!(body.unwrap().contains(code));
-        let (status, _, body) = ask(&gateway, chat(1, true)).await;
+        let (status, _, body) = ask(&other, chat(1, true)).await;
         assert_eq!(status == StatusCode::OK, begins);
         assert_eq!(body.is_err(), begins, "a stream that breaks off, {lie:?}");
-        assert_eq!(purse.balance().spent, 0, "{lie:?}");
+        for purse in purses {
+            assert_eq!(purse.balance().spent, 0, "{lie:?}");
+        }
     }
 }
 

@@ -186,3 +186,13 @@ pub(super) enum AnswerError {
     #[error("the answer's head, of status {0}, is none of HTTP's")]
     Status(u16),
 }
+
+impl AnswerError {
+    /// No accident brings this about.
+    pub(super) const fn is_lie(&self) -> bool {
+        matches!(
+            self,
+            Self::Settlement(_) | Self::Chunk(ChunkError::Forged { .. })
+        )
+    }
+}

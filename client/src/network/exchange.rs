@@ -251,7 +251,12 @@ impl Network {
             }
         };
         let begun = Answer::begin(response.into_body(), opener, deal, left).await;
-        let (head, answer) = begun.map_err(|error| (error.into(), Next::Worker(worker)))?;
+        let (head, answer) = begun.map_err(|error| {
+            if error.is_lie() {
+                self.shun(worker);
+            }
+            (error.into(), Next::Worker(worker))
+        })?;
         Ok(Begun {
             head,
             answer,

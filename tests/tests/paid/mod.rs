@@ -7,6 +7,7 @@
     clippy::unwrap_used,
     reason = "for tests"
 )]
+#![allow(dead_code, reason = "not every test needs all of it")]
 
 pub(crate) mod process;
 
@@ -209,7 +210,7 @@ impl World {
     }
 
     /// Of an owner who has a Channel from the scheduler.
-    async fn till(&self, owner: u8) -> Arc<Till> {
+    pub(crate) async fn till(&self, owner: u8) -> Arc<Till> {
         let channel = self
             .town
             .open(SCHEDULER, owner, self.market.as_ref(), DEPOSIT + COIN / 50)
@@ -305,6 +306,16 @@ impl World {
         let clients = scheduler.clients;
         let prober = cli.probes.open(&scheduler.scheduler, &policy, clients);
         (prober.unwrap().unwrap(), opened, path)
+    }
+
+    /// Comes back once the client's purse has each request as settled or in doubt.
+    pub(crate) async fn is_written_down(&self) {
+        let written = async {
+            while self.purse.balance().reserved > 0 {
+                sleep(TICK).await;
+            }
+        };
+        timeout(PATIENCE, written).await.unwrap();
     }
 
     /// What everyone has written down.
@@ -668,6 +679,8 @@ pub(crate) struct Answer {
     pub(crate) said: String,
     /// In nanotons, once it is settled.
     pub(crate) cost: Option<u64>,
+    /// What is wrong with its settlement.
+    pub(crate) problem: Option<String>,
 }
 
 impl Gateway {
@@ -675,7 +688,7 @@ impl Gateway {
     pub(crate) const MOST: u64 = 6000 * PRICE / 1_000_000;
 
     /// What nobody else asks, and a stand-in says again.
-    fn body(index: usize) -> String {
+    pub(crate) fn body(index: usize) -> String {
         let text = format!("{index} ").repeat(index % 90 + 1);
         let messages = [json!({ "role": "user", "content": text })];
         json!({ "model": StandIn::MODEL, "messages": messages, "max_tokens": ANSWER }).to_string()
@@ -706,11 +719,14 @@ impl Gateway {
         let (head, body) = response.into_parts();
         let cost = head.headers.get("cocoon-cost");
         let cost = cost.map(|cost| cost.to_str().unwrap().parse().unwrap());
+        let problem = head.headers.get("cocoon-problem");
+        let problem = problem.map(|problem| problem.to_str().unwrap().into());
         let said = body.collect().await.unwrap().to_bytes();
         Answer {
             status: head.status,
             said: String::from_utf8_lossy(&said).into(),
             cost,
+            problem,
         }
     }
 }
