@@ -9,15 +9,15 @@ import { chromium } from "playwright-core";
 
 const [base, model, question, answer, folder] = process.argv.slice(2);
 const url = new URL("/", base).href;
-const usage = async () => (await fetch(new URL("/cocoon/usage", url))).json();
-const { paid } = await usage();
+const { paid } = await (await fetch(new URL("/cocoon/usage", url))).json();
 
 // As root, and in a container, its sandbox cannot start; it visits only ourselves.
 const browser = await chromium.launch({
     executablePath: "/usr/bin/chromium",
     args: ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"],
 });
-let asked;
+// What the page was told last: as whose answer, and of the Channel.
+let asked, usage;
 const complaints = [];
 const strangers = [];
 
@@ -32,6 +32,7 @@ async function open(options) {
     });
     page.on("response", (response) => {
         asked = response.headers()["cocoon-request"] ?? asked;
+        if (response.url().endsWith("/cocoon/usage")) usage = response.json();
     });
     await page.goto(url);
     return page;
@@ -44,7 +45,7 @@ async function costs(page) {
         assert.match(told, /pays nothing/);
         return;
     }
-    const { requests, spent, reserved, budget } = await usage();
+    const { requests, spent, reserved, budget } = await usage;
     const { worker, tokens, cost, price } = requests.find(({ request }) => request === asked);
     assert.ok(cost > 0 && cost === Math.floor((tokens * price) / 1_000_000));
     const note = await page.locator(".note").last().textContent();
