@@ -8,11 +8,13 @@
 //! LiteLLM   application ── HTTP ── LiteLLM ── HTTP ── server
 //! cocoon    application ── HTTP ── gateway ── HTTP, sealed ── scheduler
 //!                                  ── attested TLS, sealed ── worker
+//! paid      the same, each request paid out of a Channel and into another one
 //! ```
 //!
 //!     cargo bench -p tests --bench network
 //!
-//! Wants nginx, and LiteLLM where [`LITELLM`] says; what is not there is left out.
+//! Wants nginx, LiteLLM where [`LITELLM`] says, and a TVM (`npm ci` in `contracts`); what is
+//! not there is left out. The chain is in this process, and not counted.
 
 #![allow(
     clippy::arithmetic_side_effects,
@@ -20,18 +22,23 @@
     clippy::cast_precision_loss,
     clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::panic,
     clippy::unwrap_used,
     reason = "a program for who measures"
 )]
 
 mod load;
+mod money;
 mod process;
 mod roles;
+#[path = "../../tests/paid/takes.rs"]
+mod takes;
 mod ways;
 
 use std::time::Duration;
 
 use load::Load;
+use money::Money;
 use ways::LITELLM;
 
 fn main() {
@@ -44,7 +51,8 @@ fn main() {
 
 #[tokio::main]
 async fn measure() {
-    let mut ways = ways::all().await;
+    let money = Money::start().await;
+    let mut ways = ways::all(money.as_ref());
     for way in &mut ways {
         way.warm().await;
     }
@@ -74,6 +82,9 @@ async fn measure() {
     }
     if !ways.iter().any(|way| way.name == "LiteLLM") {
         println!("\nLiteLLM was left out: no {LITELLM}");
+    }
+    if money.is_none() {
+        println!("\nThe paid way was left out: no TVM");
     }
 }
 

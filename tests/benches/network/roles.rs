@@ -1,6 +1,7 @@
 //! What this program is in another process.
 
 use std::io::Read as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,10 +19,13 @@ use scheduler::scheduler::Scheduler;
 use scheduler::workers::Workers;
 use scheduler::{api, serve};
 use tests::asker::PRICE;
-use tests::stand_in::{StandIn, Terms};
+use tests::stand_in::{StandIn, Terms, Till};
 use tests::td::Td;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+use crate::money;
+use crate::takes::Takes;
 
 pub(crate) fn is_known(role: &str) -> bool {
     matches!(role, "server" | "scheduler" | "worker" | "gateway")
@@ -34,11 +38,16 @@ pub(crate) async fn play(role: &str, arguments: &[String]) {
         std::io::stdin().read_to_end(&mut Vec::new()).unwrap_or(0);
         std::process::exit(0)
     });
+    let (others, folder) = match arguments {
+        [others, folder] => (others.as_str(), Some(Path::new(folder))),
+        [others] => (others.as_str(), None),
+        _ => ("", None),
+    };
     match role {
         "server" => server().await,
-        "scheduler" => scheduler().await,
-        "worker" => worker(&arguments[0]).await,
-        _ => gateway(&arguments[0]).await,
+        "scheduler" => scheduler(folder).await,
+        "worker" => worker(others, folder).await,
+        _ => gateway(others, folder).await,
     }
 }
 
@@ -50,9 +59,14 @@ async fn server() {
     axum::serve(listener, app).await.unwrap();
 }
 
-async fn scheduler() {
+/// Where there is a folder, all that is asked is paid for.
+async fn scheduler(folder: Option<&Path>) {
     let known = Workers::new(Desk::new([7; 32]));
-    let scheduler = Scheduler::new(Arc::clone(&known), known.clone(), Books::Free);
+    let books = match folder {
+        Some(folder) => money::books(folder).await,
+        None => Books::Free,
+    };
+    let scheduler = Scheduler::new(Arc::clone(&known), known.clone(), books);
     let (workers, clients) = (listen().await, listen().await);
     println!(
         "{} {}",
@@ -72,18 +86,19 @@ async fn scheduler() {
     );
 }
 
-async fn worker(scheduler: &str) {
+async fn worker(scheduler: &str, folder: Option<&Path>) {
     let terms = Terms {
         answer: Some((ANSWER, TOKENS)),
         ..Terms::default()
     };
-    let mut worker = StandIn::start(terms).await;
+    let till = folder.map(|folder| -> Arc<dyn Till> { Arc::new(Takes(money::till(folder))) });
+    let mut worker = StandIn::paid(Td::new(), terms, till).await;
     worker.dial(scheduler.parse().unwrap());
     println!("{}", worker.id);
     std::future::pending().await
 }
 
-async fn gateway(scheduler: &str) {
+async fn gateway(scheduler: &str, folder: Option<&Path>) {
     let way = Way::new(format!("http://{scheduler}").parse().unwrap());
     let options = Options {
         max_price: PRICE,
@@ -94,8 +109,9 @@ async fn gateway(scheduler: &str) {
         hedge: false,
     };
     let policy = Arc::new(Td::new().policy());
+    let purses = folder.map(money::purse).into_iter().collect();
     let secret = Secret::random().unwrap();
-    let network = Network::new(vec![way.unwrap()], policy, Vec::new(), options, &secret);
+    let network = Network::new(vec![way.unwrap()], policy, purses, options, &secret);
     let listener = listen().await;
     let address = listener.local_addr().unwrap();
     println!("{address}");

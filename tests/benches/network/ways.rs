@@ -11,6 +11,7 @@ use rustls::{ClientConfig, RootCertStore};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
+use crate::money::Money;
 use crate::process::Process;
 use crate::{Latency, Load};
 
@@ -33,7 +34,7 @@ pub(crate) struct Way {
 /// 'litellm[proxy]==1.83.0'`
 pub(crate) const LITELLM: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/litellm/bin/litellm");
 
-pub(crate) async fn all() -> Vec<Way> {
+pub(crate) fn all(money: Option<&Money>) -> Vec<Way> {
     let server = Arc::new(Process::role("server", &[]));
     let address: SocketAddr = server.said.parse().unwrap();
     let direct = Way::new("direct", Load::new(address, None), Vec::new(), &server);
@@ -49,7 +50,10 @@ pub(crate) async fn all() -> Vec<Way> {
     if Path::new(LITELLM).exists() {
         ways.push(litellm(address, &server));
     }
-    ways.push(cocoon());
+    ways.push(cocoon("cocoon", None));
+    if let Some(money) = money {
+        ways.push(cocoon("paid", Some(money.folder())));
+    }
     ways
 }
 
@@ -127,13 +131,18 @@ fn litellm(upstream: SocketAddr, server: &Arc<Process>) -> Way {
     Way::new("LiteLLM", Load::new(address, None), vec![process], server).with(folder)
 }
 
-fn cocoon() -> Way {
-    let scheduler = Process::role("scheduler", &[]);
+/// Paid for out of what is in a folder, if there is one.
+fn cocoon(name: &'static str, folder: Option<&str>) -> Way {
+    let role = |role, others| {
+        let arguments = [others].into_iter().chain(folder);
+        Process::role(role, &arguments.collect::<Vec<_>>())
+    };
+    let scheduler = role("scheduler", "");
     let (workers, clients) = scheduler.said.split_once(' ').unwrap();
-    let worker = Arc::new(Process::role("worker", &[workers]));
-    let gateway = Process::role("gateway", &[clients]);
+    let worker = Arc::new(role("worker", workers));
+    let gateway = role("gateway", clients);
     let load = Load::new(gateway.said.parse().unwrap(), None);
-    Way::new("cocoon", load, vec![gateway, scheduler], &worker)
+    Way::new(name, load, vec![gateway, scheduler], &worker)
 }
 
 impl Way {

@@ -10,14 +10,14 @@
 #![allow(dead_code, reason = "not every test needs all of it")]
 
 pub(crate) mod process;
+mod takes;
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent::network::{NotCovered, Purse as Till};
+use agent::network::Purse as Till;
 use attestation::config;
 use attestation::register::Digest256;
 use axum::body::Body;
@@ -34,7 +34,6 @@ use client::network::scheduler::Scheduler as Way;
 use client::network::secret::Secret;
 use client::network::{Network, Options};
 use contracts::channel::{Channel, Claim};
-use contracts::voucher::Signed;
 use futures_util::future::join_all;
 use http_body_util::BodyExt as _;
 use scheduler::books::{Books as Paying, Kept};
@@ -50,7 +49,7 @@ use scheduler::{api, serve};
 use serde_json::json;
 use tempfile::TempDir;
 use tests::chain::{GLOBAL_ID, Town, key, now};
-use tests::stand_in::{self, Earned, StandIn, Terms};
+use tests::stand_in::{StandIn, Terms};
 use tests::td::Td;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
@@ -61,6 +60,8 @@ use tower::ServiceExt as _;
 use tycho_types::boc::Boc;
 use tycho_types::cell::{CellBuilder, HashBytes};
 use tycho_types::models::StdAddr;
+
+use self::takes::Takes;
 
 const SCHEDULER: u8 = 1;
 const CLIENT: u8 = 2;
@@ -643,28 +644,6 @@ pub(crate) async fn are_busy(workers: &[Worker], count: u32) {
         }
     };
     timeout(PATIENCE, busy).await.unwrap();
-}
-
-struct Takes(Arc<Till>);
-
-impl fmt::Debug for Takes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl stand_in::Till for Takes {
-    fn channel(&self) -> (StdAddr, i32) {
-        (self.0.address().clone(), self.0.network())
-    }
-
-    fn reserve(&self, voucher: Option<&Signed>, cost: u64) -> Result<Earned, u64> {
-        match self.0.reserve(voucher, cost, now()) {
-            Ok(reservation) => Ok(Box::new(|earned| reservation.settle(earned))),
-            Err(NotCovered::Short { spent, .. }) => Err(spent),
-            Err(refused) => panic!("{refused}"),
-        }
-    }
 }
 
 /// What applications talk to.
