@@ -122,11 +122,11 @@ impl<T> Queue<T> {
     }
 
     /// Drops jobs that nobody wants.
-    pub(crate) fn retain(&self, wanted: impl Fn(&T) -> bool) {
+    pub(crate) fn retain(&self, mut wanted: impl FnMut(&mut T) -> bool) {
         let mut state = self.lock();
         for waiting in &mut state.tenants {
             let mut first = true;
-            waiting.jobs.retain(|job| {
+            waiting.jobs.retain_mut(|job| {
                 let wanted = wanted(job);
                 if std::mem::take(&mut first) && !wanted {
                     // The next one has not been passed.

@@ -76,6 +76,19 @@ pub(crate) struct Job {
     pub(crate) events: Sender,
 }
 
+impl Job {
+    /// Whether anyone still waits for it and may.
+    fn is_wanted(&self) -> bool {
+        match self.deadline.check(Instant::now()) {
+            Ok(()) => !self.events.is_closed(),
+            Err(error) => {
+                self.events.send(Err(error));
+                false
+            }
+        }
+    }
+}
+
 /// What waits.
 pub(crate) enum Work {
     New(Job),
@@ -95,10 +108,10 @@ impl Work {
         }
     }
 
-    fn is_wanted(&self) -> bool {
+    fn is_wanted(&mut self) -> bool {
         match self {
-            Self::New(job) => wanted(job.deadline, &job.events),
-            Self::Begun(sequence) => wanted(sequence.deadline, &sequence.events),
+            Self::New(job) => job.is_wanted(),
+            Self::Begun(sequence) => sequence.is_wanted(),
         }
     }
 }
@@ -149,7 +162,7 @@ impl Scheduler {
                 looked = Instant::now();
             }
             queue.retain(Work::is_wanted);
-            for sequence in running.extract_if(.., |s| !wanted(s.deadline, &s.events)) {
+            for sequence in running.extract_if(.., |s| !s.is_wanted()) {
                 self.memory.leave(sequence.pages);
             }
             self.admit(queue, &mut running);
@@ -353,17 +366,6 @@ impl Scheduler {
             if let Some(began) = last.map(|last| last.began) {
                 self.put_aside(queue, running, began);
             }
-        }
-    }
-}
-
-/// Whether anyone still waits for it and may.
-fn wanted(deadline: Deadline, events: &Sender) -> bool {
-    match deadline.check(Instant::now()) {
-        Ok(()) => !events.is_closed(),
-        Err(error) => {
-            events.send(Err(error));
-            false
         }
     }
 }

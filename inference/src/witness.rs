@@ -145,6 +145,11 @@ impl Witness {
         }
     }
 
+    /// Whether it is paid for by the token, up to a time.
+    pub(crate) const fn is_bounded(&self) -> bool {
+        self.bounds.is_some()
+    }
+
     /// So long from now, or sooner.
     pub(crate) fn deadline(witness: Option<&Self>, limit: Duration) -> Deadline {
         let bounds = witness.and_then(|witness| witness.bounds);

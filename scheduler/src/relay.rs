@@ -16,9 +16,12 @@ use attestation::register::Digest256;
 use axum::BoxError;
 use axum::body::{Body, HttpBody};
 use bytes::Bytes;
+use futures_util::stream;
 use hyper::body::{Frame, SizeHint};
 use hyper::{StatusCode, Uri};
 use sealed::{ChunkError, MAX_REQUEST, Transcript};
+use tokio::select;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Sleep, sleep, timeout};
 
@@ -147,88 +150,53 @@ impl HttpBody for Upload {
     }
 }
 
-/// An answer's body, followed to its end.
-pub struct Download(State);
-
-enum State {
-    Passing(Box<Passage>),
-    /// With what is said at its end, where the answer broke off.
-    Closing(JoinHandle<()>, Option<String>),
-    Closed,
+/// What an answer is to whoever passes it on.
+pub(crate) struct Download {
+    pub(crate) body: Body,
+    pub(crate) request: Passed,
+    /// When the request began, and how long it may take from then on.
+    pub(crate) started: Instant,
+    pub(crate) deadline: Duration,
+    /// Once nobody listens it is read on for so long.
+    pub(crate) patience: Duration,
+    pub(crate) close: Close,
 }
 
 impl Download {
-    /// Of a request that began at `started` and may take until `deadline` after that. Once
-    /// nobody listens it is read on for `patience`.
-    #[must_use]
-    pub fn new(
-        body: Body,
-        request: Passed,
-        started: Instant,
-        deadline: Duration,
-        patience: Duration,
-        close: Close,
-    ) -> Self {
-        Self(State::Passing(Box::new(Passage {
-            body,
+    /// Passes it, followed to its end by a task of its own: a client that takes nothing asks
+    /// for nothing, and holds up neither the deadline nor the settlement.
+    pub(crate) fn pass(self) -> Body {
+        let (to, bytes) = mpsc::channel(1);
+        let (tell, end) = oneshot::channel();
+        let left = self.deadline.saturating_sub(self.started.elapsed());
+        let passage = Passage {
+            body: self.body,
             answer: Transcript::response(),
             ended: None,
             pieces: Pieces::default(),
-            request,
-            started,
+            request: self.request,
+            started: self.started,
             first: None,
-            deadline: Box::pin(sleep(deadline.saturating_sub(started.elapsed()))),
-            patience,
-            close,
-        })))
-    }
-
-    fn close(
-        &mut self,
-        said: Option<String>,
-        passage: impl FnOnce(Box<Passage>) -> JoinHandle<()>,
-    ) {
-        if let State::Passing(passing) = std::mem::replace(&mut self.0, State::Closed) {
-            self.0 = State::Closing(passage(passing), said);
-        }
-    }
-}
-
-impl HttpBody for Download {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    /// Ends, or breaks off, only once its fate has been dealt with: who reads to the end
-    /// finds its payment settled, or nothing reserved any more.
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        loop {
-            match &mut self.0 {
-                State::Closed => return Poll::Ready(None),
-                State::Closing(done, said) => {
-                    let done = ready!(Pin::new(done).poll(context));
-                    let failed = done.err().map(|error| error.to_string());
-                    let said = said.take().or(failed);
-                    self.0 = State::Closed;
-                    return Poll::Ready(said.map(|said| Err(said.into())));
-                }
-                State::Passing(passage) => match ready!(passage.poll(context)) {
-                    Ok(Some(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
-                    Ok(None) => self.close(None, Passage::end),
-                    Err(error) => {
-                        self.close(Some(error.to_string()), |passage| passage.fail(error))
-                    }
-                },
+            deadline: Box::pin(sleep(left)),
+            patience: self.patience,
+            close: self.close,
+        };
+        tokio::spawn(async move {
+            let said = passage.pass(to).await;
+            // Who has left needs to know nothing.
+            drop(tell.send(said));
+        });
+        Body::from_stream(stream::unfold(Some((bytes, end)), async |taken| {
+            let (mut bytes, end) = taken?;
+            if let Some(next) = bytes.recv().await {
+                return Some((Ok(next), Some((bytes, end))));
             }
-        }
-    }
-}
-
-impl Drop for Download {
-    fn drop(&mut self) {
-        self.close(None, |passage| tokio::spawn(passage.read_on()));
+            match end.await {
+                Ok(Ok(())) => None,
+                Ok(Err(said)) => Some((Err(said), None)),
+                Err(error) => Some((Err(error.to_string()), None)),
+            }
+        }))
     }
 }
 
@@ -268,24 +236,60 @@ impl Passage {
         Poll::Ready(Ok(bytes))
     }
 
+    /// Ends, or says how it broke off, only once its fate has been dealt with: who reads to
+    /// the end finds its payment settled, or nothing reserved any more.
+    async fn pass(mut self, to: mpsc::Sender<Bytes>) -> Result<(), String> {
+        let broken = loop {
+            let next = select! {
+                next = poll_fn(|context| self.poll(context)) => next,
+                () = to.closed() => return self.read_on().await,
+            };
+            let bytes = match next {
+                Ok(Some(bytes)) => bytes,
+                Ok(None) => return closed(self.end()).await,
+                Err(error) => break error,
+            };
+            select! {
+                taken = to.send(bytes) => if taken.is_err() {
+                    return self.read_on().await;
+                },
+                () = &mut self.deadline => break RelayError::Late,
+            }
+        };
+        let said = broken.to_string();
+        match broken {
+            RelayError::Late => self.read_late().await?,
+            broken => closed(self.fail(broken)).await?,
+        }
+        Err(said)
+    }
+
     /// Nobody listens any more.
-    async fn read_on(mut self: Box<Self>) {
+    async fn read_on(mut self) -> Result<(), String> {
         let patience = self.patience;
-        let end = async {
-            while poll_fn(|context| self.poll(context)).await?.is_some() {}
-            Ok(())
-        };
-        let closed = match timeout(patience, end).await {
-            Ok(Ok(())) => self.end(),
-            Ok(Err(error)) => self.fail(error),
-            Err(_) => (self.close)(Fate::Left),
-        };
-        if let Err(error) = closed.await {
-            tracing::error!("cannot settle: {error}");
+        match timeout(patience, self.read()).await {
+            Ok(Ok(())) => closed(self.end()).await,
+            Ok(Err(RelayError::Late)) => self.read_late().await,
+            Ok(Err(error)) => closed(self.fail(error)).await,
+            Err(_) => closed((self.close)(Fate::Left)).await,
         }
     }
 
-    fn fail(self: Box<Self>, error: RelayError) -> JoinHandle<()> {
+    /// What was made in time is still on its way, and nobody waits for it.
+    async fn read_late(mut self) -> Result<(), String> {
+        self.deadline.set(sleep(LATE));
+        match self.read().await {
+            Ok(()) => closed(self.end()).await,
+            Err(error) => closed(self.fail(error)).await,
+        }
+    }
+
+    async fn read(&mut self) -> Result<(), RelayError> {
+        while poll_fn(|context| self.poll(context)).await?.is_some() {}
+        Ok(())
+    }
+
+    fn fail(self, error: RelayError) -> JoinHandle<()> {
         (self.close)(match self.request.blame() {
             Blame::Worker(request) => Fate::Failed(error, request),
             Blame::Client => Fate::Left,
@@ -293,7 +297,7 @@ impl Passage {
     }
 
     /// After the last bytes.
-    fn end(self: Box<Self>) -> JoinHandle<()> {
+    fn end(self) -> JoinHandle<()> {
         let Some((response, settlement)) = self.ended else {
             return (self.close)(Fate::Left);
         };
@@ -304,6 +308,15 @@ impl Passage {
             first: self.first.unwrap_or_default(),
         }))
     }
+}
+
+/// Waits until a fate has been dealt with.
+async fn closed(close: JoinHandle<()>) -> Result<(), String> {
+    let closed = close.await;
+    closed.map_err(|error| {
+        tracing::error!("cannot settle: {error}");
+        error.to_string()
+    })
 }
 
 /// An answer on its way to another scheduler, on a connection that others share.
@@ -429,6 +442,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two pieces of a request.
 const STALL: Duration = Duration::from_secs(30);
 
+/// For what comes after the deadline: a worker ends its answer then, and signs for it.
+pub(crate) const LATE: Duration = Duration::from_secs(2);
+
 /// For what comes after the client has left.
 pub(crate) const READ_ON: Duration = Duration::from_secs(20);
 
@@ -491,7 +507,7 @@ pub enum RelayError {
 mod tests {
     use super::*;
 
-    use futures_util::stream;
+    use futures_util::{FutureExt as _, StreamExt as _};
     use http_body_util::BodyExt as _;
     use sealed::{MAX_CHUNK, START};
 
@@ -504,6 +520,59 @@ mod tests {
         };
         let pieces = std::iter::once(vec![0; START]).chain((0..chunks).map(chunk));
         Body::from_stream(stream::iter(pieces.map(Ok::<_, BoxError>)))
+    }
+
+    /// An answer of so many chunks, each of which takes so long.
+    fn response(chunks: usize, pause: Duration) -> Body {
+        let chunk = move |number| async move {
+            sleep(pause).await;
+            let last = u32::from(number + 1 == chunks) << 31;
+            let header = u32::try_from(MAX_CHUNK).unwrap() | last;
+            Ok::<_, BoxError>([&header.to_be_bytes()[..], &[0; MAX_CHUNK]].concat())
+        };
+        let salt = stream::iter([Ok(vec![0; 32])]);
+        Body::from_stream(salt.chain(stream::iter(0..chunks).then(chunk)))
+    }
+
+    /// Passes it with ten seconds of time, and says what becomes of it.
+    fn pass(body: Body) -> (Body, oneshot::Receiver<Fate>) {
+        let (tell, fate) = oneshot::channel();
+        let (upload, request) = Upload::new(request(1));
+        let answer = Download {
+            body,
+            request,
+            started: Instant::now(),
+            deadline: Duration::from_secs(10),
+            patience: Duration::ZERO,
+            close: Box::new(|fate| {
+                drop(tell.send(fate));
+                tokio::spawn(upload.collect().map(drop))
+            }),
+        };
+        (answer.pass(), fate)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_made_in_time_is_settled_though_its_client_takes_nothing() {
+        let (idle, fate) = pass(response(40, Duration::from_millis(1)));
+        let fate = timeout(Duration::from_secs(60), fate).await.unwrap();
+        assert!(matches!(fate, Ok(Fate::Ended(_))));
+        assert!(idle.collect().await.is_err(), "it has not all of it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_made_after_its_time_is_late() {
+        let second = Duration::from_secs(1);
+        let (taken, fate) = pass(response(14, second));
+        let said = taken.collect().await.unwrap_err().to_string();
+        assert_eq!(said, "the deadline has passed");
+        assert!(matches!(fate.await, Ok(Fate::Failed(RelayError::Late, _))));
+        let (taken, fate) = pass(response(9, second));
+        assert_eq!(
+            taken.collect().await.unwrap().to_bytes().len(),
+            32 + 9 * (4 + MAX_CHUNK)
+        );
+        assert!(matches!(fate.await, Ok(Fate::Ended(_))));
     }
 
     #[tokio::test]

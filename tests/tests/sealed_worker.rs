@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::StatusCode;
+use contracts::voucher::cost;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use http_body_util::BodyExt as _;
 use inference::Limits;
@@ -382,6 +383,45 @@ async fn a_request_that_never_ends_is_given_up_and_holds_nothing() {
     let sealed = double.seal(&double.envelope(), &chat);
     let reply = double.ask(&sealed, Some(pay)).await.open(&sealed);
     assert_eq!(reply.head.status, 200);
+}
+
+#[tokio::test]
+async fn an_answer_whose_time_ends_is_signed_for_as_far_as_it_came() {
+    const MOST: u64 = 8 * 900;
+    let double = Double::paying(Limits::default()).await;
+    let (path, mut chat, seed) = Chat::default().request();
+    // None of them ends by itself.
+    chat["logit_bias"] = json!({"0": -100, "2": -100});
+    chat["n"] = 8.into();
+    chat["max_tokens"] = 900.into();
+    let mut deadline_ms = 100;
+    let mut spent = 0;
+    // At first there may be no time to begin.
+    let (reply, tokens) = loop {
+        deadline_ms *= 2;
+        let envelope = Envelope {
+            deadline_ms,
+            limit: MOST + 1000,
+            ..double.envelope()
+        };
+        let pay = voucher(spent + double.cost(&envelope));
+        let sealed = double.seal(&envelope, &(path, chat.clone(), seed));
+        let reply = double.ask(&sealed, Some(pay)).await.open(&sealed);
+        let tokens = reply.settlement.tokens;
+        spent += cost(tokens, ASK).unwrap();
+        if tokens > 0 {
+            double.settled(&sealed, &reply);
+            break (reply, tokens);
+        }
+        assert_eq!(reply.head.status, 504);
+    };
+    assert!(tokens < MOST, "{tokens} within {deadline_ms} ms");
+    assert_eq!(reply.head.status, 200);
+    let said = reply.json();
+    assert_eq!(said["usage"]["total_tokens"], tokens);
+    for choice in said["choices"].as_array().unwrap() {
+        assert_eq!(choice["finish_reason"], "length");
+    }
 }
 
 #[tokio::test]

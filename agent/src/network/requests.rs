@@ -72,7 +72,10 @@ async fn answer(desk: Desk, request: Request) -> Result<Answer, Refusal> {
 
     let bounds = Bounds {
         tokens: usize::try_from(envelope.limit.min(u32::MAX.into())).unwrap_or(usize::MAX),
-        until: until.into_std(),
+        until: until
+            .checked_sub(margin(&envelope))
+            .unwrap_or(until)
+            .into_std(),
     };
     let ask = desk.link.ask(&envelope.model);
     let job = Job {
@@ -101,6 +104,12 @@ async fn answer(desk: Desk, request: Request) -> Result<Answer, Refusal> {
 /// What the client has of it, within what anybody has.
 fn time(envelope: &Envelope) -> Duration {
     Duration::from_millis(envelope.deadline_ms.into()).min(LONGEST)
+}
+
+/// So much sooner the engine ends an answer, that its end is signed and taken in time.
+fn margin(envelope: &Envelope) -> Duration {
+    let part = time(envelope).checked_div(4).unwrap_or_default();
+    part.min(MARGIN)
 }
 
 /// Sets aside what the request costs at most: at what is asked for here, since what its client
@@ -177,6 +186,9 @@ pub(super) fn root(hex: Option<&str>) -> HashBytes {
 const ENVELOPE: &str = "cocoon-envelope";
 const VOUCHER: &str = "cocoon-voucher";
 
+/// Of short times it is a quarter.
+const MARGIN: Duration = Duration::from_secs(2);
+
 /// As long as a scheduler waits for an answer.
 const LONGEST: Duration = Duration::from_secs(1800);
 
@@ -188,18 +200,18 @@ mod tests {
 
     #[test]
     fn no_request_is_kept_for_weeks() {
-        let of = |deadline_ms| {
-            time(&Envelope {
-                worker: Digest256::ZERO,
-                model: "m".into(),
-                id: [0; 16],
-                limit: 1,
-                price: 0,
-                deadline_ms,
-                class: SizeClass::Small,
-            })
+        let of = |deadline_ms| Envelope {
+            worker: Digest256::ZERO,
+            model: "m".into(),
+            id: [0; 16],
+            limit: 1,
+            price: 0,
+            deadline_ms,
+            class: SizeClass::Small,
         };
-        assert_eq!(of(1500), Duration::from_millis(1500));
-        assert_eq!(of(u32::MAX), LONGEST);
+        assert_eq!(time(&of(1500)), Duration::from_millis(1500));
+        assert_eq!(time(&of(u32::MAX)), LONGEST);
+        assert_eq!(margin(&of(1500)), Duration::from_millis(375));
+        assert_eq!(margin(&of(60_000)), MARGIN);
     }
 }

@@ -242,6 +242,7 @@ impl Prober {
             keyset: known.keyset.text().into(),
             expires_ms: 0,
         };
+        let began = Instant::now();
         let asked = network.ask(&question.request()?, &assignment).await?;
         // Where another scheduler says that it is counts for nothing.
         let proof = network.workers.all().first().and_then(|it| it.proof());
@@ -255,7 +256,7 @@ impl Prober {
                 if started.elapsed() > LATE {
                     self.judged(&candidate, Event::Late);
                 }
-                let digest = said(&body).ok_or(ProbeError::Unread { worker })?;
+                let digest = said(&body, began.elapsed()).ok_or(ProbeError::Unread { worker })?;
                 Ok(Heard::Said(digest))
             }
             // It counts otherwise than it says, which only a client can see.

@@ -3,8 +3,8 @@
 //! They hold neither place nor pages, and go on where they were when their readers have
 //! caught up, as what was put aside for others does: their tokens are the same.
 
+use super::Work;
 use super::sequence::Sequence;
-use super::{Work, wanted};
 use crate::error::EngineError;
 use crate::memory::Memory;
 use crate::queue::Queue;
@@ -39,7 +39,7 @@ impl Paused {
 
     /// Puts back what is read, and drops what nobody wants.
     pub(super) fn release(&mut self, queue: &Queue<Work>) {
-        self.0.retain(|s| wanted(s.deadline, &s.events));
+        self.0.retain_mut(Sequence::is_wanted);
         for sequence in self.0.extract_if(.., |s| s.events.has_caught_up()) {
             queue.put_back(sequence.tenant.clone(), Work::Begun(sequence));
         }

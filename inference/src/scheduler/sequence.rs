@@ -1,5 +1,7 @@
 //! An answer under way: what was read and said of it, and where its keys and values are.
 
+use std::time::Instant;
+
 use zeroize::Zeroizing;
 
 use super::Job;
@@ -208,6 +210,23 @@ impl Sequence {
             return self.finish(FinishReason::Length);
         }
         false
+    }
+
+    /// Whether anyone still waits for it and may. What is paid for by the token ends where
+    /// its time does, once there is a token: what was made until then was wanted.
+    pub(super) fn is_wanted(&mut self) -> bool {
+        match self.deadline.check(Instant::now()) {
+            Ok(()) => !self.events.is_closed(),
+            Err(_) if self.is_paid() && self.usage.completion > 0 => {
+                !self.finish(FinishReason::Length)
+            }
+            Err(error) => !self.fail(error),
+        }
+    }
+
+    fn is_paid(&self) -> bool {
+        let attended = self.attended.as_ref();
+        attended.is_some_and(|attended| attended.witness.is_bounded())
     }
 
     /// Says what was held back, and why this is the end.

@@ -108,15 +108,20 @@ pub(super) async fn relay(
         return refused(order, response).await;
     }
     // What is paid for is not had for nothing by hanging up.
-    let read_on = order.paid.as_ref().map_or(READ_ON, |_| deadline);
-    let close = Box::new(move |fate| tokio::spawn(order.close(fate)));
-    let body = response.into_body();
-    let answer = Download::new(body, passed, started, deadline, read_on, close);
+    let patience = order.paid.as_ref().map_or(READ_ON, |_| deadline);
+    let answer = Download {
+        body: response.into_body(),
+        request: passed,
+        started,
+        deadline,
+        patience,
+        close: Box::new(move |fate| tokio::spawn(order.close(fate))),
+    };
     let headers = [
         (header::CONTENT_TYPE, "application/cocoon-sealed"),
         (header::CACHE_CONTROL, "no-store"),
     ];
-    Ok((headers, Body::new(answer)).into_response())
+    Ok((headers, answer.pass()).into_response())
 }
 
 /// Why a worker did not answer.

@@ -26,8 +26,8 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::{Fabric as _, SendError};
 use crate::directory::Outcome;
 use crate::relay::{
-    Blame, Download, ENVELOPE, Fate, PROOFS, REQUESTS, RelayError, SETTLEMENTS, Sieve, Upload,
-    VOUCHER, of_worker, refusal,
+    Blame, Download, ENVELOPE, Fate, LATE, PROOFS, REQUESTS, RelayError, SETTLEMENTS, Sieve,
+    Upload, VOUCHER, of_worker, refusal,
 };
 use crate::reputation::Event;
 use crate::scheduler::{MAX_DEADLINE, Scheduler};
@@ -125,13 +125,17 @@ async fn ask(
     }
     let deadline = Duration::from_millis(guest.envelope.deadline_ms.into()).min(MAX_DEADLINE);
     let started = guest.started;
-    let close = Box::new(move |fate| tokio::spawn(async move { guest.close(&fate) }));
-    // Whoever passes it on reads on for its client.
-    let patience = Duration::ZERO;
     Ok(response.map(|body| {
-        Body::new(Download::new(
-            body, passed, started, deadline, patience, close,
-        ))
+        let answer = Download {
+            body,
+            request: passed,
+            started,
+            // Whoever passes it on reads on for its client, and late.
+            deadline: deadline.saturating_add(LATE),
+            patience: Duration::ZERO,
+            close: Box::new(move |fate| tokio::spawn(async move { guest.close(&fate) })),
+        };
+        answer.pass()
     }))
 }
 

@@ -1,11 +1,13 @@
 //! What is asked, and what of an answer has to be the same.
 
+use std::time::Duration;
+
 use attestation::register::Digest256;
 use axum::http::{HeaderMap, HeaderValue, header};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{ProbeError, draw, random};
+use super::{DEADLINE, ProbeError, draw, random};
 use crate::network::deal::Most;
 use crate::network::exchange::Request;
 
@@ -99,8 +101,12 @@ struct Asked<'a> {
 }
 
 /// What a chat's answer says and counts, streamed or not, without names and times. None of
-/// what is no such answer, or has no end.
-pub(super) fn said(body: &[u8]) -> Option<Digest256> {
+/// what is no such answer, or has no end, or took so long that its worker may have ended it
+/// because its time was over.
+pub(super) fn said(body: &[u8], took: Duration) -> Option<Digest256> {
+    if took > DEADLINE.saturating_sub(CUT) {
+        return None;
+    }
     let body = str::from_utf8(body).ok()?;
     let events = body.lines().filter_map(|line| line.strip_prefix("data: "));
     let documents: Vec<&str> = match body.starts_with('{') {
@@ -124,12 +130,17 @@ pub(super) fn said(body: &[u8]) -> Option<Digest256> {
     Some(Digest256::of(said.as_bytes()))
 }
 
+/// So long before its time is over an answer may be ended, and be on its way.
+const CUT: Duration = Duration::from_secs(10);
+
 /// What a chat's template may add.
 const TEMPLATE: u64 = 1024;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const SOON: Duration = Duration::from_secs(1);
 
     const WHOLE: &str = r#"{"id":"1","choices":[{"message":{"content":"a sea"},"finish_reason":
         "stop"}],"usage":{"prompt_tokens":7,"completion_tokens":2}}"#;
@@ -141,8 +152,8 @@ mod tests {
 
     #[test]
     fn an_answer_is_what_it_says_and_counts_however_it_comes() {
-        assert!(said(WHOLE.as_bytes()).is_some());
-        assert_eq!(said(WHOLE.as_bytes()), said(STREAM.as_bytes()));
+        assert!(said(WHOLE.as_bytes(), SOON).is_some());
+        assert_eq!(said(WHOLE.as_bytes(), SOON), said(STREAM.as_bytes(), SOON));
         for (before, after) in [
             ("sea", "see"),
             (":7", ":8"),
@@ -150,7 +161,11 @@ mod tests {
             ("stop", "length"),
         ] {
             let other = STREAM.replace(before, after);
-            assert_ne!(said(other.as_bytes()), said(WHOLE.as_bytes()), "{after}");
+            assert_ne!(
+                said(other.as_bytes(), SOON),
+                said(WHOLE.as_bytes(), SOON),
+                "{after}"
+            );
         }
     }
 
@@ -158,12 +173,18 @@ mod tests {
     fn what_is_no_answer_or_has_no_end_is_not_compared() {
         let error = r#"{"error":{"message":"no"}}"#;
         for body in ["", "data: [DONE]\n\n", "data: {\n\n", "{", error] {
-            assert_eq!(said(body.as_bytes()), None, "{body}");
+            assert_eq!(said(body.as_bytes(), SOON), None, "{body}");
         }
         for end in 0..WHOLE.len() {
-            assert_eq!(said(&WHOLE.as_bytes()[..end]), None, "{end}");
+            assert_eq!(said(&WHOLE.as_bytes()[..end], SOON), None, "{end}");
         }
-        assert_eq!(said(&[0xff]), None);
+        assert_eq!(said(&[0xff], SOON), None);
+    }
+
+    #[test]
+    fn what_its_time_may_have_ended_is_not_compared() {
+        assert!(said(WHOLE.as_bytes(), DEADLINE - CUT).is_some());
+        assert_eq!(said(WHOLE.as_bytes(), DEADLINE - CUT + SOON), None);
     }
 
     #[test]
