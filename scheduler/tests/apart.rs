@@ -266,4 +266,4 @@ const SLOW: Terms = Terms {
     answer: None,
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);

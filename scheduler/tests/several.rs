@@ -464,7 +464,7 @@ const STREAMS: usize = 200;
 
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// For what is not to happen.
 const MOMENT: Duration = Duration::from_secs(1);

@@ -121,4 +121,4 @@ impl Drop for Nats {
 
 const PROGRAM: &str = "nats-server";
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);

@@ -21,7 +21,7 @@ use tower::ServiceExt as _;
 
 const TICK: Duration = Duration::from_millis(20);
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A gateway with one such worker, and one key.
 async fn with(lie: Lie, folder: &tempfile::TempDir) -> (Arc<Scheduler>, Router) {

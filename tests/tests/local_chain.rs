@@ -630,4 +630,4 @@ fn now() -> u32 {
     now.as_secs().try_into().unwrap()
 }
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);

@@ -107,6 +107,6 @@ async fn bind(address: SocketAddr) -> TcpListener {
     TcpListener::bind(address).await.unwrap()
 }
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 const TICK: Duration = Duration::from_millis(5);

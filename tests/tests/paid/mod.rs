@@ -712,4 +712,4 @@ impl Gateway {
 
 const TICK: Duration = Duration::from_millis(10);
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
