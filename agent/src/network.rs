@@ -212,8 +212,7 @@ impl Offered {
 
     /// Whether the engine would refuse whatever comes.
     fn is_full(&self) -> bool {
-        let queue = u64::try_from(self.engine().limits().queue).unwrap_or(u64::MAX);
-        self.engine().activity().waiting >= queue
+        self.engine().is_full()
     }
 }
 

@@ -116,6 +116,10 @@ pub(crate) mod tests {
             0
         }
 
+        fn is_full(&self) -> bool {
+            false
+        }
+
         fn close(&self) {}
 
         fn is_closed(&self) -> bool {

@@ -30,6 +30,8 @@ struct Waiting<T> {
     tenant: Tenant,
     /// In order.
     jobs: VecDeque<T>,
+    /// How many of the first ones were put back: nobody else has to wait for room by them.
+    back: usize,
     /// How often others went before its first job, which did not fit.
     passed: usize,
 }
@@ -48,7 +50,7 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Most that may wait, but for what is put back.
+    /// Most that may wait; what is put back is beside that.
     pub(crate) fn limit(&self) -> usize {
         self.limit
     }
@@ -76,6 +78,7 @@ impl<T> Queue<T> {
     pub(crate) fn put_back(&self, tenant: Tenant, job: T) {
         self.lock().add(tenant, job, |waiting, job| {
             waiting.jobs.push_front(job);
+            waiting.back = waiting.back.saturating_add(1);
             waiting.passed = 0;
         });
     }
@@ -125,12 +128,16 @@ impl<T> Queue<T> {
     pub(crate) fn retain(&self, mut wanted: impl FnMut(&mut T) -> bool) {
         let mut state = self.lock();
         for waiting in &mut state.tenants {
-            let mut first = true;
+            let back = waiting.back;
+            let mut place = 0..;
             waiting.jobs.retain_mut(|job| {
-                let wanted = wanted(job);
-                if std::mem::take(&mut first) && !wanted {
+                let (wanted, place) = (wanted(job), place.next());
+                if !wanted && place == Some(0) {
                     // The next one has not been passed.
                     waiting.passed = 0;
+                }
+                if !wanted && place.is_some_and(|place| place < back) {
+                    waiting.back = waiting.back.saturating_sub(1);
                 }
                 wanted
             });
@@ -172,6 +179,9 @@ pub(crate) trait Line {
     /// How many wait.
     fn waiting(&self) -> usize;
 
+    /// Whether it takes nobody's job.
+    fn is_full(&self) -> bool;
+
     /// Takes no job any more.
     fn close(&self);
 
@@ -184,6 +194,10 @@ pub(crate) trait Line {
 impl<T> Line for Queue<T> {
     fn waiting(&self) -> usize {
         self.lock().count
+    }
+
+    fn is_full(&self) -> bool {
+        self.lock().fresh() >= self.limit
     }
 
     fn close(&self) {
@@ -201,6 +215,13 @@ impl<T> Line for Queue<T> {
     }
 }
 
+impl<T> Waiting<T> {
+    /// How many have waited since they came.
+    fn fresh(&self) -> usize {
+        self.jobs.len().saturating_sub(self.back)
+    }
+}
+
 /// Closes a queue and drops what waits there when its thread ends, by a panic, too.
 pub(crate) struct Served<T>(pub(crate) Arc<Queue<T>>);
 
@@ -215,33 +236,41 @@ impl<T> State<T> {
     fn has_room(&self, tenant: &Tenant, limit: usize) -> bool {
         let mut tenants = self.tenants.iter();
         let own = tenants.find(|waiting| waiting.tenant == *tenant);
-        self.count < limit && own.map_or(0, |own| own.jobs.len()) < share_of(limit)
+        self.fresh() < limit && own.map_or(0, Waiting::fresh) < share_of(limit)
+    }
+
+    /// How many have waited since they came.
+    fn fresh(&self) -> usize {
+        self.tenants.iter().map(Waiting::fresh).sum()
     }
 
     /// Adds to the jobs of a tenant.
     fn add(&mut self, tenant: Tenant, job: T, add: impl FnOnce(&mut Waiting<T>, T)) {
         self.count = self.count.saturating_add(1);
         let mut tenants = self.tenants.iter_mut();
-        match tenants.find(|waiting| waiting.tenant == tenant) {
-            Some(waiting) => add(waiting, job),
-            None => self.tenants.push_back(Waiting {
-                tenant,
-                jobs: VecDeque::from([job]),
-                passed: 0,
-            }),
+        if let Some(waiting) = tenants.find(|waiting| waiting.tenant == tenant) {
+            return add(waiting, job);
         }
+        let mut waiting = Waiting {
+            tenant,
+            jobs: VecDeque::new(),
+            back: 0,
+            passed: 0,
+        };
+        add(&mut waiting, job);
+        self.tenants.push_back(waiting);
     }
+
     /// Takes a tenant's first job, and its turn.
     fn take(&mut self, place: usize) -> Option<(Tenant, T)> {
-        let Waiting {
-            tenant, mut jobs, ..
-        } = self.tenants.remove(place)?;
-        let job = jobs.pop_front()?;
-        if !jobs.is_empty() {
+        let mut waiting = self.tenants.remove(place)?;
+        let tenant = waiting.tenant.clone();
+        let job = waiting.jobs.pop_front()?;
+        if !waiting.jobs.is_empty() {
             self.tenants.push_back(Waiting {
-                tenant: tenant.clone(),
-                jobs,
+                back: waiting.back.saturating_sub(1),
                 passed: 0,
+                ..waiting
             });
         }
         self.count = self.count.saturating_sub(1);
@@ -361,6 +390,33 @@ mod tests {
         assert_eq!(drain(&queue, |_| 0), [3, 1, 4, 2]);
         queue.put_back(a, 5);
         assert_eq!(drain(&queue, |_| 0), [5]);
+    }
+
+    #[test]
+    fn what_is_put_back_takes_room_of_nobody() {
+        let queue = Queue::new(4);
+        let [a, b] = [Tenant::new(), Tenant::new()];
+        for job in 1..=6 {
+            queue.put_back(a.clone(), job);
+        }
+        for (tenant, job) in [(&a, 7), (&a, 8), (&b, 9)] {
+            queue.push(tenant.clone(), job).unwrap();
+        }
+        assert!(!queue.has_room(&a) && queue.has_room(&b) && !queue.is_full());
+        // Of those that go, some had been put back.
+        queue.retain(|job| ![6, 1, 8].contains(job));
+        assert!(queue.has_room(&a));
+        queue.push(a.clone(), 10).unwrap();
+        assert!(!queue.has_room(&a));
+        for job in (2..=5).rev() {
+            assert!(!queue.has_room(&a));
+            let next = queue.pop(|tenant| usize::from(*tenant == b), |_, _| true);
+            assert_eq!(next, Some((a.clone(), job)));
+        }
+        queue.push(b.clone(), 11).unwrap();
+        assert!(queue.is_full());
+        assert_eq!(drain(&queue, |_| 0), [9, 7, 11, 10]);
+        assert!(queue.has_room(&a));
     }
 
     #[test]

@@ -41,6 +41,7 @@ use self::paused::Paused;
 use self::sequence::{Sequence, insert};
 use self::shares::{Shares, share};
 use crate::activity::Counters;
+use crate::answer::{Event, FinishReason, Usage};
 use crate::channel::Sender;
 use crate::deadline::Deadline;
 use crate::decoder::{Decoder, Workspace};
@@ -82,10 +83,21 @@ impl Job {
         match self.deadline.check(Instant::now()) {
             Ok(()) => !self.events.is_closed(),
             Err(error) => {
-                self.events.send(Err(error));
+                self.end(error);
                 false
             }
         }
+    }
+
+    /// Ends without a word. Others of the same request that are paid for are not lost by it.
+    fn end(&self, error: EngineError) {
+        let attended = self.attended.as_ref();
+        let finish = Event::Finish {
+            reason: FinishReason::Length,
+            usage: Usage::default(),
+        };
+        let has_earned = attended.is_some_and(|attended| attended.witness.has_earned());
+        self.events.send(has_earned.then_some(finish).ok_or(error));
     }
 }
 

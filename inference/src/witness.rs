@@ -43,6 +43,8 @@ struct Heard {
     /// What was begun last.
     read: Zeroizing<Vec<u32>>,
     worked: usize,
+    /// Whether a token was made.
+    said: bool,
 }
 
 /// One answer, or one text that was embedded.
@@ -145,9 +147,9 @@ impl Witness {
         }
     }
 
-    /// Whether it is paid for by the token, up to a time.
-    pub(crate) const fn is_bounded(&self) -> bool {
-        self.bounds.is_some()
+    /// Whether tokens were made that are paid for.
+    pub(crate) fn has_earned(&self) -> bool {
+        self.bounds.is_some() && self.heard().said
     }
 
     /// So long from now, or sooner.
@@ -170,6 +172,7 @@ impl Witness {
     pub(crate) fn say(&self) {
         let mut heard = self.heard();
         heard.worked = heard.worked.saturating_add(1);
+        heard.said = true;
     }
 
     pub(crate) fn tell(&self, executed: Executed) {
@@ -242,6 +245,17 @@ mod tests {
             witness.say();
         }
         assert_eq!(witness.worked(), 2 + 2 + 3);
+    }
+
+    #[test]
+    fn only_tokens_that_are_made_and_paid_for_earn() {
+        let (paid, free) = (within(10), Witness::default());
+        for witness in [&paid, &free] {
+            witness.read(&[1, 2]);
+            assert!(!witness.has_earned());
+            witness.say();
+        }
+        assert!(paid.has_earned() && !free.has_earned());
     }
 
     #[test]

@@ -48,7 +48,10 @@ impl Turns {
         }
         let (sender, turn) = oneshot::channel();
         match line.waiting.iter_mut().find(|(other, _)| other == tenant) {
-            Some((_, own)) => own.push_back(sender),
+            Some((_, own)) => {
+                own.retain(|waiting| !waiting.is_closed());
+                own.push_back(sender);
+            }
             None => {
                 let own = VecDeque::from([sender]);
                 line.waiting.push_back((tenant.clone(), own));

@@ -243,6 +243,11 @@ impl Engine {
         chat.tokens.decode(tokens).map(Zeroizing::new)
     }
 
+    /// Whether it would refuse whatever comes.
+    pub fn is_full(&self) -> bool {
+        self.kind.line().is_full()
+    }
+
     /// What a chat model has done and is doing; of others, only what waits.
     pub fn activity(&self) -> Activity {
         let waiting = self.kind.line().waiting();

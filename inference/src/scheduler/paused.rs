@@ -7,34 +7,34 @@ use super::Work;
 use super::sequence::Sequence;
 use crate::error::EngineError;
 use crate::memory::Memory;
-use crate::queue::Queue;
+use crate::queue::{Queue, share_of};
 
 #[derive(Default)]
 pub(super) struct Paused(Vec<Sequence>);
 
 impl Paused {
-    /// Takes those whose readers are behind. Of more than `most`, the newest of whoever
-    /// has most of them ends.
+    /// Takes those whose readers are behind. Of more than `most`, or one tenant's share of
+    /// it, the newest of whoever has most of them ends.
     pub(super) fn take(&mut self, running: &mut Vec<Sequence>, memory: &mut Memory, most: usize) {
         for mut sequence in running.extract_if(.., |sequence| sequence.events.is_behind()) {
             sequence.forget(memory);
             self.0.push(sequence);
-            if self.0.len() > most
-                && let Some(place) = self.most_of_one()
+            if let Some((place, own)) = self.most_of_one()
+                && (self.0.len() > most || own > share_of(most))
             {
-                self.0.remove(place).fail(EngineError::Unread);
+                self.0.remove(place).end(EngineError::Unread);
             }
         }
     }
 
-    /// Where the last one is of the tenant that has most.
-    fn most_of_one(&self) -> Option<usize> {
+    /// Where the last one is of the tenant that has most, and how many it has.
+    fn most_of_one(&self) -> Option<(usize, usize)> {
         let of = |sequence: &Sequence| {
             let own = self.0.iter().filter(|s| s.tenant == sequence.tenant);
             own.count()
         };
-        let places = self.0.iter().enumerate();
-        places.max_by_key(|(_, s)| of(s)).map(|(place, _)| place)
+        let places = self.0.iter().map(of).enumerate();
+        places.max_by_key(|(_, own)| *own)
     }
 
     /// Puts back what is read, and drops what nobody wants.
@@ -56,27 +56,30 @@ impl Paused {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use futures_util::{FutureExt as _, StreamExt as _};
     use zeroize::Zeroizing;
 
     use super::*;
+    use crate::answer::{Event, FinishReason, Usage};
     use crate::channel::tests::event;
     use crate::channel::{Receiver, channel};
     use crate::deadline::Deadline;
     use crate::kernel::attention::Heads;
     use crate::queue::Line as _;
-    use crate::request::Tenant;
+    use crate::request::{Sampling, Tenant};
     use crate::sampler::{Sampler, Settings};
     use crate::scheduler::Job;
     use crate::stop::Stop;
+    use crate::witness::{Attended, Bounds, Executed, Witness};
 
     struct Engine {
         queue: Arc<Queue<Work>>,
         memory: Memory,
         paused: Paused,
         began: u64,
+        witness: Option<Witness>,
     }
 
     impl Engine {
@@ -92,6 +95,7 @@ mod tests {
                 memory: Memory::new(heads, 1, 1 << 20),
                 paused: Paused::default(),
                 began: 0,
+                witness: None,
             }
         }
 
@@ -109,7 +113,7 @@ mod tests {
                 stop: Stop::new(Vec::new()),
                 logprobs: None,
                 deadline: Deadline::after(time),
-                attended: None,
+                attended: self.witness.clone().map(attended),
                 replay: None,
                 events,
             };
@@ -127,7 +131,24 @@ mod tests {
         }
     }
 
-    fn last(mut answer: Receiver) -> Option<Result<crate::Event, EngineError>> {
+    fn attended(witness: Witness) -> Attended {
+        let executed = Executed {
+            index: 0,
+            prompt: Zeroizing::default(),
+            images: 0,
+            form: None,
+            answer: Zeroizing::default(),
+            sampling: Sampling::default(),
+            own_seed: false,
+            max_tokens: 1,
+            stop: Vec::new(),
+            reason: None,
+            usage: Usage::default(),
+        };
+        Attended { witness, executed }
+    }
+
+    fn last(mut answer: Receiver) -> Option<Result<Event, EngineError>> {
         let mut last = None;
         while let Some(Some(event)) = answer.next().now_or_never() {
             last = Some(event);
@@ -142,8 +163,9 @@ mod tests {
         let _quick = engine.answer(&tenant, Duration::MAX, 255);
         assert!(engine.paused.0.is_empty());
         let mut slow = engine.answer(&tenant, Duration::MAX, 256);
-        let late = engine.answer(&tenant, Duration::ZERO, 256);
-        let gone = engine.answer(&tenant, Duration::MAX, 256);
+        let other = Tenant::new();
+        let late = engine.answer(&other, Duration::ZERO, 256);
+        let gone = engine.answer(&other, Duration::MAX, 256);
         assert_eq!(engine.paused.0.len(), 3);
         assert!(engine.paused.0.iter().all(|s| s.pages.is_empty()));
         drop(gone);
@@ -171,5 +193,53 @@ mod tests {
             events.map(ends).filter(|ended| *ended).count()
         });
         assert_eq!(ended, [0, 0, 0, 1, 1]);
+    }
+
+    #[test]
+    fn nobody_has_more_than_its_share() {
+        let mut engine = Engine::new();
+        let tenant = Tenant::new();
+        let mut answer = || engine.answer(&tenant, Duration::MAX, 256);
+        let (_first, _second, third) = (answer(), answer(), answer());
+        assert_eq!(last(third), Some(Err(EngineError::Unread)));
+        let _others = engine.answer(&Tenant::new(), Duration::MAX, 256);
+        assert_eq!(engine.paused.0.len(), 3);
+    }
+
+    #[test]
+    fn what_is_paid_for_ends_with_what_was_made() {
+        let paid = Witness::within(Bounds {
+            tokens: 100,
+            until: Instant::now(),
+        });
+        for has_said in [false, true] {
+            if has_said {
+                paid.say();
+            }
+            let mut engine = Engine {
+                witness: Some(paid.clone()),
+                ..Engine::new()
+            };
+            let tenant = Tenant::new();
+            let late = engine.answer(&tenant, Duration::ZERO, 256);
+            let _more = engine.answer(&tenant, Duration::MAX, 256);
+            let unread = engine.answer(&tenant, Duration::MAX, 256);
+            engine.paused.release(&engine.queue);
+            let errors = [
+                EngineError::Deadline {
+                    limit: Duration::ZERO,
+                },
+                EngineError::Unread,
+            ];
+            for (answer, error) in [late, unread].into_iter().zip(errors) {
+                match last(answer) {
+                    Some(Ok(Event::Finish { reason, .. })) => {
+                        assert!(has_said && reason == FinishReason::Length);
+                    }
+                    other => assert!(!has_said && other == Some(Err(error)), "{other:?}"),
+                }
+            }
+            assert_eq!(paid.take().len(), usize::from(has_said) * 2);
+        }
     }
 }

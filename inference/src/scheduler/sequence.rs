@@ -212,21 +212,21 @@ impl Sequence {
         false
     }
 
-    /// Whether anyone still waits for it and may. What is paid for by the token ends where
-    /// its time does, once there is a token: what was made until then was wanted.
+    /// Whether anyone still waits for it and may.
     pub(super) fn is_wanted(&mut self) -> bool {
         match self.deadline.check(Instant::now()) {
             Ok(()) => !self.events.is_closed(),
-            Err(_) if self.is_paid() && self.usage.completion > 0 => {
-                !self.finish(FinishReason::Length)
-            }
-            Err(error) => !self.fail(error),
+            Err(error) => !self.end(error),
         }
     }
 
-    fn is_paid(&self) -> bool {
+    /// Ends before it is over: with what was made, where that is paid for.
+    pub(super) fn end(&mut self, error: EngineError) -> bool {
         let attended = self.attended.as_ref();
-        attended.is_some_and(|attended| attended.witness.is_bounded())
+        match attended.is_some_and(|attended| attended.witness.has_earned()) {
+            true => self.finish(FinishReason::Length),
+            false => self.fail(error),
+        }
     }
 
     /// Says what was held back, and why this is the end.
