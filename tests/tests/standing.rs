@@ -129,7 +129,12 @@ async fn no_client_can_turn_the_scheduler_against_a_worker() {
         }
     };
     timeout(PATIENCE, quiet).await.unwrap();
-    assert_eq!(standings(&asker).await["machines"], json!([]));
+    // What came of the last one may have been settled.
+    for row in standings(&asker).await["machines"].as_array().unwrap() {
+        for count in ["late", "failed", "lied"] {
+            assert_eq!(row[count], 0, "{row}");
+        }
+    }
     let machine: Machine = network
         .scheduler
         .workers
