@@ -16,7 +16,7 @@ use chain::client::Client;
 use contracts::voucher::Signed;
 use sealed::Envelope;
 use serde_json::{Value, json};
-use tokio::sync;
+use tokio::sync::{self, Semaphore, SemaphorePermit};
 use tycho_types::boc::{Boc, de};
 use tycho_types::cell::{CellBuilder, HashBytes};
 use tycho_types::error::Error;
@@ -60,6 +60,8 @@ pub struct Kept {
     /// Looks at Channels that may be none of ours, by address and in all.
     looks: Limit,
     all_looks: Limit,
+    /// Looks for strangers that may wait for the chain, which answers one after the other.
+    strangers: Semaphore,
     /// What owners of workers have earned that the ledger does not show, as each worker says.
     unseen: Mutex<HashMap<Earner, u64>>,
 }
@@ -110,6 +112,7 @@ impl Kept {
             seen: Mutex::default(),
             looks: Limit::new(LOOKS, LOOK_EVERY),
             all_looks: Limit::new(ALL_LOOKS, ALL_LOOK_EVERY),
+            strangers: Semaphore::new(STRANGERS),
             unseen: Mutex::default(),
         }
     }
@@ -430,14 +433,11 @@ impl Kept {
         if let Some(known) = entry.filter(|known| known.at.elapsed() < fresh(known)) {
             return known.found.ok_or_else(|| LookError::None(channel.clone()));
         }
-        if let Some(from) = from
-            && !entry.is_some_and(|known| known.is_ours())
-        {
-            let now = Instant::now();
-            let own = self.looks.take(Payer::at(from), now);
-            let taken = own.and_then(|()| self.all_looks.take(Payer::Unpaid, now));
-            taken.map_err(|wait| LookError::Often { wait })?;
-        }
+        let is_stranger = !entry.is_some_and(|known| known.is_ours());
+        let _place = match from.filter(|_| is_stranger) {
+            Some(from) => Some(self.place_of(from)?),
+            None => None,
+        };
         let found = match (look(&self.chain, &self.ledger, channel).await, *entry) {
             (Ok(looked), _) => Some(Ok(looked)),
             (Err(LookError::Observe(Failed::Refused(refused))), _) => Some(Err(refused)),
@@ -451,6 +451,16 @@ impl Kept {
         let at = Instant::now();
         *entry = Some(Seen { found, at });
         found.ok_or_else(|| LookError::None(channel.clone()))
+    }
+
+    /// A stranger's, for one look at the chain.
+    fn place_of(&self, from: IpAddr) -> Result<SemaphorePermit<'_>, LookError> {
+        let now = Instant::now();
+        let own = self.looks.take(Payer::at(from), now);
+        let taken = own.and_then(|()| self.all_looks.take(Payer::Unpaid, now));
+        taken.map_err(|wait| LookError::Often { wait })?;
+        let place = self.strangers.try_acquire();
+        place.map_err(|_| LookError::Often { wait: SOON })
     }
 }
 
@@ -501,6 +511,12 @@ const LOOKS: u32 = 32;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const ALL_LOOKS: u32 = 256;
 const ALL_LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Each takes some answers of a liteserver: who is known waits for so many at most.
+const STRANGERS: usize = 16;
+
+/// Until fewer wait.
+const SOON: Duration = Duration::from_secs(1);
 
 /// A Channel changes by what is put in and taken out.
 const KNOWN: Duration = Duration::from_secs(300);

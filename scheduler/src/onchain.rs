@@ -153,9 +153,11 @@ impl Onchain {
         let of_workers = nodes(workers, ledger, &authorities).await;
         let mut nodes = BTreeMap::new();
         for address in of_workers.values().flatten().collect::<BTreeSet<_>>() {
-            if nodes.len() < MAX_NODES
-                && let Some(read) = self.kept(address, Code::NODE).await
-            {
+            if nodes.len() >= MAX_NODES {
+                break;
+            }
+            let read = self.kept(address, Code::NODE).await;
+            if let Some(read) = read.or_else(|| self.read().nodes.get(address).cloned()) {
                 nodes.insert(address.clone(), read);
             }
         }

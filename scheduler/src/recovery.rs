@@ -11,7 +11,7 @@
 //! knows of nothing: what its last life did not settle is released in the end.
 
 use std::collections::HashMap;
-use std::future::pending;
+use std::future::{pending, ready};
 use std::time::{Duration, Instant};
 
 use attestation::appraisal::chain;
@@ -23,7 +23,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream;
 use http_body_util::{BodyExt as _, Limited};
 use sealed::Settlement;
-use tokio::time::{MissedTickBehavior, interval, timeout_at};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tycho_types::cell::HashBytes;
 
 use crate::books::{Books, Kept, now};
@@ -63,7 +63,9 @@ impl Scheduler {
                 _ = asks.tick() => {
                     let workers = by_worker(kept.requests.due(Instant::now()));
                     let workers = stream::iter(workers.into_values());
-                    workers.for_each_concurrent(WORKERS, |lost| self.ask_one(lost)).await;
+                    workers
+                        .for_each_concurrent(WORKERS, |lost| self.ask_one(kept, lost))
+                        .await;
                 }
             }
         }
@@ -77,20 +79,21 @@ impl Scheduler {
         }
     }
 
-    /// One worker about what is its, which holds up what is others' for no longer than this.
-    async fn ask_one(&self, lost: Vec<Lost>) {
-        let until = tokio::time::Instant::now().checked_add(PATIENCE);
-        let until = until.unwrap_or_else(tokio::time::Instant::now);
-        let lost = stream::iter(lost);
-        lost.for_each_concurrent(AT_ONCE, |lost| self.ask(lost, until))
+    /// One worker about what is its, which holds up what is others' for as long as two answers
+    /// at most. Of what there is no time for nothing is known, and nothing is let go of.
+    async fn ask_one(&self, kept: &Kept, lost: Vec<Lost>) {
+        let since = Instant::now();
+        let lost = stream::iter(lost).take_while(|_| ready(since.elapsed() < PATIENCE));
+        lost.for_each_concurrent(AT_ONCE, |lost| self.ask(kept, lost))
             .await;
     }
 
-    async fn ask(&self, lost: Lost, until: tokio::time::Instant) {
+    async fn ask(&self, kept: &Kept, lost: Lost) {
+        kept.requests.asked(&lost.key, Instant::now());
         let worker = self.workers.get(&lost.worker);
         let told = match &worker {
-            Some(_) if until.elapsed().is_zero() => self.told(&lost, until).await,
-            _ => Told::Away,
+            Some(_) => self.told(&lost).await,
+            None => Told::Away,
         };
         let now = Instant::now();
         let is_over = match (told, worker) {
@@ -105,7 +108,7 @@ impl Scheduler {
         }
     }
 
-    async fn told(&self, lost: &Lost, until: tokio::time::Instant) -> Told {
+    async fn told(&self, lost: &Lost) -> Told {
         let id = hex::encode(lost.key.id);
         let mut request = Request::new(Body::empty());
         *request.uri_mut() = of_worker(&format!("{SETTLEMENTS}{id}"));
@@ -115,7 +118,7 @@ impl Scheduler {
             let body = Limited::new(body, Settlement::MAX).collect().await.ok()?;
             Some((head.status, body.to_bytes()))
         };
-        match timeout_at(until, exchange).await {
+        match timeout(PATIENCE, exchange).await {
             Ok(Some((StatusCode::OK, said))) => Told::Settled(said),
             Ok(Some((StatusCode::ACCEPTED, _))) => Told::UnderWay,
             Ok(Some((StatusCode::NOT_FOUND, _))) => Told::Unknown,
@@ -213,7 +216,7 @@ const WORKERS: usize = 32;
 /// Requests that one is asked about at a time.
 const AT_ONCE: usize = 8;
 
-/// For all that one is asked about in a row.
+/// For an answer, and for beginning to ask one in a row.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 #[cfg(test)]

@@ -103,7 +103,7 @@ impl Scheduler {
         if let (Some(onchain), Some(ledger)) = (self.books.onchain(), self.books.ledger()) {
             onchain.look(&self.workers, ledger).await;
         }
-        self.money.forget().await;
+        self.money.forget();
     }
 
     async fn write(&self, stop: &CancellationToken) {

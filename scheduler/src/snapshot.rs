@@ -1,5 +1,6 @@
 //! What takes long to find, found at most once a second however many ask.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
@@ -7,31 +8,38 @@ use tokio::time::Instant;
 
 /// What was found last, and when.
 #[derive(Debug)]
-pub(crate) struct Snapshot<T>(Mutex<Option<(Instant, T)>>);
+pub(crate) struct Snapshot<T> {
+    last: Mutex<Option<(Instant, T)>>,
+    is_old: AtomicBool,
+}
 
 impl<T> Default for Snapshot<T> {
     fn default() -> Self {
-        Self(Mutex::default())
+        Self {
+            last: Mutex::default(),
+            is_old: AtomicBool::default(),
+        }
     }
 }
 
 impl<T: Clone> Snapshot<T> {
-    /// No older than a second: those who ask meanwhile wait for one to find it. What was not
-    /// found is looked for again.
+    /// Found no longer than a second ago: those who ask meanwhile wait for one to find it,
+    /// however long that takes. What was not found is looked for again.
     pub(crate) async fn get<E>(&self, find: impl Future<Output = Result<T, E>>) -> Result<T, E> {
-        let mut last = self.0.lock().await;
-        if let Some((_, found)) = last.as_ref().filter(|(at, _)| at.elapsed() < FRESH) {
+        let mut last = self.last.lock().await;
+        let is_old = self.is_old.swap(false, Ordering::AcqRel);
+        last.take_if(|(at, _)| is_old || at.elapsed() >= FRESH);
+        if let Some((_, found)) = last.as_ref() {
             return Ok(found.clone());
         }
-        let at = Instant::now();
         let found = find.await?;
-        *last = Some((at, found.clone()));
+        *last = Some((Instant::now(), found.clone()));
         Ok(found)
     }
 
     /// Whoever asks next has it found anew.
-    pub(crate) async fn forget(&self) {
-        *self.0.lock().await = None;
+    pub(crate) fn forget(&self) {
+        self.is_old.store(true, Ordering::Release);
     }
 }
 
@@ -45,14 +53,13 @@ mod tests {
     use std::convert::Infallible;
 
     use futures_util::future::join_all;
-    use tokio::task::yield_now;
-    use tokio::time::advance;
+    use tokio::time::{advance, sleep};
 
     #[tokio::test(start_paused = true)]
     async fn many_who_ask_within_a_second_have_it_found_once() {
         let (snapshot, found) = (Snapshot::default(), Cell::new(0));
         let find = async || {
-            yield_now().await;
+            sleep(FRESH * 2).await;
             found.update(|count| count + 1);
             Ok::<_, Infallible>(found.get())
         };
@@ -62,7 +69,7 @@ mod tests {
         assert_eq!(snapshot.get(find()).await, Ok(1));
         advance(Duration::from_millis(1)).await;
         assert_eq!(snapshot.get(find()).await, Ok(2));
-        snapshot.forget().await;
+        snapshot.forget();
         assert_eq!(snapshot.get(find()).await, Ok(3));
     }
 

@@ -113,18 +113,23 @@ impl Requests {
         }
     }
 
-    /// Whose workers are to be asked now.
+    /// Whose workers are to be asked now, what has waited longest first.
     pub(crate) fn due(&self, now: Instant) -> Vec<Lost> {
-        let mut due = Vec::new();
-        for place in self.lock().values_mut() {
-            if let Place::Lost(lost) = place
-                && lost.next <= now
-            {
-                lost.next = later(now, AGAIN);
-                due.push(*lost);
-            }
-        }
+        let places = self.lock();
+        let lost = places.values().filter_map(|place| match place {
+            Place::Lost(lost) => Some(*lost),
+            Place::Served => None,
+        });
+        let mut due: Vec<_> = lost.filter(|lost| lost.next <= now).collect();
+        due.sort_by_key(|lost| lost.next);
         due
+    }
+
+    /// Its worker is asked now, and again after a while.
+    pub(crate) fn asked(&self, key: &RequestKey, now: Instant) {
+        if let Some(Place::Lost(lost)) = self.lock().get_mut(key) {
+            lost.next = later(now, AGAIN);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<RequestKey, Place>> {
@@ -204,10 +209,24 @@ mod tests {
         assert!(lost.never_came(now));
         assert!(!lost.is_over(now) && lost.is_over(now + PATIENCE));
         assert!(!lost.is_late(now + PATIENCE) && lost.is_late(now + LONGEST));
+        requests.asked(&key(1), now);
         assert_eq!(requests.due(now), [], "not all the time");
         assert_eq!(requests.due(now + AGAIN).len(), 1);
         requests.end(&key(1));
         assert_eq!(requests.due(now + AGAIN * 2), []);
+    }
+
+    #[test]
+    fn what_there_was_no_time_for_is_asked_first() {
+        let (requests, now) = (Requests::default(), Instant::now());
+        for number in 1..=9 {
+            requests.lose(key(number), worker(), None, LONGEST, now);
+        }
+        for number in (1..=9).filter(|number| *number != 5) {
+            requests.asked(&key(number), now);
+        }
+        let due = requests.due(now + AGAIN);
+        assert_eq!((due[0].key, due.len()), (key(5), 9));
     }
 
     #[test]

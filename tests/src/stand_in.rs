@@ -77,6 +77,8 @@ pub enum Manner {
     Breaking,
     /// It breaks off when all is said, and before its settlement.
     Parting,
+    /// It takes all of a request, and never begins to answer.
+    Mute,
     /// It has room, until it is asked.
     Unwilling,
     /// It offers for somebody else.
@@ -330,6 +332,11 @@ async fn answer(State(served): State<Arc<Served>>, headers: HeaderMap, body: Bod
     }
     if served.terms.manner == Manner::Unwilling {
         return StatusCode::TOO_MANY_REQUESTS.into_response();
+    }
+    if served.terms.manner == Manner::Mute {
+        body.into_data_stream().for_each(async |_| {}).await;
+        served.busy.fetch_add(1, Ordering::SeqCst);
+        return std::future::pending().await;
     }
     let earned = match served.reserve(&envelope, header("cocoon-voucher")) {
         Ok(earned) => earned,

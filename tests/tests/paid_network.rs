@@ -22,6 +22,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use client::network::probe::Finding;
 use client::network::purse::Purse;
+use futures_util::future::join_all;
 use http_body_util::BodyExt as _;
 use paid::{Answer, Gateway, Worker, World, are_busy, hold};
 use scheduler::api;
@@ -110,7 +111,7 @@ async fn whoever_pays_has_one_share_from_anywhere_and_not_for_dust() {
 
     // Of Channels that are none, one address has the chain asked for so many.
     let mut often = None;
-    for number in 0..64 {
+    for number in 0..=u8::MAX {
         let nobody = StdAddr::new(0, HashBytes([number; 32]));
         let nobody = Pass::new(&key(5), GLOBAL_ID, nobody, now());
         let refused = paying.payer(Some(&nobody), at(0)).await.unwrap_err();
@@ -127,6 +128,18 @@ async fn whoever_pays_has_one_share_from_anywhere_and_not_for_dust() {
     assert!(refused.to_string().starts_with("there is no Channel at 0:"));
     let payer = paying.payer(Some(&beside), at(0)).await;
     assert_eq!(payer.unwrap(), Payer::Channel(other), "it is known");
+
+    // From wherever they come, few wait for the chain before who is known.
+    let all = (2..66).map(async |from| {
+        let nobody = StdAddr::new(0, HashBytes([from | 128; 32]));
+        let nobody = Pass::new(&key(6), GLOBAL_ID, nobody, now());
+        paying.payer(Some(&nobody), at(from)).await.unwrap_err()
+    });
+    let refused = join_all(all).await;
+    let looked = refused
+        .iter()
+        .filter(|error| error.to_string().starts_with("there is no Channel at 0:"));
+    assert!((1..64).contains(&looked.count()), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -135,7 +148,11 @@ async fn a_place_is_its_payers_wherever_the_request_comes_from() {
         return;
     };
     let scheduler = world.scheduler().await;
-    let workers = world.workers(&scheduler, THOROUGH).await;
+    let terms = Terms {
+        slots: 2,
+        ..THOROUGH
+    };
+    let workers = world.workers(&scheduler, terms).await;
     let [(_, pass), (_, other)] = [world.pass(6, 2 * COIN).await, world.pass(5, 2 * COIN).await];
     let ask = async |path: &str, pass: String, last| {
         let wanted = json!({
@@ -535,6 +552,37 @@ async fn a_worker_whose_answers_break_off_at_their_end_is_paid_for_what_it_finis
     assert_eq!((books.charged, books.held), (1000, 0));
     assert_eq!(books.to_owners(), (1000, 1000));
     assert_eq!(scheduler.ledger.audit().await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_is_in_doubt_whose_worker_is_lost_before_it_answers() {
+    let Some(world) = World::start().await else {
+        return;
+    };
+    let scheduler = world.scheduler().await;
+    let terms = Terms {
+        ask: 1_000_000,
+        manner: Manner::Mute,
+        ..THOROUGH
+    };
+    let mut workers = world.workers(&scheduler, terms).await;
+    let mut asker = Asker::connect(scheduler.clients).await.unwrap();
+    asker.voucher = Some(world.voucher("one", LIMIT, terms.ask));
+    asker.pass = Some(world.shown());
+    let assignment = asker.assign(&json!({})).await.unwrap();
+    let killed = async {
+        are_busy(&workers, 1).await;
+        workers.clear();
+    };
+    let (answer, ()) = tokio::join!(asker.begin(&assignment, vec![vec![7; 1000]]), killed);
+    let lost = AskError::Refused(StatusCode::SERVICE_UNAVAILABLE, "worker_lost".into());
+    assert_eq!(answer.err(), Some(lost));
+    let books = world.books(&scheduler, &workers).await;
+    assert_eq!(
+        (books.charged, books.held),
+        (0, LIMIT),
+        "it may say more yet"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

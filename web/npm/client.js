@@ -571,9 +571,17 @@ const DOCUMENT = 90_000;
 /** Requests that a scheduler is asked about at a time. */
 const MAX_ASKED = 64;
 /** Refusals of a request that may have been taken before. */
-const UNCERTAIN = ["replayed", "unavailable"];
+const UNCERTAIN = ["replayed", "unavailable", "worker_lost"];
 const HEADERS = ["accept", "content-type", "x-receipt-opening"];
-const ELSEWHERE = ["draining", "full", "not_covered", "not_my_key", "replayed", "worker_gone"];
+const ELSEWHERE = [
+    "draining",
+    "full",
+    "not_covered",
+    "not_my_key",
+    "replayed",
+    "worker_gone",
+    "worker_lost",
+];
 /** How many answers a request wants, and of how many tokens: the first that it names. */
 const COUNTS = ["n", "max_completion_tokens", "max_tokens", "max_output_tokens"];
 /** What a chat's template may add to what is asked. */

@@ -3,12 +3,13 @@
 
 use std::collections::HashMap;
 use std::str::FromStr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ::chain::client::Client;
 use ::scheduler::onchain::{Market, ReadError};
 use attestation::appraisal::chain;
-use tokio::sync::Mutex;
+use tokio::sync;
 use tycho_types::models::StdAddr;
 
 /// The Markets of models.
@@ -17,6 +18,8 @@ pub struct Prices {
     client: Client,
     markets: Vec<MarketOf>,
     known: Mutex<HashMap<String, Known>>,
+    /// Whoever reads anew; others go on with what is known.
+    reading: sync::Mutex<()>,
 }
 
 /// `MODEL=ADDRESS`: one of a model's, which has one for each kind of GPU.
@@ -51,6 +54,8 @@ pub struct NoMarket(String);
 struct Known {
     most: u64,
     at: Instant,
+    /// When it was last read, or could not be.
+    tried: Instant,
 }
 
 impl Prices {
@@ -61,6 +66,7 @@ impl Prices {
             client,
             markets,
             known: Mutex::default(),
+            reading: sync::Mutex::default(),
         }
     }
 
@@ -68,22 +74,41 @@ impl Prices {
     /// what schedulers keep and workers ask above it. What cannot be read anew holds for an
     /// hour, in which a price moves by an eighth at most.
     pub(super) async fn most(&self, model: &str) -> Result<u64, PriceError> {
-        let mut known = self.known.lock().await;
-        let before = known.get(model).copied();
-        if let Some(known) = before.filter(|known| known.at.elapsed() < FRESH) {
+        let _turn = match (self.holding(model), self.reading.try_lock()) {
+            (Some(known), Err(_)) => return Ok(known.most),
+            (_, Ok(turn)) => turn,
+            (None, Err(_)) => self.reading.lock().await,
+        };
+        let before = self.holding(model);
+        if let Some(known) = before.filter(|known| known.tried.elapsed() < FRESH) {
             return Ok(known.most);
         }
-        let most = match (self.read(model).await, before) {
-            (Ok(most), _) => most,
-            (Err(error), Some(known)) if known.at.elapsed() < HOLDS => {
+        let read = self.read(model).await;
+        let tried = Instant::now();
+        let known = match (read, before) {
+            (Ok(most), _) => Known {
+                most,
+                at: tried,
+                tried,
+            },
+            (Err(error), Some(known)) => {
                 tracing::warn!(model, "the price stays: {}", chain(&error));
-                return Ok(known.most);
+                Known { tried, ..known }
             }
-            (Err(error), _) => return Err(error),
+            (Err(error), None) => return Err(error),
         };
-        let at = Instant::now();
-        known.insert(model.into(), Known { most, at });
-        Ok(most)
+        self.known().insert(model.into(), known);
+        Ok(known.most)
+    }
+
+    /// What was read within the hour.
+    fn holding(&self, model: &str) -> Option<Known> {
+        let known = self.known().get(model).copied();
+        known.filter(|known| known.at.elapsed() < HOLDS)
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<String, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn read(&self, model: &str) -> Result<u64, PriceError> {

@@ -346,9 +346,10 @@ pub enum Failure {
 
 impl Failure {
     /// Whether nothing is or will be counted for the request that was refused: it may have
-    /// been before, where it is refused as sent twice, or nobody can tell.
+    /// been before, where it is refused as sent twice, its worker may have done it, or nobody
+    /// can tell.
     pub(super) fn is_final(&self) -> bool {
-        let uncertain = ["replayed", "unavailable"];
+        let uncertain = ["replayed", "unavailable", "worker_lost"];
         matches!(self, Self::Refused { code, .. } if !uncertain.contains(&code.as_str()))
     }
 }

@@ -35,6 +35,8 @@ pub(super) enum Code {
     TooOften,
     Unavailable,
     WorkerGone,
+    /// It had all of the request: what that costs is not known yet.
+    WorkerLost,
 }
 
 impl ApiError {
@@ -91,6 +93,7 @@ impl Code {
             Self::TooOften => (StatusCode::TOO_MANY_REQUESTS, "too_often"),
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             Self::WorkerGone => (StatusCode::SERVICE_UNAVAILABLE, "worker_gone"),
+            Self::WorkerLost => (StatusCode::SERVICE_UNAVAILABLE, "worker_lost"),
         }
     }
 }

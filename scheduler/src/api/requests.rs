@@ -85,15 +85,23 @@ pub(super) async fn relay(
     if let Some(voucher) = voucher {
         request.headers_mut().insert(VOUCHER, voucher);
     }
+    // What its admission took is not its worker's.
+    let started = Instant::now();
     let sent = scheduler.fabric.send(order.envelope.worker, request);
     let response = match timeout(deadline, sent).await {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => {
+            let mut refused = gone(&error);
             match passed.blame() {
-                Blame::Worker(_) => order.end(Ending::Failed, &Outcome::Failed).await,
+                Blame::Worker(request) => {
+                    if request.is_some() && order.lose(request) {
+                        refused = ApiError::new(Code::WorkerLost, chain(&error));
+                    }
+                    order.end(Ending::Failed, &Outcome::Failed).await;
+                }
                 Blame::Client => order.end(Ending::Left, &Outcome::Abandoned).await,
             }
-            return Err(gone(&error));
+            return Err(refused);
         }
         Err(_) => {
             let outcome = match passed.whole() {
@@ -294,13 +302,16 @@ impl Order {
         self.end(Ending::Settled, &outcome).await;
     }
 
-    /// Its worker may have finished it: then it says so once it is there again.
-    fn lose(&mut self, request: Option<Digest256>) {
-        if let Some(paid) = self.paid.take() {
-            let books = &self.scheduler.books;
-            books.lose(paid.admitted.key, self.envelope.worker, request);
-            paid.keep();
-        }
+    /// Its worker may have finished it: then it says so once it is there again. Whether
+    /// anything is paid for it.
+    fn lose(&mut self, request: Option<Digest256>) -> bool {
+        let Some(paid) = self.paid.take() else {
+            return false;
+        };
+        let books = &self.scheduler.books;
+        books.lose(paid.admitted.key, self.envelope.worker, request);
+        paid.keep();
+        true
     }
 
     /// Comes back once nothing is reserved for it any more: whoever is told may use that.

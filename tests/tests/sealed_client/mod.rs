@@ -283,6 +283,10 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    pub(crate) const fn status(&self) -> StatusCode {
+        self.status
+    }
+
     /// Opens it.
     pub(crate) fn open(self, sealed: &Sealed) -> Reply {
         let said = String::from_utf8_lossy(&self.body).into_owned();
