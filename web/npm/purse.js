@@ -86,8 +86,7 @@ export class Purse {
      * of many that were refused at once, one alone finds something to hold. */
     async refused(sent, counted) {
         const now = await this.#change((state) => {
-            // Of those that are under way it may not have counted all: it is held what was.
-            hold(state, counted, state.held);
+            holdMost(state, counted);
             return state.held > 0 ? undefined : newest(state);
         });
         return now === undefined || (await this.#signed(now)) !== sent;
@@ -106,7 +105,7 @@ export class Purse {
                     release(state, id);
                 }
             }
-            hold(state, { spent, reserved }, 0);
+            hold(state, { spent, reserved });
         });
     }
 
@@ -236,10 +235,17 @@ function doubt(state, id) {
     }
 }
 
-/** The scheduler is believed as far as there is doubt, and from `least` on. */
-function hold(state, { spent, reserved }, least) {
+/** The scheduler counts more or less than we do: it is believed as far as there is doubt. */
+function hold(state, { spent, reserved }) {
     const more = spent + reserved - (taken(state) - state.held);
-    state.held = Math.min(Math.max(more, least), total(state.doubts));
+    state.held = Math.min(Math.max(more, 0), total(state.doubts));
+}
+
+/** The same of one that refused a request: it may have refused all that is under way, so that
+ * whatever it counts is in doubt, and no less is held than was. */
+function holdMost(state, { spent, reserved }) {
+    const most = Math.min(spent + reserved - state.spent, total(state.doubts));
+    state.held = Math.max(most, state.held);
 }
 
 /** Of a settlement that somebody shows, if it is what the worker signed for this request. */

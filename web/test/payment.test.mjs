@@ -200,6 +200,23 @@ test("a voucher that another request has raised meanwhile is sent again", { skip
     assert.equal(await paying.refused(sent, counted), true);
 });
 
+test("all that were refused at once are covered the next time", { skip }, async () => {
+    const paying = purse();
+    await paying.reserve("lost", agreed(1000), 60);
+    await paying.doubt("lost");
+    const sent = [];
+    for (const id of ["aa", "bb", "cc"]) {
+        sent.push([id, await paying.reserve(id, agreed(100), 60)]);
+    }
+    // It has admitted none of them.
+    for (const [id, voucher] of sent) {
+        await paying.release(id);
+        assert.equal(await paying.refused(voucher, { spent: 0, reserved: 1000 }), true);
+        await paying.reserve(id, agreed(100), 60);
+        assert.equal((await paying.balance()).reserved, 1300, "each has its place beside what was lost");
+    }
+});
+
 test("what is held does not fall for requests that a scheduler has not seen", { skip }, async () => {
     const paying = purse();
     await paying.reserve("lost", agreed(1000), 60);

@@ -175,8 +175,7 @@ impl Purse {
     pub fn refused(&self, sent: Option<&Signed>, counted: Counted) -> Result<bool, PurseError> {
         self.state.change(|state| {
             let before = state.held();
-            // Of those that are under way it may not have counted all: it is held what was.
-            state.hold(counted, before)?;
+            state.hold_most(counted);
             Ok(before != state.held() || state.held() > 0 || state.voucher() != sent)
         })
     }
@@ -214,7 +213,7 @@ impl Purse {
                     None | Some(Stage::Open) => {}
                 }
             }
-            state.hold(told.counted, 0)
+            state.hold(told.counted)
         })
     }
 
@@ -261,6 +260,12 @@ pub struct Counted {
     pub spent: u64,
     /// For what is being done.
     pub reserved: u64,
+}
+
+impl Counted {
+    const fn total(self) -> u64 {
+        self.spent.saturating_add(self.reserved)
+    }
 }
 
 /// The same, and of requests that it was asked about how far they are.

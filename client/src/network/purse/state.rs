@@ -81,14 +81,18 @@ impl State {
         all.iter().for_each(|request| self.doubt(request));
     }
 
-    /// The scheduler counts more or less than we do: it is believed as far as there is doubt,
-    /// and from `least` on.
-    pub(super) fn hold(&mut self, counted: Counted, least: u64) -> Result<(), PurseError> {
+    /// The scheduler counts more or less than we do: it is believed as far as there is doubt.
+    pub(super) fn hold(&mut self, counted: Counted) -> Result<(), PurseError> {
         let ours = self.taken()?.saturating_sub(self.held);
-        let theirs = counted.spent.saturating_add(counted.reserved);
-        let more = theirs.saturating_sub(ours).max(least);
-        self.held = more.min(self.doubtful());
+        self.held = counted.total().saturating_sub(ours).min(self.doubtful());
         Ok(())
+    }
+
+    /// The same of one that refused a request: it may have refused all that is under way, so
+    /// that whatever it counts is in doubt, and no less is held than was.
+    pub(super) fn hold_most(&mut self, counted: Counted) {
+        let most = counted.total().saturating_sub(self.spent);
+        self.held = most.min(self.doubtful()).max(self.held);
     }
 
     /// What a voucher has to cover.

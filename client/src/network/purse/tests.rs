@@ -188,9 +188,9 @@ fn what_a_crash_left_open_is_in_doubt_and_the_voucher_is_not_lost() {
     assert_eq!(sent, Some(before));
     assert!(purse.refused(sent.as_ref(), counted(0, 1300)).unwrap());
     let balance = purse.balance();
-    assert_eq!((balance.spent, balance.reserved), (0, 1300), "700 beside b");
+    assert_eq!((balance.spent, balance.reserved), (0, 1600), "all, and b");
     let after = purse.reserve("c", agreed(600, 1_000_000)).unwrap().unwrap();
-    assert_eq!(read_voucher(&purse, &after).amount, 1900);
+    assert_eq!(read_voucher(&purse, &after).amount, 2200);
 }
 
 #[test]
@@ -211,6 +211,25 @@ fn all_that_were_refused_at_once_ask_again() {
     let nothing = counted(0, 0);
     assert!(purse.refused(sent.as_ref(), nothing).unwrap(), "newer");
     assert!(!purse.refused(newest.as_ref(), nothing).unwrap());
+}
+
+#[test]
+fn all_that_were_refused_at_once_are_covered_the_next_time() {
+    let (_folder, path) = folder();
+    let purse = Purse::open(&path, None).unwrap();
+    purse.reserve("lost", agreed(1000, 1_000_000)).unwrap();
+    purse.doubt("lost").unwrap();
+    let ask = |request| purse.reserve(request, agreed(100, 1_000_000)).unwrap();
+    let asked = ["a", "b", "c", "d", "e"].map(|request| (request, ask(request)));
+    // It has admitted none of them.
+    let lost = counted(0, 1000);
+    for (request, sent) in asked {
+        purse.release(request).unwrap();
+        assert!(purse.refused(sent.as_ref(), lost).unwrap());
+        let again = ask(request).unwrap();
+        let amount = read_voucher(&purse, &again).amount;
+        assert_eq!(amount, 1500, "each has its place beside what was lost");
+    }
 }
 
 #[test]
