@@ -312,15 +312,18 @@ impl Books {
         }
     }
 
-    /// Ends a request for which no receipt can come any more.
-    pub async fn release(&self, key: RequestKey) {
+    /// Ends a request for which no receipt can come any more. Whether nothing is reserved for
+    /// it now.
+    pub async fn release(&self, key: RequestKey) -> bool {
         let Self::Kept(kept) = self else {
-            return;
+            return true;
         };
-        if let Err(error) = surely(|| kept.ledger.release(key)).await {
+        let released = surely(|| kept.ledger.release(key)).await;
+        if let Err(error) = &released {
             tracing::warn!("a request stays reserved: {error}");
         }
         kept.requests.end(&key);
+        released.is_ok()
     }
 
     /// Releases what a scheduler that died left reserved, after the longest deadline.

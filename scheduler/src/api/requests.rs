@@ -69,7 +69,7 @@ pub(super) async fn relay(
             if error.is_of_the_client() {
                 refusals.take(whose, started).unwrap_or_default();
             }
-            order.end(Ending::Unsent, &Outcome::Abandoned).await;
+            order.end(Ending::Unsent, &Outcome::Abandoned).await?;
             return Err(error);
         }
     };
@@ -97,9 +97,9 @@ pub(super) async fn relay(
                     if request.is_some() && order.lose(request) {
                         refused = ApiError::new(Code::WorkerLost, chain(&error));
                     }
-                    order.end(Ending::Failed, &Outcome::Failed).await;
+                    order.end(Ending::Failed, &Outcome::Failed).await?;
                 }
-                Blame::Client => order.end(Ending::Left, &Outcome::Abandoned).await,
+                Blame::Client => order.end(Ending::Left, &Outcome::Abandoned).await?,
             }
             return Err(refused);
         }
@@ -108,7 +108,7 @@ pub(super) async fn relay(
                 Some(_) if deadline >= AMPLE => Outcome::Silent,
                 _ => Outcome::Abandoned,
             };
-            order.end(Ending::Late, &outcome).await;
+            order.end(Ending::Late, &outcome).await?;
             return Err(ApiError::new(Code::Late, "the deadline has passed"));
         }
     };
@@ -254,7 +254,7 @@ impl Order {
     }
 
     async fn close(mut self, fate: Fate) {
-        match fate {
+        let ended = match fate {
             Fate::Left => self.end(Ending::Left, &Outcome::Abandoned).await,
             Fate::Failed(RelayError::Late, _) => self.end(Ending::Late, &Outcome::Abandoned).await,
             Fate::Failed(error, request) => {
@@ -262,13 +262,15 @@ impl Order {
                 if let RelayError::Broken(_) = error {
                     self.lose(request);
                 }
-                self.end(Ending::Failed, &Outcome::Failed).await;
+                self.end(Ending::Failed, &Outcome::Failed).await
             }
             Fate::Ended(ended) => self.settle(&ended).await,
-        }
+        };
+        // The client has no settlement, and asks.
+        ended.unwrap_or_default();
     }
 
-    async fn settle(mut self, ended: &Ended) {
+    async fn settle(mut self, ended: &Ended) -> Result<(), ApiError> {
         let (ask, key) = (self.ask, self.worker.receipt_key);
         let settled = match Settled::of(ended, &self.envelope, ask, key) {
             Ok(settled) => settled,
@@ -299,7 +301,7 @@ impl Order {
         let paid = cost(settled.tokens, self.envelope.price).unwrap_or_default();
         let metrics = &self.scheduler.metrics;
         metrics.settled(settled.tokens, paid, Some(ended.first));
-        self.end(Ending::Settled, &outcome).await;
+        self.end(Ending::Settled, &outcome).await
     }
 
     /// Its worker may have finished it: then it says so once it is there again. Whether
@@ -314,18 +316,25 @@ impl Order {
         true
     }
 
-    /// Comes back once nothing is reserved for it any more: whoever is told may use that.
-    async fn end(mut self, ending: Ending, outcome: &Outcome) {
+    /// Comes back once nothing is reserved for it any more: whoever is told may use that. Where
+    /// that is not known, no reason why it was refused is worth as much.
+    async fn end(mut self, ending: Ending, outcome: &Outcome) -> Result<(), ApiError> {
         self.is_open = false;
-        if let Some(released) = self.count(ending, outcome)
-            && let Err(error) = released.await
-        {
-            tracing::error!("cannot release: {error}");
+        let released = match self.count(ending, outcome) {
+            Some(released) => released.await,
+            None => Ok(true),
+        };
+        match released {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(_) => {
+                let message = "what was reserved for the request may stay so";
+                Err(ApiError::new(Code::Unavailable, message))
+            }
         }
     }
 
     /// What is still reserved is let go of, whether or not anyone waits for it.
-    fn count(&mut self, ending: Ending, outcome: &Outcome) -> Option<JoinHandle<()>> {
+    fn count(&mut self, ending: Ending, outcome: &Outcome) -> Option<JoinHandle<bool>> {
         tracing::debug!(
             worker = %self.envelope.worker,
             class = ?self.envelope.class,
@@ -375,7 +384,7 @@ impl Paid {
         self.is_kept = true;
     }
 
-    fn release(&mut self) -> JoinHandle<()> {
+    fn release(&mut self) -> JoinHandle<bool> {
         self.is_kept = true;
         let (scheduler, key) = (Arc::clone(&self.scheduler), self.admitted.key);
         tokio::spawn(async move { scheduler.books.release(key).await })
@@ -395,7 +404,7 @@ async fn refused(order: Order, response: Response) -> Result<Response, ApiError>
     let (mut head, body) = response.into_parts();
     let text = timeout(REFUSAL, Limited::new(body, MAX_REFUSAL).collect()).await;
     let Ok(Ok(text)) = text else {
-        order.end(Ending::Failed, &Outcome::Failed).await;
+        order.end(Ending::Failed, &Outcome::Failed).await?;
         return Err(ApiError::new(Code::WorkerGone, "the worker broke off"));
     };
     let text = text.to_bytes();
@@ -406,11 +415,11 @@ async fn refused(order: Order, response: Response) -> Result<Response, ApiError>
             books.earned(earner, error.spent).await;
         }
         // Between the worker and us: the client has paid, and may try another.
-        order.end(Ending::Refused, &Outcome::Full).await;
+        order.end(Ending::Refused, &Outcome::Full).await?;
         let message = "the worker waits for a voucher";
         return Err(ApiError::new(Code::Full, message).after(SOON));
     }
-    order.end(Ending::Refused, &refusal(head.status)).await;
+    order.end(Ending::Refused, &refusal(head.status)).await?;
     let retry = head.headers.remove(header::RETRY_AFTER);
     let mut refused = (head.status, text).into_response();
     let headers = refused.headers_mut();

@@ -144,9 +144,19 @@ impl World {
         self.keeping(fee, any, any).await
     }
 
+    /// Behind its scheduler's back.
+    pub(crate) fn forget_requests(&self) {
+        let books = rusqlite::Connection::open(self.books_path()).unwrap();
+        books.execute("DELETE FROM requests", ()).unwrap();
+    }
+
+    fn books_path(&self) -> PathBuf {
+        self.folder.path().join("books")
+    }
+
     async fn keeping(&self, fee: Fee, clients: SocketAddr, workers: SocketAddr) -> Running {
         let plan = Plan {
-            url: format!("sqlite:{}", self.folder.path().join("books").display()),
+            url: format!("sqlite:{}", self.books_path().display()),
             identity: self.identity(),
             chain: self.town.client(),
             fee,
