@@ -115,11 +115,12 @@ impl Network {
             let Ok(Some(purse)) = route.purse(&self.purses).await else {
                 continue;
             };
-            let Some(Doubts { voucher, requests }) = purse.in_doubt() else {
+            let (Some(doubts), Ok(pass)) = (purse.in_doubt(), purse.pass()) else {
                 continue;
             };
+            let Doubts { voucher, requests } = doubts;
             for some in requests.chunks(MAX_ASKED) {
-                let told = match route.scheduler().told(&voucher, some).await {
+                let told = match route.scheduler().told(&pass, &voucher, some).await {
                     Ok(told) => told,
                     Err(error) => {
                         tracing::warn!("what is in doubt stays so: {}", chain(&error));

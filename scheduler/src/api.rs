@@ -125,9 +125,11 @@ async fn voucher(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Json<Value>, ApiError> {
-    often(&scheduler.vouchers, Payer::at(client))?;
+    let (payer, pass) = payer(&scheduler, &headers, client).await?;
+    often(&scheduler.vouchers, payer.or_at(client))?;
     let asked = requests::named(&headers)?;
-    let told = scheduler.books.voucher(&body, asked, client).await;
+    let shown = (body.as_ref(), pass.as_ref());
+    let told = scheduler.books.voucher(shown, asked, client).await;
     let (standing, told) = told.map_err(|error| requests::uncovered(&error))?;
     let requests = told.iter().map(|(id, told)| {
         let told = match told {

@@ -211,12 +211,8 @@ impl Books {
         let Self::Kept(kept) = self else {
             return Ok(None);
         };
-        let signed = parse(voucher.ok_or(NotAdmitted::NoVoucher)?)?;
-        let client = signed.unverified().map_err(NotAdmitted::Voucher)?.channel;
-        // Anybody has vouchers: the chain publishes those that were claimed.
-        if pass.is_none_or(|pass| *pass.channel() != client) {
-            return Err(NotAdmitted::NoPass);
-        }
+        let voucher = voucher.ok_or(NotAdmitted::NoVoucher)?;
+        let (signed, client) = shown(voucher, pass)?;
         let owner = kept.owner(worker).await?;
         kept.find(&client, KNOWN, Some(client_at)).await??;
         let mut attempt = [0; 16];
@@ -337,18 +333,18 @@ impl Books {
     }
 
     /// Takes a client's newer voucher without a request, from that address; says how the client
-    /// stands, and those of its requests that were admitted.
+    /// stands, and those of its requests that were admitted. Its pass was
+    /// [looked at](Self::payer).
     pub async fn voucher(
         &self,
-        voucher: &[u8],
+        (voucher, pass): (&[u8], Option<&Pass>),
         requests: Vec<[u8; 16]>,
         client_at: IpAddr,
     ) -> Result<(Standing, Vec<([u8; 16], Told)>), NotAdmitted> {
         let Self::Kept(kept) = self else {
             return Err(NotAdmitted::Free);
         };
-        let signed = parse(voucher)?;
-        let client = signed.unverified().map_err(NotAdmitted::Voucher)?.channel;
+        let (signed, client) = shown(voucher, pass)?;
         kept.find(&client, KNOWN, Some(client_at)).await??;
         let taken = kept.ledger.voucher(client.address, signed, now()).await;
         let standing = taken.map_err(NotAdmitted::Ledger)?;
@@ -491,9 +487,16 @@ where
     }
 }
 
-fn parse(voucher: &[u8]) -> Result<Signed, NotAdmitted> {
+/// A voucher, and whose it is. Anybody has vouchers, as the chain publishes those that were
+/// claimed, but no pass of the same Channel.
+fn shown(voucher: &[u8], pass: Option<&Pass>) -> Result<(Signed, StdAddr), NotAdmitted> {
     let cell = Boc::decode(voucher).map_err(NotAdmitted::Cells)?;
-    cell.parse().map_err(NotAdmitted::Voucher)
+    let signed: Signed = cell.parse().map_err(NotAdmitted::Voucher)?;
+    let client = signed.unverified().map_err(NotAdmitted::Voucher)?.channel;
+    match pass.is_some_and(|pass| *pass.channel() == client) {
+        true => Ok((signed, client)),
+        false => Err(NotAdmitted::NoPass),
+    }
 }
 
 /// Unix seconds.

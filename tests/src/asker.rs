@@ -236,6 +236,17 @@ impl Asker {
         self.send(request.expect("a request")).await
     }
 
+    /// What the scheduler counts of its voucher's Channel.
+    pub async fn counted(&self) -> Result<Value, AskError> {
+        let mut request = Request::post(format!("{AUTHORITY}/network/v1/vouchers"));
+        if let Some(pass) = &self.pass {
+            request = request.header("cocoon-pass", pass);
+        }
+        let request = request.body(self.voucher.clone().unwrap_or_default().into());
+        let body = collect(self.send(request.expect("a request")).await?).await?;
+        Ok(serde_json::from_slice(&body).expect("JSON"))
+    }
+
     /// What a path says.
     pub async fn get(&self, path: &str) -> Result<Bytes, AskError> {
         let request = Request::get(format!("{AUTHORITY}{path}")).body(Body::empty());

@@ -699,7 +699,7 @@ async fn a_request_or_a_voucher_that_comes_again_is_named_and_buys_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_voucher_buys_nothing_for_who_cannot_show_that_it_is_theirs() {
+async fn a_voucher_buys_and_tells_nothing_for_who_cannot_show_that_it_is_theirs() {
     let Some(world) = World::start().await else {
         return;
     };
@@ -719,9 +719,11 @@ async fn a_voucher_buys_nothing_for_who_cannot_show_that_it_is_theirs() {
         asker.pass = pass;
         let refused = asker.ask(vec![vec![7]]).await.unwrap_err();
         assert_eq!(refused, bad);
+        assert_eq!(asker.counted().await.unwrap_err(), bad);
     }
     // It covers one request, so nothing is reserved for those.
     asker.pass = Some(world.shown());
+    assert_eq!(asker.counted().await.unwrap()["reserved"], 0);
     asker.ask(vec![vec![7]]).await.unwrap();
 }
 

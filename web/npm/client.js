@@ -216,6 +216,7 @@ export class CocoonClient {
             const asked = requests.slice(from, from + MAX_ASKED);
             const headers = {
                 "content-type": "application/octet-stream",
+                "cocoon-pass": await purse.pass(),
                 "cocoon-requests": asked.join(),
             };
             const answer = await this.#ask("vouchers", signal, { headers, body: bytes(voucher) });

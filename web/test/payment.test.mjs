@@ -54,9 +54,14 @@ const agreed = (limit, price = 1_000_000) => ({
 
 /** What the scheduler counts by now: nothing is forgotten between tests. */
 const counted = async () => {
-    const voucher = await purse().reserve("00", agreed(1), 0);
-    const body = Buffer.from(voucher, "base64url");
-    const answer = await fetch(`${network.url}/network/v1/vouchers`, { method: "POST", body });
+    const asking = purse();
+    const voucher = await asking.reserve("00", agreed(1), 0);
+    const request = {
+        method: "POST",
+        headers: { "cocoon-pass": await asking.pass() },
+        body: Buffer.from(voucher, "base64url"),
+    };
+    const answer = await fetch(`${network.url}/network/v1/vouchers`, request);
     return (await answer.json()).spent;
 };
 

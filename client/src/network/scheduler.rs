@@ -152,10 +152,12 @@ impl Scheduler {
     /// What it counts of the Channel of this voucher, the newest, and of some requests.
     pub(super) async fn told(
         &self,
+        pass: &Pass,
         voucher: &Signed,
         requests: &[String],
     ) -> Result<Told, Failure> {
         let mut request = self.request(Method::POST, "vouchers", bag(voucher)?)?;
+        show(Some(pass), &mut request)?;
         let asked = HeaderValue::try_from(requests.join(","));
         let asked = asked.map_err(|_| Failure::Garbled("headers"))?;
         request.headers_mut().insert("cocoon-requests", asked);

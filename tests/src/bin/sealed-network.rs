@@ -386,6 +386,10 @@ async fn terms(With(network): With<Arc<Network>>) -> axum::Json<Value> {
 }
 
 async fn voucher(With(network): With<Arc<Network>>, headers: HeaderMap, voucher: Bytes) -> Answer {
+    let pass = headers.get("cocoon-pass");
+    if !pass.is_some_and(|pass| pass.as_bytes().starts_with(b"0:")) {
+        return Ok(refuse(StatusCode::BAD_REQUEST, "bad_voucher"));
+    }
     let (amount, spent) = (network.signed(&voucher)?, *network.spent());
     let free = amount.saturating_sub(spent);
     let asked = headers.get("cocoon-requests");
