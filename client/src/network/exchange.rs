@@ -87,8 +87,7 @@ impl Network {
             for _ in 0..ATTEMPTS {
                 let asked = async {
                     let purse = route.purse(&self.purses).await.map_err(elsewhere)?;
-                    let left = left(until).unwrap_or_default();
-                    let asked = self.sealed(&route, purse, request, assignment, left);
+                    let asked = self.sealed(&route, purse, request, assignment, until);
                     asked.await
                 };
                 match asked.await {
@@ -139,10 +138,10 @@ impl Network {
         for route in self.routes() {
             let mut except: BTreeSet<_> = self.shunned();
             for _ in 0..ATTEMPTS {
-                let left = left(until)?;
+                left(until)?;
                 let mut asked = Asked::new(asking);
                 let others: BTreeSet<_> = except.union(&asked.others()).copied().collect();
-                let attempt = self.attempt(&route, request, &others, &mut asked, left);
+                let attempt = self.attempt(&route, request, &others, &mut asked, until);
                 let (error, next) = match attempt.await {
                     Ok(begun) => {
                         route.works();
@@ -181,17 +180,17 @@ impl Network {
         request: &Request,
         except: &BTreeSet<Digest256>,
         asked: &mut Asked<'_>,
-        left: Duration,
+        until: Option<Instant>,
     ) -> Result<Begun, Failed> {
         let purse = route.purse(&self.purses).await.map_err(elsewhere)?;
         let pass = pass(purse.as_deref()).map_err(elsewhere)?;
-        let assigned = self.assign(route, request, except, pass.as_ref(), left);
+        let assigned = self.assign(route, request, except, pass.as_ref(), until);
         let assignment = assigned.await?;
         let worker = assignment.worker;
         if !asked.worker(worker) {
             return Err((AttemptError::Again { worker }, Next::Worker(worker)));
         }
-        self.sealed(route, purse, request, &assignment, left).await
+        self.sealed(route, purse, request, &assignment, until).await
     }
 
     /// To the worker of an assignment, once it has proved itself.
@@ -201,11 +200,12 @@ impl Network {
         purse: Option<Arc<Purse>>,
         request: &Request,
         assignment: &Assignment,
-        left: Duration,
+        until: Option<Instant>,
     ) -> Result<Begun, Failed> {
         let worker = assignment.worker;
         let proved = self.workers.proved(route.scheduler(), assignment).await;
         let proved = proved.map_err(|error| (error.into(), Next::Worker(worker)))?;
+        let left = left(until).ok_or_else(|| elsewhere(AttemptError::Late))?;
         let (envelope, sealed, opener) = self
             .seal(request, assignment, &proved, left)
             .map_err(elsewhere)?;
@@ -271,9 +271,10 @@ impl Network {
         request: &Request,
         except: &BTreeSet<Digest256>,
         pass: Option<&Pass>,
-        left: Duration,
+        until: Option<Instant>,
     ) -> Result<Assignment, Failed> {
         let most = self.most(&request.model).await.map_err(elsewhere)?;
+        let left = left(until).ok_or_else(|| elsewhere(AttemptError::Late))?;
         let wanted = AssignmentRequest {
             model: request.model.clone(),
             limit: request.most.limit(),
@@ -464,6 +465,7 @@ fn problem(error: AttemptError) -> Problem {
         AttemptError::Again { .. } | AttemptError::Answer(_) => {
             (StatusCode::BAD_GATEWAY, "worker_gone")
         }
+        AttemptError::Late => return late(),
         AttemptError::Random | AttemptError::Seal(_) => {
             (StatusCode::INTERNAL_SERVER_ERROR, "cannot_seal")
         }
@@ -490,6 +492,8 @@ pub(super) enum AttemptError {
     Again { worker: Digest256 },
     #[error("the worker's answer did not begin")]
     Answer(#[from] AnswerError),
+    #[error("its time was over before it was sent")]
+    Late,
     #[error("what the model may cost is not known")]
     Market(#[from] PriceError),
     #[error("worker {worker} has no key for receipts")]
