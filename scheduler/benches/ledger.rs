@@ -1,6 +1,7 @@
 //! Requests that are admitted and settled, each durably, one after another, 8 and 64 at once,
 //! beside plain rows of as many bytes in the same database: SQLite in a file, flushed at
-//! every commit, and a PostgreSQL of its own.
+//! every commit, and a PostgreSQL of its own. Then what the file's books take to be opened
+//! again, all of them audited.
 //!
 //!     cargo bench -p scheduler --bench ledger
 
@@ -20,6 +21,7 @@ mod cluster;
 #[path = "../src/ledger/fixture.rs"]
 mod fixture;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -80,6 +82,23 @@ fn main() {
             kept.0 / plain.0
         );
     }
+    let (receipts, opened) = open_again(&runtime, &file);
+    println!(
+        "opened with {receipts} receipts: {:.2} s, {:.0} us each",
+        opened.as_secs_f64(),
+        opened.as_secs_f64() / f64::from(receipts) * 1e6
+    );
+}
+
+/// Of that many receipts, each of which is checked.
+fn open_again(runtime: &Runtime, file: &Path) -> (u32, Duration) {
+    let books = rusqlite::Connection::open(file).unwrap();
+    let count = "SELECT COUNT(*) FROM receipts";
+    let receipts = books.query_row(count, (), |row| row.get(0)).unwrap();
+    let url = format!("sqlite:{}", file.display());
+    let start = Instant::now();
+    runtime.block_on(Ledger::open(&url, identity())).unwrap();
+    (receipts, start.elapsed())
 }
 
 /// The most in a second, and in a second of the processor's.
@@ -215,7 +234,7 @@ fn request(number: u64) -> (Signed, Served, Asked) {
 struct PlainFile(rusqlite::Connection);
 
 impl PlainFile {
-    fn open(path: &std::path::Path) -> Self {
+    fn open(path: &Path) -> Self {
         let open = rusqlite::Connection::open(path).unwrap();
         open.pragma_update(None, "journal_mode", "wal").unwrap();
         open.pragma_update(None, "synchronous", "full").unwrap();
