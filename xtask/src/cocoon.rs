@@ -17,12 +17,12 @@ use crate::progress::Progress;
 pub struct Cocoon(PathBuf);
 
 impl Cocoon {
-    /// Builds the client as it is released: no root but Intel's.
-    pub fn release(place: &Place, progress: &Progress) -> Result<Self> {
+    /// Builds the client that a release is, less optimised: no root but Intel's.
+    pub fn shipped(place: &Place, progress: &Progress) -> Result<Self> {
         let step = progress.step("build the client");
-        cargo(place, &["build", "--locked", "--release", "-p", "client"])?;
+        cargo(place, &[&["build", "--locked"], &SHIPPED[..]].concat())?;
         step.done("built");
-        Ok(Self(target(place).join("release/cocoon")))
+        Ok(Self(target(place).join("quick/cocoon")))
     }
 
     /// A client that was built with feature `test-root`.
@@ -182,6 +182,25 @@ impl Drop for Gateway {
             drop(self.child.wait());
         }
     }
+}
+
+/// Selects the client with what a release has and refuses.
+pub const SHIPPED: [&str; 4] = ["--profile", "quick", "-p", "client"];
+
+/// Builds what stands for hardware, chain and network, a client that can be given another
+/// root than Intel's, and other packages: with the features that this program itself has, so
+/// that what they share is compiled once.
+pub fn build_doubles(place: &Place, progress: &Progress, others: &[&str]) -> Result<()> {
+    let step = progress.step("build doubles and their client");
+    let packages = ["xtask", "tests", "client"];
+    let packages = packages.iter().chain(others).flat_map(|name| ["-p", name]);
+    let build: Vec<_> = ["build", "--locked", "--bins"]
+        .into_iter()
+        .chain(packages)
+        .collect();
+    cargo(place, &build)?;
+    step.done("built");
+    Ok(())
 }
 
 /// Runs cargo on this workspace; its output is shown only if it fails.

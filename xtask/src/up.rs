@@ -20,7 +20,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use crate::cocoon::{Cocoon, Gateway, cargo};
+use crate::cocoon::{Cocoon, Gateway, build_doubles};
 use crate::demo::chat::agent;
 use crate::image::Builder;
 use crate::vm::free_address;
@@ -50,21 +50,14 @@ pub fn run(builder: &Builder, through: Through) -> Result<()> {
     Ok(())
 }
 
-/// Builds the parts, with a client that can be given another root than Intel's.
+/// Builds the parts.
 fn build(builder: &Builder, through: Through) -> Result<()> {
     host::need(&NEEDED)?;
     if through == Through::Scheduler {
         // The chain that pays for it runs the contracts.
         contracts::prepare(&builder.place, &builder.progress)?;
     }
-    let step = builder.progress.step("build emulated TD, agent and client");
-    let packages = [
-        "build", "--locked", "-p", "tests", "-p", "agent", "-p", "client",
-    ];
-    let features = ["--bins", "--features", "client/test-root"];
-    cargo(&builder.place, &[&packages[..], &features].concat())?;
-    step.done("built");
-    Ok(())
+    build_doubles(&builder.place, &builder.progress, &["agent"])
 }
 
 /// What is between the gateway and a worker.

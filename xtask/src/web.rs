@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use wasm_bindgen_cli_support::Bindgen;
 
-use crate::cocoon::{Cocoon, cargo, cargo_command, target};
+use crate::cocoon::{Cocoon, build_doubles, cargo_command, target};
 use crate::host;
 use crate::image::Builder;
 use crate::place::{Place, copy, files, list, read, read_text, remove};
@@ -32,16 +32,12 @@ pub fn test(builder: &Builder) -> Result<()> {
     host::need(&NEEDED)?;
     let folder = build(builder)?;
     build_elsewhere(builder, &folder)?;
-    let step = builder.progress.step("build a network of doubles for it");
-    let double = package(&builder.place, builder.jobs.get(), Root::Any)?;
-    let network = ["--package", "tests", "--bin", "sealed-network"];
-    cargo(
-        &builder.place,
-        &[&["build", "--locked"], &network[..]].concat(),
-    )?;
+    build_doubles(&builder.place, &builder.progress, &[])?;
     let network = target(&builder.place).join("debug/sealed-network");
+    let step = builder.progress.step("build the package for doubles");
+    let double = package(&builder.place, builder.jobs.get(), Root::Any)?;
     step.done("built");
-    let cocoon = Cocoon::release(&builder.place, &builder.progress)?;
+    let cocoon = Cocoon::shipped(&builder.place, &builder.progress)?;
     let step = builder.progress.step("the npm package");
     let web = builder.place.source.join("web");
     npm(&web, &["ci"], &[])?;
@@ -146,7 +142,7 @@ fn build_elsewhere(builder: &Builder, first: &Path) -> Result<()> {
     let step = builder.progress.step("build the npm package once more");
     let checkout = builder.place.source.join("target/web/another place");
     builder.place.copy_to(&checkout)?;
-    let jobs = builder.jobs.get().saturating_sub(1).max(1);
+    let jobs = builder.jobs.get().saturating_add(1);
     let second = package(&Place::of(&checkout)?, jobs, Root::Intel)?;
     let contents = |folder: &Path| -> Result<Vec<_>> {
         let files = files(folder)?.into_iter();

@@ -14,7 +14,7 @@ use chain::wallet::Key;
 use tests::collateral::files;
 use tests::td::Td;
 
-use crate::cocoon::cargo;
+use crate::cocoon::build_doubles;
 use crate::contracts;
 use crate::image::Builder;
 use crate::place::{Place, write};
@@ -26,11 +26,7 @@ use super::report::Expense;
 pub(super) fn run(builder: &Builder) -> Result<Vec<Expense>> {
     let place = &builder.place;
     contracts::prepare(place, &builder.progress)?;
-    let step = builder
-        .progress
-        .step("build the local chain and its client");
-    cargo(place, &[&BUILD[..], &FEATURES].concat())?;
-    step.done("built");
+    build_doubles(place, &builder.progress, &[])?;
     let step = builder.progress.step("publish, attest, pay on the chain");
     let folder = tempfile::tempdir().context("cannot make a folder for the chain")?;
     let mut user = User::start(place, folder.path())?;
@@ -198,9 +194,6 @@ fn after(text: &str, prefix: &str) -> Option<String> {
     let line = text.lines().find_map(|line| line.strip_prefix(prefix));
     line.map(str::to_owned)
 }
-
-const BUILD: [&str; 7] = ["build", "--locked", "-p", "tests", "-p", "client", "--bins"];
-const FEATURES: [&str; 2] = ["--features", "client/test-root"];
 
 /// Stands for 32 bytes of the model, of keys, of receipts.
 const MODEL: &str = "0606060606060606060606060606060606060606060606060606060606060606";

@@ -49,7 +49,7 @@ impl Stage {
         let tools = builder.tools()?;
         let base = builder.build(profile)?;
         let (measured, models) = measured(builder, &tools)?;
-        let cocoon = Cocoon::release(&builder.place, &builder.progress)?;
+        let cocoon = Cocoon::shipped(&builder.place, &builder.progress)?;
         report.seconds_to_build = started.elapsed().as_secs_f64();
 
         let config = folder.join(CONFIG);

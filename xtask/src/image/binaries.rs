@@ -34,27 +34,51 @@ pub fn build(builder: &Builder, profile: Profile, tools: &Tools) -> Result<Binar
         Profile::Base | Profile::Nvidia => &[],
         Profile::Debug => &["--features", "debug"],
     };
-    let init = compile(builder, tools, "init", STATIC, features)?;
-    let mut root = vec![compile(builder, tools, "agent", DYNAMIC, &[])?];
+    let init = compile(builder, tools, INIT, features)?;
+    let mut root = vec![compile(builder, tools, AGENT, &[])?];
     if profile == Profile::Nvidia {
-        let nvidia = ["--package", "agent", "--features", "nvidia"];
-        root.push(compile(builder, tools, "gpus", DYNAMIC, &nvidia)?);
+        root.push(compile(builder, tools, GPUS, &["--features", "nvidia"])?);
         root.push(compile_cuda(builder)?);
     }
     Ok(Binaries { init, root })
 }
 
+/// What cargo compiles: with the features of its own package alone, whatever others of the
+/// workspace want of what they share.
+#[derive(Clone, Copy)]
+struct Program {
+    package: &'static str,
+    name: &'static str,
+    flags: &'static str,
+}
+
+const INIT: Program = Program {
+    package: "init",
+    name: "init",
+    flags: "-C target-feature=+crt-static",
+};
+
+const AGENT: Program = Program {
+    package: "agent",
+    name: "agent",
+    flags: "-C target-cpu=x86-64-v3",
+};
+
+const GPUS: Program = Program {
+    name: "gpus",
+    ..AGENT
+};
+
 fn compile(
     builder: &Builder,
     tools: &Tools,
-    program: &str,
-    flags: &str,
+    program: Program,
     features: &[&str],
 ) -> Result<PathBuf> {
     let target = builder.place.out.join("cargo");
     let sandbox = sandbox(&builder.place.source, &target, tools)?;
-    run_cargo(builder, sandbox, program, flags, features)?;
-    Ok(target.join(TARGET).join("release").join(program))
+    run_cargo(builder, sandbox, program, features)?;
+    Ok(target.join(TARGET).join("release").join(program.name))
 }
 
 /// The agent again, with the kernels of candle: a quarter of an hour on four cores.
@@ -71,8 +95,7 @@ fn compile_cuda(builder: &Builder) -> Result<PathBuf> {
     for (name, value) in CUDA {
         sandbox.env(name, value);
     }
-    let features = ["--package", "agent", "--features", "cuda"];
-    run_cargo(builder, sandbox, "agent", DYNAMIC, &features)?;
+    run_cargo(builder, sandbox, AGENT, &["--features", "cuda"])?;
     let program = target.join("agent-cuda");
     copy(&target.join(TARGET).join("release/agent"), &program)?;
     Ok(program)
@@ -81,13 +104,17 @@ fn compile_cuda(builder: &Builder) -> Result<PathBuf> {
 fn run_cargo(
     builder: &Builder,
     mut sandbox: Sandbox,
-    program: &str,
-    flags: &str,
+    program: Program,
     features: &[&str],
 ) -> Result<()> {
+    let Program {
+        package,
+        name,
+        flags,
+    } = program;
     let step = builder
         .progress
-        .step(format!("compile {program} {}", features.join(" ")));
+        .step(format!("compile {name} {}", features.join(" ")));
     sandbox.env("RUSTFLAGS", flags);
     let jobs = builder.jobs.to_string();
     let common = [
@@ -97,12 +124,14 @@ fn run_cargo(
         "--offline",
         "--target",
         TARGET,
+        "--package",
+        package,
         "--bin",
-        program,
+        name,
         "--jobs",
         &jobs,
     ];
-    let log = builder.place.out.join(format!("{program}.log"));
+    let log = builder.place.out.join(format!("{name}.log"));
     sandbox.run("cargo", common.iter().chain(features), &log, &step)?;
     step.done("compiled");
     Ok(())
@@ -174,8 +203,6 @@ pub(super) fn pinned(source: &Path) -> Result<String> {
 }
 
 pub(super) const TARGET: &str = "x86_64-unknown-linux-gnu";
-const STATIC: &str = "-C target-feature=+crt-static";
-const DYNAMIC: &str = "-C target-cpu=x86-64-v3";
 /// Where Debian has CUDA, for H100 and H200; nvcc 12.4 takes no newer compiler than g++ 13.
 const CUDA: [(&str, &str); 4] = [
     ("CUDA_COMPUTE_CAP", "90"),

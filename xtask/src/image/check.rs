@@ -75,7 +75,7 @@ fn build_elsewhere(builder: &Builder, profile: Profile, skip_kernel: bool) -> Re
     }
 
     let step = builder.progress.step(format!("build {profile} once more"));
-    let jobs = builder.jobs.get().saturating_sub(1).max(1);
+    let jobs = builder.jobs.saturating_add(1);
     let program = std::env::current_exe().context("cannot find this program")?;
     let built = Command::new("/bin/sh")
         .args(["-c", "umask 077 && exec \"$@\"", "sh"])
