@@ -184,6 +184,25 @@ async fn an_answer_that_nobody_reads_any_more_is_settled() {
 }
 
 #[tokio::test]
+async fn an_answer_that_nobody_takes_is_settled_once_its_time_is_over_and_breaks_off() {
+    let (scheduler, address) = Scheduler::start(1, &[], false).await;
+    let folder = tempfile::tempdir().unwrap();
+    let purse = purse(&folder, BUDGET);
+    let options = Options {
+        deadline: Duration::from_secs(1),
+        ..OPTIONS
+    };
+    let network = network(&[address], vec![Arc::clone(&purse)], options);
+    let response = network.router().oneshot(chat(1, true)).await.unwrap();
+    until(|| is_settled(&purse)).await;
+    assert!(purse.in_doubt().is_none());
+    assert_eq!(scheduler.seen.lock().unwrap().sealed.len(), 1);
+    let mut body = response.into_body();
+    body.frame().await.unwrap().unwrap();
+    assert!(body.collect().await.is_err(), "it is not taken for whole");
+}
+
+#[tokio::test]
 async fn a_request_whose_application_leaves_before_an_answer_is_in_doubt() {
     let (scheduler, address) = Scheduler::start(1, &[(0, Lie::Silent)], false).await;
     let folder = tempfile::tempdir().unwrap();

@@ -1,6 +1,6 @@
 //! A sealed answer as it comes: opened, hashed, and at its end settled.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use axum::http::{HeaderName, HeaderValue, StatusCode, response};
@@ -21,10 +21,12 @@ pub(super) struct Answer {
     ready: Vec<u8>,
     tail: Vec<u8>,
     deal: Deal,
+    begun: Instant,
+    patience: Duration,
 }
 
 impl Answer {
-    /// Waits for the first bytes, for so long.
+    /// Waits for the first bytes, for so long; the last ones come in that time too.
     pub(super) async fn begin(
         body: Incoming,
         opener: Opener,
@@ -36,15 +38,25 @@ impl Answer {
             opener,
             transcript: Transcript::response(),
         };
-        let begun = timeout(patience, stream.begin()).await;
-        let (head, ready) = begun.unwrap_or(Err(AnswerError::Late))?;
+        let begun = Instant::now();
+        let (head, ready) = timeout(patience, stream.begin())
+            .await
+            .unwrap_or(Err(AnswerError::Late))?;
         let answer = Self {
             stream,
             ready,
             tail: Vec::new(),
             deal,
+            begun,
+            patience,
         };
         Ok((head, answer))
+    }
+
+    /// How long an application may take with what has come.
+    pub(super) fn left(&self) -> Duration {
+        let most = self.patience.saturating_add(LATE);
+        most.saturating_sub(self.begun.elapsed())
     }
 
     pub(super) const fn deal(&self) -> &Deal {
@@ -159,6 +171,9 @@ fn parts(head: &ResponseHead) -> Result<response::Parts, AnswerError> {
 
 /// Between two pieces of an answer: a long prompt takes its time.
 const IDLE: Duration = Duration::from_secs(180);
+
+/// After the deadline, for what was on its way.
+const LATE: Duration = Duration::from_secs(2);
 
 /// For an answer that nobody reads.
 const READ_ON: Duration = Duration::from_secs(20);

@@ -24,6 +24,7 @@ use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use super::answer::{Answer, AnswerError};
 use super::deal::{Most, Paid};
@@ -169,7 +170,8 @@ fn broken(error: &AnswerError) -> Response {
     Problem::new(StatusCode::BAD_GATEWAY, "answer_broken", chain(error)).into_response()
 }
 
-/// To the end, with the application or without.
+/// To the end, with the application or without: one that takes nothing is waited for until
+/// the deadline, and sees then a body that breaks off.
 async fn forward(
     mut answer: Answer,
     send: &mpsc::Sender<Result<Bytes, AnswerError>>,
@@ -179,10 +181,14 @@ async fn forward(
             next = answer.next() => next?,
             () = send.closed() => return answer.read_on().await,
         };
-        match next {
-            // Who has left is noticed above.
-            Some(bytes) => send.send(Ok(bytes)).await.unwrap_or_default(),
-            None => return answer.settle().await,
+        let Some(bytes) = next else {
+            return answer.settle().await;
+        };
+        // Who has left is noticed above.
+        if timeout(answer.left(), send.send(Ok(bytes))).await.is_err() {
+            let send = send.clone();
+            tokio::spawn(async move { send.send(Err(AnswerError::Late)).await });
+            return answer.read_on().await;
         }
     }
 }
