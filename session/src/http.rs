@@ -123,8 +123,8 @@ const ASK: Duration = Duration::from_secs(90);
 /// Bytes of one response that wait here.
 const STREAM_WINDOW: u32 = 64 << 10;
 
-/// Of all: a worker has 256 under way at most.
-const CONNECTION_WINDOW: u32 = 256 * STREAM_WINDOW;
+/// Of all: a worker has 1024 under way at most.
+const CONNECTION_WINDOW: u32 = 1024 * STREAM_WINDOW;
 
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 

@@ -30,7 +30,8 @@ use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use sealed::{
-    Envelope, Offer, OfferedModel, Opener, ResponseHead, START, Sealer, Settlement, Transcript,
+    Envelope, Header, Offer, OfferedModel, Opener, ResponseHead, START, Sealer, Settlement,
+    Transcript,
 };
 use serde_json::{Value, json};
 use session::server::Worker;
@@ -120,7 +121,7 @@ pub struct Terms {
     pub pause: Duration,
     /// How it differs.
     pub manner: Manner,
-    /// Says this, for so many tokens, instead of what it was asked.
+    /// Says this, for so many tokens, instead of what it was asked; events as a stream.
     pub answer: Option<(&'static str, u64)>,
 }
 
@@ -518,9 +519,13 @@ impl Answer {
         getrandom::fill(&mut salt).ok()?;
         let mut out = Vec::new();
         let mut sealer = responder.start(salt, &mut out).ok()?;
+        let answer = served.terms.answer.map_or("", |(text, _)| text);
+        let events = answer
+            .starts_with("data:")
+            .then(|| Header("content-type".into(), "text/event-stream".into()));
         let head = ResponseHead {
             status: 200,
-            headers: Vec::new(),
+            headers: events.into_iter().collect(),
         };
         sealer.chunk(&head.encode(), &mut out).ok()?;
         let mut answer = Self {

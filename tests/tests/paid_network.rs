@@ -432,6 +432,43 @@ async fn a_worker_that_is_killed_mid_stream_takes_nobodys_money() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_takes_holds_up_nobody_and_every_book_says_the_same_of_it() {
+    let Some(world) = World::start().await else {
+        return;
+    };
+    let scheduler = world.scheduler().await;
+    // More than all buffers on its way hold.
+    let events = format!("data: {}\n\ndata: [DONE]\n\n", "x".repeat(16 << 20));
+    let terms = Terms {
+        manner: Manner::Honest,
+        answer: Some((events.leak(), 4000)),
+        ..THOROUGH
+    };
+    let workers = world.workers(&scheduler, terms).await;
+    let gateway = world.gateway_within(&scheduler, Duration::from_secs(6));
+    let unread = gateway.begin(Gateway::body(0)).await;
+    let mut taken = Vec::new();
+    for index in 1..3 {
+        taken.push(gateway.say(Gateway::body(index)).await);
+    }
+    assert!(taken.iter().all(|it| it.said.ends_with("[DONE]\n\n")));
+    scheduler.ends(&world).await;
+    world.is_written_down().await;
+    gateway.network.reconcile().await;
+    assert!(world.purse.in_doubt().is_none(), "each has ended");
+    are_busy(&workers, 0).await;
+    let unread = unread.into_body().collect().await;
+    assert!(unread.is_err(), "it is not taken for whole");
+
+    // What its worker could not say in time any more is signed for by nobody.
+    let books = world.books(&scheduler, &workers).await;
+    let one = 4000 * paid::PRICE / 1_000_000;
+    assert!(books.charged == 3 * one || books.charged == 2 * one);
+    books.assert_agree(0);
+    world.assert_settles(&books, &scheduler, &workers).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_scheduler_that_is_killed_mid_stream_goes_on_with_its_books() {
     let Some(world) = World::start().await else {
         return;

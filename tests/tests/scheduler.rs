@@ -14,14 +14,19 @@ mod one_scheduler;
 use std::time::{Duration, Instant};
 
 use attestation::register::Digest256;
-use axum::http::StatusCode;
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
 use futures_util::future::join_all;
+use http_body_util::BodyExt as _;
 use one_scheduler::{Network, PATIENCE, TICK};
 use scheduler::metrics::Ending;
 use sealed::ChunkError;
 use serde_json::{Value, json};
+use session::http::Connection;
 use tests::asker::{AskError, texts};
 use tests::stand_in::{Manner, StandIn, Terms};
+use tests::td::Td;
+use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -128,6 +133,27 @@ async fn a_client_that_reads_nothing_holds_up_nobody_and_nothing_is_kept_for_it(
     );
     for answer in idle {
         assert_eq!(answer.whole().await.unwrap().texts.len(), 64);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_reads_of_a_worker_holds_up_nothing_else_on_its_connection() {
+    let mut worker = StandIn::start(Terms::of(Manner::Flooding)).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    worker.dial(listener.local_addr().unwrap());
+    let (tcp, _) = listener.accept().await.unwrap();
+    let connection = Connection::open(tcp, &Td::new().policy()).await.unwrap();
+    let endless = || {
+        let request = Request::get("http://worker.cocoon.invalid/network/offer");
+        let request = request.body(Body::empty()).unwrap();
+        connection.requests.clone().send_request(request)
+    };
+    let answers = join_all((0..400).map(|_| endless())).await;
+    let mut answers: Vec<_> = answers.into_iter().map(|it| it.unwrap()).collect();
+    let read = answers.last_mut().unwrap();
+    for _ in 0..STREAMS {
+        let next = timeout(PATIENCE, read.body_mut().frame()).await;
+        next.unwrap().unwrap().unwrap();
     }
 }
 

@@ -17,8 +17,8 @@ use contracts::voucher::Signed;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::{Builder, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::crypto::aws_lc_rs::default_provider;
 use scheduler::pass::{PASS, Pass};
@@ -82,10 +82,8 @@ impl Scheduler {
             .https_or_http()
             .enable_all_versions()
             .wrap_connector(tcp);
-        let http = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .build(connector);
         let url = Arc::new(url);
+        let http = builder().build(connector);
         Ok(Self { url, http })
     }
 
@@ -310,6 +308,23 @@ fn base64url(bytes: &[u8]) -> Result<HeaderValue, Failure> {
         .map_err(|_| Failure::Garbled("headers"))
 }
 
+fn builder() -> Builder {
+    let mut builder = Client::builder(TokioExecutor::new());
+    builder
+        .pool_timer(TokioTimer::new())
+        // Together never more than the connection takes: an answer that nobody reads does
+        // not hold up the others.
+        .http2_initial_stream_window_size(STREAM_WINDOW)
+        .http2_initial_connection_window_size(MAX_STREAMS.saturating_mul(STREAM_WINDOW));
+    builder
+}
+
+/// Bytes of one answer that wait here.
+const STREAM_WINDOW: u32 = 64 << 10;
+
+/// Of one connection, of which schedulers take as many.
+const MAX_STREAMS: u32 = 1024;
+
 /// For what is no answer of a model's. A quote takes a second, and others may wait.
 const DOCUMENT: Duration = Duration::from_secs(90);
 
@@ -358,7 +373,36 @@ impl Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
+    use axum::Router;
+    use axum::routing::get;
+    use futures_util::stream;
+    use tokio::net::TcpListener;
+    use tokio::time::timeout;
+
     use super::*;
+
+    #[tokio::test]
+    async fn answers_that_nobody_reads_hold_up_no_other_on_their_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endless = format!("http://{}/", listener.local_addr().unwrap());
+        let zeros = || Ok::<_, Infallible>(Bytes::from_static(&[0; 1 << 14]));
+        let says = get(async move || Body::from_stream(stream::repeat_with(zeros)));
+        let api = Router::new().route("/", says);
+        tokio::spawn(async move { axum::serve(listener, api).await });
+        let http: Client<_, Body> = builder().http2_only(true).build(HttpConnector::new());
+        let mut answers = Vec::new();
+        for _ in 0..100 {
+            let uri = endless.parse().unwrap();
+            answers.push(http.get(uri).await.unwrap().into_body());
+        }
+        let read = answers.last_mut().unwrap();
+        for _ in 0..100 {
+            let next = timeout(Duration::from_secs(30), read.frame()).await;
+            next.unwrap().unwrap().unwrap();
+        }
+    }
 
     #[test]
     fn a_scheduler_is_a_scheme_and_a_host() {

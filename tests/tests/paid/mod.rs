@@ -21,7 +21,7 @@ use agent::network::Purse as Till;
 use attestation::config;
 use attestation::register::Digest256;
 use axum::body::Body;
-use axum::http::{Request, StatusCode};
+use axum::http::{Request, Response, StatusCode};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use chain::client::Client;
@@ -271,6 +271,15 @@ impl World {
         self.gateway_with(scheduler.clients, options)
     }
 
+    /// Of the client, which gives each request so long.
+    pub(crate) fn gateway_within(&self, scheduler: &Running, deadline: Duration) -> Gateway {
+        let options = Options {
+            deadline,
+            ..OPTIONS
+        };
+        self.gateway_with(scheduler.clients, options)
+    }
+
     /// The same, of it so much for not having to wait.
     pub(crate) fn gateway_tipping(
         &self,
@@ -357,10 +366,11 @@ impl World {
         }
     }
 
-    /// The scheduler claims what the client has signed for, and each owner what the scheduler
-    /// has.
+    /// The scheduler claims what the client has signed for, however little that is worth, and
+    /// each owner what the scheduler has.
     pub(crate) async fn settle(&self, scheduler: &Running, workers: &[Worker]) {
-        let settler = self.settler(scheduler);
+        let mut settler = self.settler(scheduler);
+        settler.costs.claim = 0;
         for done in settler.round(now()).await.unwrap() {
             done.outcome.unwrap();
         }
@@ -415,8 +425,9 @@ impl World {
         for (worker, owner) in workers.iter().zip(&books.owners) {
             let channel = self.town.channel(worker.till.address()).await;
             assert!(channel.state.paid >= owner.earned, "{books:?}");
-            let newest = worker.till.newest().unwrap().unverified().unwrap();
-            assert_eq!(channel.state.paid, newest.amount);
+            let newest = worker.till.newest();
+            let newest = newest.map_or(0, |newest| newest.unverified().unwrap().amount);
+            assert_eq!(channel.state.paid, newest);
         }
         assert_eq!(scheduler.ledger.audit().await.unwrap(), []);
     }
@@ -696,16 +707,17 @@ impl Gateway {
         answer
     }
 
-    pub(crate) async fn say(&self, body: String) -> Answer {
+    /// An answer, of which nothing but its head has been read.
+    pub(crate) async fn begin(&self, body: String) -> Response<Body> {
         let request = Request::post("/v1/chat/completions")
             .header("content-type", "application/json")
             .body(Body::from(body));
-        let response = Arc::clone(&self.network)
-            .router()
-            .oneshot(request.unwrap())
-            .await
-            .unwrap();
-        let (head, body) = response.into_parts();
+        let router = Arc::clone(&self.network).router();
+        router.oneshot(request.unwrap()).await.unwrap()
+    }
+
+    pub(crate) async fn say(&self, body: String) -> Answer {
+        let (head, body) = self.begin(body).await.into_parts();
         let cost = head.headers.get("cocoon-cost");
         let cost = cost.map(|cost| cost.to_str().unwrap().parse().unwrap());
         let problem = head.headers.get("cocoon-problem");
