@@ -11,6 +11,7 @@
 
 mod served;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -120,6 +121,35 @@ async fn bodies_that_stall_take_no_room_from_other_clients() {
 }
 
 /// A body whose end never comes.
+/// What they do not take is not made, and they have all of it once they do.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_nothing_of_an_answer_keeps_no_place_from_others() {
+    let _alone = ALONE.lock().await;
+    let limits = Limits {
+        batch: 2,
+        ..Limits::default()
+    };
+    let served = Served::start_for(limits, 2).await;
+    let short = said(&whole(served.ask(question(0)).await).await);
+    let long = said(&whole(served.ask(wordy()).await).await);
+    let before = served.counted(MADE).await;
+    let untaken = served.ask(wordy()).await;
+    for _ in 0..8 {
+        let asked = timeout(Duration::from_secs(60), served.ask_as(1, question(0)));
+        assert_eq!(said(&whole(asked.await.unwrap()).await), short);
+    }
+    let idle = async {
+        while served.counted(RUNNING).await > 0 {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(Duration::from_secs(60), idle).await.unwrap();
+    let made = served.counted(MADE).await - before;
+    println!("{made} tokens were made for nobody to take");
+    assert!(made < 6000, "{made} of {}", CHOICES * WORDS);
+    assert_eq!(said(&whole(untaken).await), long);
+}
+
 fn endless(begin: Bytes) -> Body {
     let begin = stream::iter([Ok::<_, hyper::Error>(Frame::data(begin))]);
     Body::new(StreamBody::new(begin.chain(stream::pending())))
@@ -236,7 +266,7 @@ async fn whole(reply: Reply) -> Vec<u8> {
     bytes.unwrap().unwrap().to_bytes().to_vec()
 }
 
-/// The text of a stream, which must have an end.
+/// The text of a stream, which must have an end, choice after choice.
 fn said(stream: &[u8]) -> String {
     let stream = str::from_utf8(stream).unwrap();
     let mut events: Vec<&str> = stream
@@ -244,12 +274,16 @@ fn said(stream: &[u8]) -> String {
         .filter_map(|line| line.strip_prefix("data: "))
         .collect();
     assert_eq!(events.pop(), Some("[DONE]"), "{stream}");
-    let parts = events.into_iter().map(|event| {
+    let mut choices = BTreeMap::<u64, String>::new();
+    for event in events {
         let event: Value = serde_json::from_str(event).unwrap();
-        let content = event["choices"][0]["delta"]["content"].as_str();
-        content.unwrap_or_default().to_owned()
-    });
-    parts.collect()
+        let choice = &event["choices"][0];
+        let said = choices
+            .entry(choice["index"].as_u64().unwrap())
+            .or_default();
+        said.push_str(choice["delta"]["content"].as_str().unwrap_or_default());
+    }
+    choices.into_values().collect()
 }
 
 /// Some are certain, some drawn.
@@ -266,6 +300,17 @@ fn request(kind: usize) -> Value {
 
 fn question(kind: usize) -> Body {
     Body::from(request(kind).to_string())
+}
+
+/// Much about each of many tokens: more than all buffers on its way hold.
+fn wordy() -> Body {
+    let mut request = request(1);
+    request["n"] = CHOICES.into();
+    request["max_tokens"] = WORDS.into();
+    request["logit_bias"] = json!({ "0": -100, "2": -100 });
+    request["logprobs"] = true.into();
+    request["top_logprobs"] = 20.into();
+    Body::from(request.to_string())
 }
 
 /// Memory of this process, in which all of them are: as it is, and from now on its peak.
@@ -294,5 +339,11 @@ const CLIENTS: usize = 4;
 const IMPATIENT: usize = 3;
 /// Every so many read slowly.
 const SLOW: usize = 10;
+/// Tokens of answers, in whole thousands.
+const MADE: &str = r#"cocoon_tokens_total{model="cocoon-tiny",kind="answer"}"#;
+const RUNNING: &str = r#"cocoon_answers_running{model="cocoon-tiny"}"#;
+const CHOICES: u64 = 8;
+/// What there is room for beside a short prompt.
+const WORDS: u64 = 900;
 const KINDS: usize = 12;
 const STREAMS: usize = 300;

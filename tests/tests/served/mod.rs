@@ -11,12 +11,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use agent::api::{Model, Models, router};
+use axum::Router;
 use axum::body::Body;
 use axum::http::request::Builder;
 use axum::http::{Request, Response};
 use client::address::Address;
 use client::gateway;
 use client::worker::{FRESH, Worker};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -24,12 +26,14 @@ use inference::{Engine, Limits};
 use tests::td::Td;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tower::ServiceExt as _;
 
 pub(crate) type Reply = Response<Incoming>;
 
 /// Ends with this.
 pub(crate) struct Served {
     gateways: Vec<SocketAddr>,
+    worker: Router,
     _running: DropGuard,
 }
 
@@ -47,6 +51,7 @@ impl Served {
             root: None,
             engine: engine(limits),
         }]);
+        let api = router(models);
         let stop = CancellationToken::new();
 
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -55,12 +60,7 @@ impl Served {
             .await
             .unwrap();
         let stopped = stop.clone().cancelled_owned();
-        tokio::spawn(agent::serve::serve(
-            listener,
-            worker,
-            router(models),
-            stopped,
-        ));
+        tokio::spawn(agent::serve::serve(listener, worker, api.clone(), stopped));
 
         let mut gateways = Vec::new();
         for _ in 0..clients {
@@ -73,6 +73,7 @@ impl Served {
         }
         Self {
             gateways,
+            worker: api,
             _running: stop.drop_guard(),
         }
     }
@@ -92,6 +93,16 @@ impl Served {
     pub(crate) async fn models(&self) -> Reply {
         let request = Request::get("/v1/models");
         self.send(0, request, Body::empty()).await
+    }
+
+    /// What the worker counts under that name and its labels.
+    pub(crate) async fn counted(&self, name: &str) -> u64 {
+        let request = Request::get("/metrics").body(Body::empty()).unwrap();
+        let reply = self.worker.clone().oneshot(request).await.unwrap();
+        let text = reply.into_body().collect().await.unwrap().to_bytes();
+        let text = str::from_utf8(&text).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap().trim().parse().unwrap()
     }
 
     async fn send(&self, client: usize, request: Builder, body: Body) -> Reply {
