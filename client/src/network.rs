@@ -47,13 +47,13 @@ use crate::worker::FRESH;
 pub struct Options {
     /// Nanotons for a million tokens.
     pub max_price: u64,
-    /// Of these, for the scheduler if a request has to wait.
+    /// Of these, for the scheduler if a request has to wait; applications may tip less.
     pub tip: u64,
     /// Where there are any, a model costs no more than its Markets say, and the tip.
     pub prices: Option<Arc<Prices>>,
     /// Tokens that are reserved for an answer that says no maximum.
     pub answer: u64,
-    /// Until an answer begins.
+    /// From a request to the end of its answer.
     pub deadline: Duration,
     /// Whether a second worker is asked where a first one is slower than most.
     pub hedge: bool,
@@ -136,19 +136,16 @@ impl Network {
         }
     }
 
-    /// Nanotons for a million tokens.
-    async fn most(&self, model: &str) -> Result<u64, PriceError> {
+    /// Nanotons for a million tokens of a request that tips so much.
+    async fn most(&self, model: &str, tip: u64) -> Result<u64, PriceError> {
         let Options {
-            max_price,
-            tip,
-            prices,
-            ..
+            max_price, prices, ..
         } = &self.options;
         match prices {
             None => Ok(*max_price),
             Some(prices) => {
                 let most = prices.most(model).await?;
-                Ok(most.saturating_add(*tip).min(*max_price))
+                Ok(most.saturating_add(tip).min(*max_price))
             }
         }
     }

@@ -5,7 +5,7 @@ mod paper_network;
 
 use std::sync::Arc;
 
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode};
 use client::network::Options;
 use paper_network::application::{COST, OPTIONS, SECRET, ask, chat, gateway, get, network, purse};
 use paper_network::{Lie, PRICE, Scheduler};
@@ -169,6 +169,31 @@ async fn what_a_scheduler_takes_beyond_its_fee_and_the_tip_is_paid_as_agreed_and
         let usage = get(&gateway, "/cocoon/usage").await;
         assert_eq!(usage["requests"][0]["problem"], problem);
     }
+}
+
+#[tokio::test]
+async fn an_application_tips_what_it_says_of_what_its_gateway_tips() {
+    let (scheduler, address) = Scheduler::start(1, &[], true).await;
+    let options = Options { tip: 7, ..OPTIONS };
+    let gateway = network(&[address], Vec::new(), options).router();
+    let asked = async |tip: Option<&'static str>| {
+        let mut request = chat(1, false);
+        let tip = tip.map(HeaderValue::from_static);
+        tip.and_then(|tip| request.headers_mut().insert("cocoon-tip", tip));
+        let (status, _, body) = ask(&gateway, request).await;
+        (status, body.unwrap())
+    };
+    for tip in [None, Some("0"), Some("6"), Some("7")] {
+        assert_eq!(asked(tip).await.0, StatusCode::OK);
+    }
+    for tip in ["8", "-1", "1.5", "", "much"] {
+        let (status, body) = asked(Some(tip)).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{tip:?}");
+        assert!(body.contains("invalid_tip"), "{body}");
+    }
+    let seen = scheduler.seen.lock().unwrap();
+    let tips: Vec<_> = seen.assignments.iter().map(|asked| asked.tip).collect();
+    assert_eq!(tips, [7, 0, 6, 7]);
 }
 
 #[tokio::test]

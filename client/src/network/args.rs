@@ -41,7 +41,8 @@ pub struct NetworkArgs {
     #[arg(long, value_name = "FILE", requires = "market")]
     chain: Option<PathBuf>,
     /// Nanotons for a million tokens, of --max-price, that a scheduler gets for letting a
-    /// request wait less; nothing where it does not have to wait.
+    /// request wait less; nothing where it does not have to wait. A request with the header
+    /// cocoon-tip tips so much of it.
     #[arg(
         long,
         value_name = "NANOTONS",
@@ -60,7 +61,7 @@ pub struct NetworkArgs {
         requires = "network"
     )]
     answer_tokens: u64,
-    /// Until an answer has to begin.
+    /// Until an answer has to be at its end; what a chat has said by then is its answer.
     #[arg(
         long,
         value_name = "SECONDS",

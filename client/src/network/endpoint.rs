@@ -8,7 +8,8 @@
 //! GET  /metrics         counts for Prometheus
 //! ```
 //!
-//! An answer has `cocoon-request` and `cocoon-worker`; one that is no stream of events
+//! A request may have `cocoon-tip`, in nanotons for a million tokens: of what the gateway
+//! tips no more than that. An answer has `cocoon-request` and `cocoon-worker`; one that is no stream of events
 //! has `cocoon-cost` too, and is held back until it is settled.
 
 use std::collections::BTreeMap;
@@ -18,7 +19,7 @@ use attestation::appraisal::chain;
 use attestation::register::Digest256;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderName, HeaderValue, StatusCode, header, response};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, response};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
@@ -71,11 +72,16 @@ async fn ask(State(network): State<Arc<Network>>, request: Request) -> Response 
         let message = "the body is neither JSON nor a form";
         return Problem::new(StatusCode::BAD_REQUEST, "invalid_body", message).into_response();
     };
+    let tip = match tip(&head.headers, network.options.tip) {
+        Ok(tip) => tip,
+        Err(problem) => return problem.into_response(),
+    };
     let path = head.uri.path_and_query();
     let request = exchange::Request {
         path: path.map_or_else(String::new, ToString::to_string),
         headers: head.headers.clone(),
         most: most(&asked, body.len(), network.options.answer),
+        tip,
         affinity: Digest256::from_bytes(network.secret_of("affinity", user, &asked)),
         tenant: network.secret_of("tenant", user, &asked),
         model: asked.model,
@@ -101,6 +107,17 @@ fn most(asked: &Asked, body: usize, answer: u64) -> Most {
         prompt: body.saturating_add(TEMPLATE).saturating_add(images),
         answer: asked.answer.unwrap_or(answer),
     }
+}
+
+fn tip(headers: &HeaderMap, most: u64) -> Result<u64, Problem> {
+    let Some(tip) = headers.get(&TIP) else {
+        return Ok(most);
+    };
+    let tip = tip.to_str().ok().and_then(|tip| tip.parse().ok());
+    tip.filter(|tip| *tip <= most).ok_or_else(|| {
+        let message = format!("cocoon-tip is not of nanotons, {most} at most");
+        Problem::new(StatusCode::BAD_REQUEST, "invalid_tip", message)
+    })
 }
 
 /// Passes an answer on: as it comes, or, where it is one document, once it is settled.
@@ -309,6 +326,7 @@ async fn metrics(State(network): State<Arc<Network>>) -> String {
 
 const REQUEST: HeaderName = HeaderName::from_static("cocoon-request");
 const WORKER: HeaderName = HeaderName::from_static("cocoon-worker");
+const TIP: HeaderName = HeaderName::from_static("cocoon-tip");
 const COST: HeaderName = HeaderName::from_static("cocoon-cost");
 const PROBLEM: HeaderName = HeaderName::from_static("cocoon-problem");
 

@@ -35,6 +35,8 @@ pub(super) struct Request {
     pub(super) body: Bytes,
     pub(super) model: String,
     pub(super) most: Most,
+    /// Nanotons for a million tokens, for not having to wait as long.
+    pub(super) tip: u64,
     /// Of its conversation: the same for all its requests.
     pub(super) affinity: Digest256,
     pub(super) tenant: [u8; 32],
@@ -216,7 +218,7 @@ impl Network {
         let pass = pass(purse.as_deref()).map_err(elsewhere)?;
         let due = Due {
             fee: route.fee(),
-            tip: self.options.tip,
+            tip: request.tip,
         };
         let deal = Deal::new(purse, envelope, receipt_key, hash, request.most, due);
         let voucher = deal.reserve().await.map_err(elsewhere)?;
@@ -273,13 +275,16 @@ impl Network {
         pass: Option<&Pass>,
         until: Option<Instant>,
     ) -> Result<Assignment, Failed> {
-        let most = self.most(&request.model).await.map_err(elsewhere)?;
+        let most = self
+            .most(&request.model, request.tip)
+            .await
+            .map_err(elsewhere)?;
         let left = left(until).ok_or_else(|| elsewhere(AttemptError::Late))?;
         let wanted = AssignmentRequest {
             model: request.model.clone(),
             limit: request.most.limit(),
             max_price: most,
-            tip: self.options.tip,
+            tip: request.tip,
             deadline_ms: millis(left),
             affinity: Some(request.affinity),
             except: except.iter().copied().take(MAX_EXCEPT).collect(),

@@ -79,6 +79,7 @@ impl Question {
                 prompt: length.saturating_add(TEMPLATE),
                 answer: self.answer,
             },
+            tip: 0,
             affinity: Digest256::from_bytes(secret()?),
             tenant: secret()?,
         })
