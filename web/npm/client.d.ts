@@ -12,8 +12,9 @@ export interface Options {
     readonly secret?: Uint8Array;
     /** Tokens of an answer whose request names no maximum: 4096. */
     readonly answerTokens?: number;
-    /** Milliseconds until an answer begins: 120,000. Then it is given up, as
-     * `deadline_exceeded`. One worker is asked at a time; none is asked beside a slow one. */
+    /** Milliseconds for an answer: 120,000. One that has not begun by then is given up, as
+     * `deadline_exceeded`; one that has is what was said by then. One worker is asked at a
+     * time; none is asked beside a slow one. */
     readonly deadline?: number;
     /** Milliseconds for which an answer that has begun may be silent: 180,000. Then it has
      * broken off, as `silent`. */

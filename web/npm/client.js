@@ -57,7 +57,7 @@ export class CocoonClient {
         try {
             return await this.#begin(asked);
         } finally {
-            // It was for the beginning: an answer may take its time.
+            // One that has begun is ended by its worker.
             clearTimeout(over);
         }
     }
