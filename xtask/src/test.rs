@@ -94,7 +94,8 @@ fn deny(builder: &Builder) -> Result<()> {
 /// A shipped client has Intel's root and no way to another.
 fn roots(builder: &Builder) -> Result<()> {
     let step = builder.progress.step("roots of the shipped client");
-    let test_root = ["check", "--locked", "--features", "test-root"];
+    let cocoon = Cocoon::shipped(&builder.place, &builder.progress)?;
+    let test_root = ["build", "--locked", "--features", "test-root"];
     let refused = cargo(&builder.place, &[&test_root[..], &SHIPPED].concat())
         .err()
         .context("a release build of the client was made with feature test-root")?;
@@ -102,7 +103,6 @@ fn roots(builder: &Builder) -> Result<()> {
         format!("{refused:#}").contains("it has no place in a release build"),
         "the release build failed for another reason: {refused:#}"
     );
-    let cocoon = Cocoon::shipped(&builder.place, &builder.progress)?;
     let help = cocoon.run(["verify", "--help"])?;
     ensure!(
         !help.contains("test-root"),

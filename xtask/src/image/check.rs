@@ -76,7 +76,8 @@ fn build_elsewhere(builder: &Builder, profile: Profile, skip_kernel: bool) -> Re
 
     let step = builder.progress.step(format!("build {profile} once more"));
     let jobs = builder.jobs.saturating_add(1);
-    let program = std::env::current_exe().context("cannot find this program")?;
+    // This very program, whatever has been built in its place since it was started.
+    let program = format!("/proc/{}/exe", std::process::id());
     let built = Command::new("/bin/sh")
         .args(["-c", "umask 077 && exec \"$@\"", "sh"])
         .arg(program)
